@@ -1,0 +1,27 @@
+"""AMFormer: few-shot segmentation with an object-mining and a detail-mining transformer (NeurIPS 2023)."""
+
+import logging
+import warnings
+
+# mmcv announces its successor, and without compiled operators (none are needed here) torch and mmcv say so.
+warnings.filterwarnings("ignore", module="mmcv")
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+from model.amformer import AMFormer, Prediction  # noqa: E402
+
+__all__ = ["AMFormer", "Prediction", "build_model"]
+
+
+def build_model(cfg) -> AMFormer:
+    """The model that a config (`util.config.load_config`) describes, with random weights; reads no file."""
+    method = cfg.Method
+    return AMFormer(
+        method.backbone,
+        cfg.num_base_classes,
+        cfg.Data.shot,
+        fix_bn=method.fix_bn,
+        base_dropout=method.base_dropout,
+        mask_threshold=method.mask_threshold,
+        mining_softmax=method.mining_softmax,
+        discriminator_sigmoid=method.discriminator_sigmoid,
+    )

@@ -1,0 +1,163 @@
+"""AMFormer: encoder, clue, G, ensemble, wired; D stands beside, for training only."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.base_learner import BaseLearner, Features
+from model.clue import ClueExtractor
+from model.detail_mining import DetailMining
+from model.encoder import Encoder
+from model.ensemble import Ensemble, base_probability
+from model.object_mining import ObjectMining
+from model.resize import bilinear_ac
+
+
+@dataclass
+class Prediction:
+    """Everything the system computes for B queries; h x w is the feature grid, S the image size.
+
+    Attributes:
+        size: (S, S).
+        prior: [B,2,h,w]. psi: Gram distance [B]. initial_mask: [B,1,h,w].
+        query_scales, correlations: 3 maps each, coarse to fine.
+        features, logits: F_0..F_2 [B,64,h,w] and their logits [B,2,h,w].
+        masks: hard masks into the two refinements [B,1,h,w].
+        base_logits: [B,N+1,h,w]. final: [B,2,h,w]. foreground: fg' [B,1,h,w], the fake mask of D.
+
+    The names of the golden files (`query_scale0`, `correlation1`, `feature2`, `logits0`, `mask1`) work too.
+    """
+
+    size: tuple[int, int]
+    prior: Tensor
+    psi: Tensor
+    initial_mask: Tensor
+    query_scales: list[Tensor]
+    correlations: list[Tensor]
+    features: list[Tensor]
+    logits: list[Tensor]
+    masks: list[Tensor]
+    base_logits: Tensor
+    final: Tensor
+    foreground: Tensor
+
+    @property
+    def scores(self) -> Tensor:
+        """The system's output [B,2,S,S]: background and object, for argmax."""
+        return bilinear_ac(self.final, self.size)
+
+    @property
+    def meta(self) -> Tensor:
+        """G alone, without the ensemble: logits_2 at full size [B,2,S,S]."""
+        return bilinear_ac(self.logits[-1], self.size)
+
+    @property
+    def base(self) -> Tensor:
+        """Base logits at full size [B,N+1,S,S]."""
+        return bilinear_ac(self.base_logits, self.size)
+
+    def __getattr__(self, name: str) -> Tensor:
+        """`logits0` = logits[0] and so on; hard masks count from 1, as the refinements do."""
+        groups = {
+            "query_scale": ("query_scales", 0),
+            "correlation": ("correlations", 0),
+            "feature": ("features", 0),
+            "logits": ("logits", 0),
+            "mask": ("masks", 1),
+        }
+        group, first = groups.get(name[:-1], (None, 0))
+        if group is None or not name[-1].isdigit():
+            raise AttributeError(name)
+        return getattr(self, group)[int(name[-1]) - first]
+
+
+class AMFormer(nn.Module):
+    """The whole system with random weights.
+
+    Args:
+        backbone: as `Method.backbone`. classes: base classes of the fold. shot: K.
+        fix_bn: every batch norm stays in eval mode while training, the new ones too (as published).
+        base_dropout: dropout stays on in the frozen base learner while training (as published).
+        mask_threshold, mining_softmax, discriminator_sigmoid: see `docs/deviations.md`.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        classes: int,
+        shot: int,
+        *,
+        fix_bn: bool = True,
+        base_dropout: bool = True,
+        mask_threshold: float = 0.7,
+        mining_softmax: str = "query",
+        discriminator_sigmoid: bool = True,
+    ):
+        super().__init__()
+        self.shot, self.fix_bn = shot, fix_bn
+        self.encoder = Encoder(BaseLearner(backbone, classes), dropout=base_dropout)
+        channels = self.encoder.base.backbone.channels
+        self.clue = ClueExtractor(channels, threshold=mask_threshold)
+        self.object_mining = ObjectMining(mining_softmax)
+        self.ensemble = Ensemble(shot)
+        self.detail_mining = DetailMining(sigmoid=discriminator_sigmoid)
+        self.train()
+
+    def train(self, mode: bool = True) -> "AMFormer":
+        super().train(mode)
+        if self.fix_bn:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_mask: Tensor,
+        *,
+        class_index: Tensor | None = None,
+    ) -> Prediction:
+        """Segments each query by its K supports.
+
+        Args:
+            query: [B,3,S,S], normalised. support: [B,K,3,S,S]. support_mask: [B,K,S,S] in {0,1,255}.
+            class_index: [B], only while training: the episode's class among the base classes.
+        Raises:
+            ValueError: K is not the K that the model was built for.
+        """
+        supports = self.encoder(support.flatten(0, 1), support_mask.flatten(0, 1))
+        return self.match(self.encoder(query), supports, support_mask, class_index=class_index)
+
+    def match(
+        self,
+        query: Features,
+        support: Features,
+        support_mask: Tensor,
+        *,
+        class_index: Tensor | None = None,
+    ) -> Prediction:
+        """As forward, on what the encoder made of B queries and B*K masked supports."""
+        if support_mask.shape[1] != self.shot:
+            raise ValueError(
+                f"the model was built for {self.shot} supports per query and got "
+                f"{support_mask.shape[1]}: set Data.shot to the number of supports"
+            )
+        clue = self.clue(query, support, support_mask)
+        base_logits = self.encoder.base_logits(query)
+        base = base_probability(base_logits, class_index)
+        psi = self.ensemble.psi(clue.distances)
+        mined = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
+        final, foreground = self.ensemble(mined.logits[-1], base, psi)
+        return Prediction(
+            size=tuple(support_mask.shape[-2:]),
+            prior=clue.prior,
+            psi=psi,
+            initial_mask=clue.initial_mask,
+            **vars(mined),
+            base_logits=base_logits,
+            final=final,
+            foreground=foreground,
+        )

@@ -1,0 +1,145 @@
+"""The attention kinds of G and the encoder layer they sit in (method 3). Tokens are [B,N,C], N = h * w."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+LN_EPS = 1e-6
+TEMPERATURE = 0.1
+
+
+def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B,N,C] -> [B,C,h,w], a channels-last view of the same memory."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """[B,C,h,w] -> [B,N,C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+class Projections(nn.Module):
+    """q, k, v and o without bias, split into heads."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        for name in "qkvo":
+            layer = nn.Linear(channels, channels, bias=False)
+            trunc_normal_(layer.weight, std=0.02)
+            setattr(self, name, layer)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B,N,C] -> [B,heads,N,d]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class ReducedAttention(Projections):
+    """Self-attention whose keys and values come from a map made `reduction` times coarser."""
+
+    def __init__(self, channels: int, heads: int, reduction: int):
+        super().__init__(channels, heads)
+        self.reduction = reduction
+        if reduction > 1:
+            self.reduce = nn.Conv2d(channels, channels, reduction, stride=reduction)
+            self.norm = nn.LayerNorm(channels, eps=LN_EPS)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        source = x
+        if self.reduction > 1:
+            source = self.norm(to_tokens(self.reduce(to_map(x, grid))))
+        q, k, v = self.split(self.q(x)), self.split(self.k(source)), self.split(self.v(source))
+        scale = 1 / (q.shape[-1] ** 0.5 + 1e-9)
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return self.o(out.transpose(1, 2).flatten(2))
+
+
+class MaskedMiningAttention(Projections):
+    """Attention of all query positions over those that a mask keeps, normalised over the QUERIES.
+
+    Args:
+        softmax: "query" as published, or "key" (the usual axis, over the kept keys).
+    """
+
+    def __init__(self, channels: int, heads: int, softmax: str = "query"):
+        super().__init__(channels, heads)
+        self.softmax = softmax
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B,N,C], mask [B,N] (0 drops a key; its size weighs the correlation) -> [B,N,C], [B,N]."""
+        q = F.normalize(self.split(self.q(x)), dim=-1)
+        k = F.normalize(self.split(self.k(x)), dim=-1)
+        v = self.split(self.v(x))
+        out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
+        return self.o(out.transpose(1, 2).flatten(2)), soft_correlation(q, k, mask)
+
+
+def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:
+    """softmax(q k^T / 0.1) v with the columns of dropped keys set to 0 after the softmax.
+
+    The softmax over queries only scales each key's column: softmax v = E (v / column sums of E), E = exp(scores).
+    q and k are unit vectors, so scores lie in [-10, 10] and exp needs no running maximum.
+
+    Args:
+        q, k, v: [B,heads,N,d]. keep: bool [B,N]. over_keys: softmax over the kept keys instead.
+    """
+    weights = torch.exp((q / TEMPERATURE) @ k.transpose(-2, -1))  # [B,heads,N queries,N keys]
+    kept = keep[:, None, :, None].to(v.dtype)
+    if over_keys:
+        return (weights @ (v * kept)) / (weights @ kept).clamp(min=1e-12)
+    columns = weights.sum(-2)[..., None]
+    return weights @ (v * kept / columns)
+
+
+def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Mean over heads of sum_j (c_j M_j) / (sum M + 1e-9), c = q k^T / 0.1: linear in the keys, so the keys
+    are summed first: [B,heads,N,d] x 2, [B,N] -> [B,N]."""
+    summed = torch.einsum("bhnd,bn->bhd", k, mask)
+    correlation = torch.einsum("bhnd,bhd->bn", q, summed) / (q.shape[1] * TEMPERATURE)
+    return correlation / (mask.sum(1, keepdim=True) + 1e-9)
+
+
+class MixFFN(nn.Module):
+    """1x1 up, depthwise 3x3, GELU, 1x1 down; dropout behind the GELU and at the end."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.project = nn.Conv2d(hidden, channels, 1)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
+        x = self.dropout(F.gelu(to_tokens(self.depthwise(to_map(x, grid)))))
+        return self.dropout(F.linear(x, self.project.weight.flatten(1), self.project.bias))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm: x + Dropout(attention(LN x)), then x + MixFFN(LN x)."""
+
+    def __init__(self, attention: nn.Module, channels: int = 64, hidden: int = 256):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(channels, eps=LN_EPS)
+        self.ffn = MixFFN(channels, hidden)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x), grid))
+        return x + self.ffn(self.norm2(x), grid)
+
+
+class MaskedMiningLayer(EncoderLayer):
+    """The encoder layer with masked mining attention; also returns the correlation [B,h,w]."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x, mask: [B,C,h,w], [B,1,h,w] -> map [B,C,h,w], correlation [B,h,w]."""
+        grid = x.shape[-2:]
+        tokens = to_tokens(x)
+        mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1))
+        tokens = tokens + self.dropout(mined)
+        tokens = tokens + self.ffn(self.norm2(tokens), grid)
+        return to_map(tokens, grid), correlation.unflatten(1, grid)

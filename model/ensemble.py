@@ -1,0 +1,63 @@
+"""G's logits, the base learner and the Gram distance -> final scores (method 4)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble(nn.Module):
+    """Gram merge, base merge and the weights of K > 1 shots."""
+
+    def __init__(self, shot: int):
+        super().__init__()
+        self.gram_merge = self._pair()
+        self.cls_merge = self._pair()
+        self.kshot = None
+        if shot > 1:
+            self.kshot = nn.Sequential(nn.Conv2d(shot, 2, 1), nn.ReLU(), nn.Conv2d(2, shot, 1))
+
+    @staticmethod
+    def _pair() -> nn.Conv2d:
+        conv = nn.Conv2d(2, 1, 1, bias=False)
+        with torch.no_grad():
+            conv.weight.copy_(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
+        return conv
+
+    def psi(self, distances: Tensor) -> Tensor:
+        """Gram distances of the shots [B,K] -> one per query [B].
+
+        As published: the weights are computed from the sorted distances and applied in shot order.
+        """
+        if self.kshot is None:
+            return distances[:, 0]
+        weights = self.kshot(distances.sort(dim=1).values[..., None, None])
+        return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
+
+    def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
+        """logits [B,2,h,w], base probability of any base class [B,1,h,w], psi [B] -> (final, foreground).
+
+        final [B,2,h,w] = [bg'', fg'], used directly as scores; foreground [B,1,h,w] = fg'.
+        """
+        gram, of_psi = self.gram_merge.weight.flatten()
+        merged = gram * torch.softmax(logits, dim=1) + of_psi * psi[:, None, None, None]
+        background, foreground = merged.split(1, dim=1)
+        final = torch.cat((self.cls_merge(torch.cat((background, base), dim=1)), foreground), dim=1)
+        return final, foreground
+
+    @torch.no_grad()
+    def hard_mask(self, logits: Tensor, base: Tensor, psi: Tensor) -> Tensor:
+        """Where the object is for sure: fg' > 0.5 and not (bg'' > fg'), as 0 and 1 [B,1,h,w]."""
+        final, foreground = self(logits, base, psi)
+        return ((foreground > 0.5) & ~(final[:, :1] > foreground)).to(logits.dtype)
+
+
+def base_probability(logits: Tensor, class_index: Tensor | None) -> Tensor:
+    """Base logits [B,N+1,h,w] -> probability of being any base class [B,1,h,w].
+
+    `class_index` [B] (training): the episode's own class is left out, without renormalising.
+    """
+    probability = torch.softmax(logits, dim=1)
+    if class_index is not None:
+        keep = torch.ones_like(probability[..., :1, :1])
+        keep[torch.arange(len(keep), device=keep.device), class_index + 1] = 0
+        probability = probability * keep
+    return probability[:, 1:].sum(1, keepdim=True)

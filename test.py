@@ -1,0 +1,84 @@
+"""Tests a trained model as published: several seeds, mean and standard deviation.
+
+    sh test.sh split0 pascal 1
+    sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
+
+Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6` also `episodes.png`.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from model import build_model
+from model.backbones import pixel_statistics
+from util import distributed
+from util.config import arguments, to_dict
+from util.data.dataset import open_episodes
+from util.evaluate import Evaluator, Example, Scores, summarize, table
+from util.logger import Progress, main
+from util.visualize import save_strips, strip
+from util.weights import checkpoint_path, load_checkpoint
+
+
+def test() -> None:
+    cfg, gpus = arguments(__doc__)
+    ranks = distributed.init(gpus)
+    path = checkpoint_path(cfg)
+    model = build_model(cfg)
+    state = load_checkpoint(model, path)
+    model.to(ranks.device)
+    episodes, report = open_episodes(
+        cfg, "val", cfg.Eval.val_seed, *pixel_statistics(cfg.Method.backbone)
+    )
+    evaluator = Evaluator(model, episodes, cfg, ranks)
+    count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
+    mine = len(range(ranks.rank, count, ranks.world))
+    progress = Progress(mine * len(seeds), max(1, mine // 10), active=ranks.is_main)
+    for line in report:
+        progress.note(line)
+    progress.note(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
+
+    strips: list[torch.Tensor] = []
+
+    def draw(example: Example) -> None:
+        if ranks.is_main and len(strips) < cfg.Eval.visualize:
+            strips.append(strip(example, episodes))
+
+    results: dict[int, Scores] = {}
+    for number, seed in enumerate(seeds):
+        results[seed] = evaluator.run(
+            count,
+            seed,
+            watch=lambda done, before=number * mine: progress.step(before + done, {}),
+            show=draw,
+        )
+        progress.note(f"seed {seed}: {results[seed].line()}")
+
+    if ranks.is_main:
+        summary = summarize(list(results.values()))
+        progress.note(table(results))
+        folder = Path(cfg.Train.save_path)
+        result = {
+            "checkpoint": str(path),
+            "iteration": state.get("iteration"),
+            "summary": summary,
+            "seeds": {str(seed): asdict(scores) for seed, scores in results.items()},
+            "config": to_dict(cfg),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".result.json.{os.getpid()}"
+        temporary.write_text(json.dumps(result, indent=1))
+        os.replace(temporary, folder / "result.json")
+        progress.note(f"written: {folder / 'result.json'}")
+        if strips:
+            save_strips(strips, folder / "episodes.png")
+            progress.note(f"written: {folder / 'episodes.png'}")
+    distributed.close()
+
+
+if __name__ == "__main__":
+    main(test)

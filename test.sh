@@ -1,0 +1,8 @@
+#!/bin/sh
+# Tests what train.sh trained from config/DATASET/DATASET_EXP_NET.yaml.
+# usage: [NET=resnet50] [PYTHON=python] sh test.sh EXP DATASET GPUS [Section.key=value ...]
+# GPUS: how many of this machine's GPUs, 0 for the CPU.
+set -eu
+. "$(dirname "$0")/util/launch.sh"
+
+run test.py "$@"

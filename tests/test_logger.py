@@ -1,0 +1,85 @@
+"""The progress line, and what becomes of a user's mistake."""
+
+import io
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from util.config import load_config
+from util.logger import Progress, clock, main
+
+
+class Broken(Dataset):
+    """A data set whose first image cannot be read."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        load_config("nowhere.yaml", [])
+
+
+def ended(entry) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(entry)
+    return caught.value.code
+
+
+def test_a_users_mistake_is_one_line_and_status_2(capsys) -> None:
+    assert ended(lambda: load_config("nowhere.yaml", [])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: nowhere.yaml: cannot read") and error.count("\n") == 1
+
+
+def test_a_mistake_found_in_a_loading_process_is_the_same_line(capsys) -> None:
+    assert ended(lambda: next(iter(DataLoader(Broken(), num_workers=1)))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: nowhere.yaml: cannot read") and error.count("\n") == 1
+
+
+def test_a_fault_of_a_library_call_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError, match="kernel"):
+        main(lambda: torch.nn.Conv2d(1, 1, 1, padding_mode="kernel"))
+
+
+def test_an_interrupt_ends_with_status_130(capsys) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert ended(interrupted) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_progress_prints_means_since_the_last_line() -> None:
+    stream = io.StringIO()
+    progress = Progress(5, 2, stream=stream)
+    for done in range(1, 6):
+        progress.step(done, {"main": torch.tensor(float(done)), "plain": 1.0}, lr=2e-4)
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["1/5", "2/5", "4/5", "5/5"]
+    assert "main 3.5000  plain 1.0000  lr 2.00e-04" in lines[2]
+    assert lines[3].endswith("ETA 0:00:00")
+
+
+def test_a_terminals_line_rewrites_itself() -> None:
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    progress = Progress(2, 1, stream=stream)
+    progress.step(1, {"main": 1.0}, lr=1.0)
+    progress.step(2, {"main": math.pi}, lr=1.0)
+    progress.note("done")
+    assert stream.getvalue().count("\r") == 2
+    assert stream.getvalue().endswith("\ndone\n")
+
+
+def test_an_inactive_progress_says_nothing(capsys) -> None:
+    progress = Progress(1, 1, active=False)
+    progress.step(1, {"main": 1.0}, lr=1.0)
+    progress.note("done")
+    assert capsys.readouterr().out == ""
+
+
+def test_clock() -> None:
+    assert clock(3 * 3600 + 61.4) == "3:01:01"

@@ -1,0 +1,92 @@
+"""train.sh and test.sh: wrong usage is one line and status 2; statuses are passed through."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STUB = "import sys\nprint('{name}', *sys.argv[1:])\nsys.exit({status})\n"
+
+
+def call(script: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    names = {name: value for name, value in os.environ.items() if name != "NET"}
+    names |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""} | environment
+    return subprocess.run(
+        ["sh", str(script), *words], cwd="/", env=names, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the scripts and configs, with entry points that only say how they were called."""
+    for part in ("train.sh", "test.sh"):
+        shutil.copy(ROOT / part, tmp_path)
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "util").mkdir()
+    for part in ("config.py", "schema.py", "logger.py", "launch.sh"):
+        shutil.copy(ROOT / "util" / part, tmp_path / "util")
+    for name, status in (("train_base", 0), ("train", 7), ("test", 0)):
+        (tmp_path / f"{name}.py").write_text(STUB.format(name=name, status=status))
+    return tmp_path
+
+
+@pytest.mark.parametrize("script", ["train.sh", "test.sh"])
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((), "usage: "),
+        (("split0", "pascal"), "EXP DATASET GPUS [Section.key=value ...]"),
+        (("split0", "nowhere", "0"), "error: no data set nowhere in config/; there is: coco"),
+        (("split9", "pascal", "0"), "error: no config/pascal/pascal_split9_resnet50.yaml; "),
+        (("split9", "pascal", "0"), " split0_5shot_resnet101 "),
+        (("split0", "pascal", "two"), "error: GPUS is a number of GPUs"),
+        (("split0", "pascal", "-1"), "error: GPUS is a number of GPUs"),
+        (("split0", "pascal", "64"), "error: GPUS 64: this machine has 0; give 0 (the CPU)"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    script: str, words: tuple[str, ...], part: str
+) -> None:
+    got = call(ROOT / script, *words)
+    assert (got.returncode, got.stdout) == (2, "")
+    assert got.stderr.count("\n") == 1 and part in got.stderr
+
+
+def test_a_mistyped_key_stops_before_stage_one(tree: Path) -> None:
+    got = call(tree / "train.sh", "split0", "pascal", "0", "Train.lrr=1")
+    assert (got.returncode, got.stdout) == (2, "")
+    expected = "error: command line: unknown key Train.lrr; did you mean Train.lr?\n"
+    assert got.stderr == expected
+
+
+def test_stage_one_runs_first_when_its_file_is_absent(tree: Path) -> None:
+    got = call(
+        tree / "train.sh", "split2", "demo", "0", "Train.epochs=3", "Data.shot=2", NET="lite0"
+    )
+    words = "--config config/demo/demo_split2_lite0.yaml --gpus 0 Train.epochs=3 Data.shot=2"
+    absent = "initmodel/demo/split2_lite0.pth is absent: stage one trains the base learner first"
+    assert got.stdout.splitlines() == [absent, f"train_base {words}", f"train {words}"]
+    assert got.returncode == 7
+
+
+def test_stage_one_is_left_out_when_its_file_is_there(tree: Path) -> None:
+    (tree / "there.pth").touch()
+    got = call(tree / "train.sh", "split0", "pascal", "0", "Method.pre_weight=there.pth")
+    assert got.stdout.startswith("train --config config/pascal/pascal_split0_resnet50.yaml")
+    assert got.returncode == 7
+
+
+def test_a_failure_of_stage_one_ends_the_run_with_its_status(tree: Path) -> None:
+    (tree / "train_base.py").write_text(STUB.format(name="train_base", status=3))
+    got = call(tree / "train.sh", "split0", "pascal", "0")
+    assert got.returncode == 3 and "\ntrain " not in got.stdout
+
+
+def test_overrides_with_spaces_stay_one_word(tree: Path) -> None:
+    (tree / "test.py").write_text("import sys\nprint(sys.argv[5:])\n")
+    got = call(tree / "test.sh", "split0", "pascal", "0", "Eval.seeds=[1, 2]")
+    assert (got.returncode, got.stdout) == (0, "['Eval.seeds=[1, 2]']\n")

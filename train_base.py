@@ -1,0 +1,144 @@
+"""Stage one: trains the base learner on a fold's base classes and writes the file `Method.pre_weight` names.
+
+    sh train.sh split0 pascal 4          # runs this first when that file is absent
+    python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0 Base.epochs=2
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.utils.data import DataLoader
+
+from model import losses
+from model.backbones import load_pretrained, pixel_statistics
+from model.base_learner import BaseLearner
+from model.published import base_to_published
+from model.resize import bilinear_ac
+from util import checkpoint, distributed
+from util.config import arguments
+from util.data.base import BaseDataset, open_base
+from util.data.transform import BaseTransform, EvalTransform
+from util.distributed import Ranks
+from util.logger import Progress, main
+from util.metrics import BaseTotals, sum_over_ranks
+from util.optimizers import poly, set_rate
+
+
+def train_base() -> None:
+    cfg, gpus = arguments(__doc__)
+    if not cfg.Method.pre_weight:
+        raise ValueError("Method.pre_weight is empty: name the file that the base learner goes to")
+    ranks = distributed.init(gpus)
+    base = cfg.Base
+    images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
+    tests, more = open_base(cfg, "val", transform(cfg, train=False), None)
+    schedule = distributed.Batches(len(images), base.batch_size, base.epochs, ranks)
+
+    torch.manual_seed(base.seed + ranks.rank)
+    model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
+    load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
+    model.to(ranks.device).train()
+    model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)
+    distributed.broadcast_parameters(model)
+    if ranks.world > 1 and ranks.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = build_optimizer(model, cfg)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    progress = Progress(schedule.total, cfg.Train.print_freq, active=ranks.is_main)
+    for line in report + more:
+        progress.note(line)
+    progress.note(f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}")
+    source = f4_batches if base.freeze_backbone else image_batches
+    for iteration, (x, target) in enumerate(source(model, images, schedule, cfg, ranks)):
+        rate = poly(base.lr, iteration, schedule.total, base.power)
+        set_rate(optimizer, rate)
+        logits = model.classify(model.context(x)) if base.freeze_backbone else model(x)
+        pixels = distributed.mean_over_ranks((target != losses.IGNORE).sum(), ranks)
+        loss = losses.cross_entropy(logits, target, pixels.clamp(min=1))
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"iteration {iteration} of the base learner: the loss is {loss.item()}")
+        optimizer.zero_grad()
+        loss.backward()
+        distributed.reduce_gradients(parameters)
+        optimizer.step()
+        progress.step(iteration + 1, {"loss": loss}, rate)
+    progress.close()
+
+    distributed.broadcast_parameters(model)  # the batch norms' statistics of rank 0 hold for all
+    miou = validate(model, tests, cfg, ranks)
+    if ranks.is_main:
+        state = base_to_published(model.state_dict())
+        checkpoint.save(cfg.Method.pre_weight, state_dict=state, base_miou=miou)
+        progress.note(f"base mIoU {miou:.1f}, written to {cfg.Method.pre_weight}")
+    distributed.close()
+
+
+def transform(cfg, *, train: bool) -> EvalTransform:
+    """Random crops for training, a plain resize to S x S otherwise."""
+    base, statistics = cfg.Base, pixel_statistics(cfg.Method.backbone)
+    if train and base.augment:
+        return BaseTransform(base.size, base.scale, base.rotate, *statistics)
+    return EvalTransform(base.size, *statistics)
+
+
+def build_optimizer(model: BaseLearner, cfg) -> Optimizer:
+    """SGD; pyramid pooling and classifier at a multiple of the backbone's rate."""
+    base = cfg.Base
+    body = [p for n, p in model.named_parameters() if n.startswith("backbone.") and p.requires_grad]
+    head = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
+    groups = [{"params": head, "multiplier": base.head_lr_multiplier}]
+    groups += [{"params": body, "multiplier": 1.0}] if body else []
+    return SGD(groups, lr=base.lr, momentum=base.momentum, weight_decay=base.weight_decay)
+
+
+Samples = Iterator[tuple[Tensor, Tensor]]
+
+
+def image_batches(
+    model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
+) -> Samples:
+    """(images [b,3,S,S], labels [b,S,S]) of this rank, one batch an iteration."""
+    loader = DataLoader(images, batch_sampler=schedule, num_workers=cfg.Data.workers)
+    for image, target in loader:
+        yield image.to(ranks.device), target.to(ranks.device)
+
+
+def f4_batches(
+    model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
+) -> Samples:
+    """(f4 [b,C,h,w], labels [b,S,S]): the frozen backbone's last map, encoded once where it never changes."""
+    if cfg.Base.augment:
+        for image, target in image_batches(model, images, schedule, cfg, ranks):
+            with torch.no_grad():
+                yield model.backbone(image)[-1], target
+        return
+    known: dict[str, tuple[Tensor, Tensor]] = {}
+    for indices in schedule:
+        for index in indices:
+            if (name := images.name(index)) not in known:
+                image, target = (x[None].to(ranks.device) for x in images[index])
+                with torch.no_grad():
+                    known[name] = model.backbone(image)[-1], target
+        pairs = [known[images.name(index)] for index in indices]
+        f4, target = zip(*pairs, strict=True)
+        yield torch.cat(f4), torch.cat(target)
+
+
+@torch.no_grad()
+def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float:
+    """mIoU in percent over the base classes, on the validation images at S x S."""
+    model.eval()
+    totals = BaseTotals(cfg.num_base_classes, ranks.device)
+    mine = range(ranks.rank, len(tests), ranks.world)
+    for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.Data.workers):
+        scores = bilinear_ac(model(image.to(ranks.device)), tuple(target.shape[-2:]))
+        totals.add(scores.argmax(1), target.to(ranks.device))
+    sum_over_ranks(totals)
+    return 100 * totals.miou()
+
+
+if __name__ == "__main__":
+    main(train_base)

@@ -1,0 +1,116 @@
+"""Checkpoint files: written whole or not at all, read without running code, loaded in full."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def save(path: str | Path, **state: Any) -> None:
+    """Writes `state` under a temporary name, then renames: `path` is always a whole file.
+
+    Args:
+        path: the file; its folder is made.
+        **state: state dicts, plain numbers, text and containers of them (`load` refuses more).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint; no code in it is run.
+
+    Raises:
+        ValueError: no such file, a torn one, or one that is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint; train it first, or name another file")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception:  # a torn file can fail anywhere in the reader
+        raise ValueError(
+            f"{path}: torn, or not a PyTorch checkpoint of tensors; write it anew or "
+            "name another file"
+        ) from None
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path}: holds a {type(state).__name__}, no named values; name another file"
+        )
+    return state
+
+
+def load_into(module: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Loads a state dict whose names and shapes have to be exactly the module's.
+
+    Args:
+        module: what to load into.
+        state: name -> tensor.
+        path: the file it came from, for the message.
+
+    Raises:
+        ValueError: names that are missing, surplus, or of another shape; the module is unchanged.
+    """
+    own = module.state_dict()
+    shared = own.keys() & state.keys()
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "surplus": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {_shape(state[name])} for {_shape(own[name])}"
+            for name in own
+            if name in shared and _shape(state[name]) != _shape(own[name])
+        ],
+    }
+    told = [
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if told:
+        raise ValueError(
+            f"{path}: a checkpoint of another architecture: {'; '.join(told)}; name "
+            "one that was trained with this config"
+        )
+    module.load_state_dict(state)
+
+
+def random_state() -> dict[str, Any]:
+    """State of every random generator of this process, in types that `load` accepts."""
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, torch.tensor(internal), gauss_next],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts every random generator where `random_state` found it; CUDA's only where it is in use."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    keys, position, has_gauss, gauss = state["numpy"]
+    keys = keys.cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, position, has_gauss, gauss))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal.tolist()), gauss_next))
+
+
+def _shape(value: Any) -> list[int] | str:
+    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -1,0 +1,277 @@
+"""YAML files and command-line overrides -> one validated `Config`.
+
+A file is made of the sections of `util.schema` and may name the files it starts from in `_base_` (a
+path, or a list of them, relative to the file; later ones win, the file itself wins over all).
+Overrides are words such as `Train.lr=1e-4`; they win over every file. Every mistake is a
+`ValueError` of one line that names the file or the key, and the remedy.
+
+One value, for scripts:
+    python -m util.config config/demo/demo_split0_lite0.yaml Data.shot=5 --get Method.pre_weight
+"""
+
+import argparse
+import difflib
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import Field, asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from util.logger import main
+from util.schema import Config
+
+_SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Config)}
+_KEYS: dict[str, Field] = {
+    f"{name}.{f.name}": f for name, section in _SECTIONS.items() for f in fields(section)
+}
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a YAML file with all its bases, then the overrides.
+
+    Args:
+        path: the file.
+        overrides: words `Section.key=value`, the value as YAML; nothing behind `=` is
+            the empty string.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ValueError: any mistake, in one line.
+    """
+    values = _read(Path(path), ())
+    for word in overrides or []:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"command line: {word!r} is no override; write Section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            mistake = f"command line: {name}: {text!r} is not valid YAML; quote it"
+            raise ValueError(mistake) from None
+        values[name] = _checked("command line", name, value)
+    given: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    for name, value in values.items():
+        section, _, option = name.partition(".")
+        given[section][option] = value
+    config = Config(**{name: cls(**given[name]) for name, cls in _SECTIONS.items()})
+    _check_together(config, f"{path} with the command line" if overrides else str(path))
+    return config
+
+
+def arguments(text: str) -> tuple[Config, int]:
+    """Reads the command line of an entry point.
+
+    Args:
+        text: what `--help` says, the docstring of the script.
+
+    Returns:
+        The configuration and GPUS (0: the CPU).
+    """
+    parser = _Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument("--gpus", required=True, type=int, metavar="N", help="0: the CPU")
+    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
+    args = parser.parse_args()
+    return load_config(args.config, args.overrides), args.gpus
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The sections as plain dicts and lists: for YAML, JSON and checkpoints."""
+    return {
+        section: {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+        for section, values in asdict(config).items()
+    }
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes the resolved configuration, which `load_config` reads back; atomic."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """`Section.key` -> checked value, of a file and its bases (`above`: what led to the file)."""
+    if path.resolve() in above:
+        raise ValueError(f"{path}: _base_ leads back to this file; remove it from one of the two")
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
+        raise ValueError(mistake) from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not valid YAML, correct it: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
+    content = dict(content)
+    bases = content.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: _base_ wants a path or a list of paths, given {_shown(bases)}")
+    values: dict[str, Any] = {}
+    for base in bases:
+        values |= _read(path.parent / base, (*above, path.resolve()))
+    for section, options in content.items():
+        if section not in _SECTIONS:
+            hint = _nearest(str(section), {word: word for word in _SECTIONS})
+            raise ValueError(f"{path}: unknown section {section}; {hint}")
+        if not isinstance(options, Mapping):
+            mistake = f"section {section} wants keys with values, given {_shown(options)}"
+            raise ValueError(f"{path}: {mistake}")
+        for option, value in options.items():
+            values[f"{section}.{option}"] = _checked(str(path), f"{section}.{option}", value)
+    return values
+
+
+def _checked(source: str, name: str, value: Any) -> Any:
+    """The value in the type of its key; `source` is the file or the command line it came from."""
+    if name not in _KEYS:
+        raise ValueError(f"{source}: unknown key {name}; {_key_hint(name)}")
+    default, limits = _KEYS[name].default, _KEYS[name].metadata
+    if not isinstance(default, tuple):
+        return _checked_one(source, name, value, type(default), limits)
+    kind = type(default[0])
+    length = None if name == "Eval.seeds" else len(default)
+    if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
+        wanted = f"a list of {length or 'one or more'} {_KINDS[kind][1]}"
+        raise ValueError(f"{source}: {name} wants {wanted}, given {_shown(value)}")
+    return tuple(_checked_one(source, name, element, kind, limits) for element in value)
+
+
+_KINDS = {
+    bool: ("true or false", ""),
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("text", ""),
+}
+
+
+def _checked_one(source: str, name: str, value: Any, kind: type, limits: Mapping[str, Any]) -> Any:
+    given = value
+    if kind is str and value is None:
+        value = ""
+    elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # PyYAML reads 2e-4, which has no dot, as text
+        except (ValueError, OverflowError):
+            value = None
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{source}: {name} wants {_KINDS[kind][0]}, given {_shown(given)}")
+    wanted = ""
+    if "choices" in limits and value not in limits["choices"]:
+        wanted = " or ".join(limits["choices"])
+    elif "pattern" in limits and not re.fullmatch(limits["pattern"], value):
+        wanted = _KEYS[name].metadata["help"]
+    elif "low" in limits and value < limits["low"]:
+        wanted = f"at least {limits['low']}"
+    elif "high" in limits and value > limits["high"]:
+        wanted = f"at most {limits['high']}"
+    elif "above" in limits and value <= limits["above"]:
+        wanted = f"more than {limits['above']}"
+    if wanted:
+        raise ValueError(f"{source}: {name} wants {wanted}, given {_shown(given)}")
+    return value
+
+
+def _check_together(config: Config, source: str) -> None:
+    """What single limits cannot say. An option that would have no effect is a mistake too."""
+    data, method, base, train = config.Data, config.Method, config.Base, config.Train
+    mistakes = [
+        (data.size % 8 != 1, _size("Data.size", data.size)),
+        (base.size % 8 != 1, _size("Base.size", base.size)),
+        (data.scale[0] > data.scale[1], "Data.scale wants the smaller number first"),
+        (base.scale[0] > base.scale[1], "Base.scale wants the smaller number first"),
+        (
+            not data.use_split_coco and data.data_set != "coco",
+            "Data.use_split_coco False has no effect without Data.data_set coco; remove it",
+        ),
+        (
+            method.pretrained == "package" and method.backbone != "timm/tf_efficientnet_lite0",
+            "Method.pretrained package has weights of timm/tf_efficientnet_lite0 only; for "
+            f"{method.backbone} write download, none or a file",
+        ),
+        (
+            method.train_parts and not train.adversarial,
+            "Method.train_parts has no effect without the game; set Train.adversarial True",
+        ),
+        (
+            method.train_kshot and data.shot == 1,
+            "Method.train_kshot has no effect with one shot; set Data.shot or remove it",
+        ),
+        (
+            train.adversarial_period % 2 == 0,
+            f"Train.adversarial_period must be odd, given {train.adversarial_period}: with an even "
+            "one all the weighted iterations are D steps",
+        ),
+        (
+            train.feature_store and data.augment,
+            "Train.feature_store keeps features of images as they are; set Data.augment False",
+        ),
+        (
+            len(set(config.Eval.seeds)) < len(config.Eval.seeds),
+            "Eval.seeds names a seed twice; remove one",
+        ),
+    ]
+    for wrong, message in mistakes:
+        if wrong:
+            raise ValueError(f"{source}: {message}")
+
+
+def _size(name: str, given: int) -> str:
+    return f"{name} must be 1 mod 8, given {given}; the nearest is {round((given - 1) / 8) * 8 + 1}"
+
+
+def _key_hint(name: str) -> str:
+    """Says which key `Section.key` may have meant: one of that name elsewhere, or the nearest."""
+    section, _, last = name.rpartition(".")
+    namesakes = [known for known in _KEYS if known.endswith(f".{last}")]
+    if namesakes:
+        return f"did you mean {' or '.join(namesakes)}?"
+    inside = {known.partition(".")[2]: known for known in _KEYS if known.startswith(f"{section}.")}
+    if not inside:
+        return _nearest(section, {word: word for word in _SECTIONS})
+    return _nearest(last, inside)
+
+
+def _nearest(word: str, known: dict[str, str]) -> str:
+    """`did you mean X?`, or all there is; `known`: what may be written -> how to show it."""
+    lower = {name.lower(): shown for name, shown in known.items()}
+    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    return f"did you mean {lower[close[0]]}?" if close else f"there is {', '.join(known.values())}"
+
+
+def _shown(value: Any) -> str:
+    """The value as a message shows it: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"command line: {message}; see --help")
+
+
+def _print_value() -> None:
+    parser = _Parser(prog="python -m util.config")
+    parser.add_argument("file")
+    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
+    parser.add_argument("--get", required=True, metavar="Section.key", choices=list(_KEYS))
+    args = parser.parse_args()
+    section, _, option = args.get.partition(".")
+    print(to_dict(load_config(args.file, args.overrides))[section][option])
+
+
+if __name__ == "__main__":
+    main(_print_value)

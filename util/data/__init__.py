@@ -1,0 +1,1 @@
+"""Data of few-shot segmentation: raw download -> lists -> episodes -> episode batch."""

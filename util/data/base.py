@@ -1,0 +1,100 @@
+"""Images and base labels: what the base learner is trained on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from util.data.dataset import open_source
+from util.data.episodes import Passes, generator
+from util.data.folds import base_classes, base_table
+from util.data.lists import fold_list, load_table
+from util.data.source import Source
+from util.data.transform import Transform
+
+_AUGMENT = 3  # random stream of the augmentation; episodes.py holds 0 to 2
+
+
+class BaseDataset(Dataset):
+    """Images and base labels of one fold; endless, as `EpisodeDataset` is.
+
+    Args:
+        source: the data.
+        images: ids, such as `FoldList.images`.
+        transform: `BaseTransform` in training, `EvalTransform` in validation.
+        table: look-up from a label to the base learner's (`base_table`).
+        seed: shuffles every pass and feeds the augmentation; None keeps the order of `images`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        images: Sequence[str],
+        transform: Transform,
+        table: np.ndarray,
+        seed: int | None,
+    ) -> None:
+        self.source, self.images, self.transform = source, images, transform
+        self.base_table, self.seed = torch.from_numpy(table), seed
+        self._passes = None if seed is None else Passes(len(images), seed)
+
+    def __len__(self) -> int:
+        """Returns the samples of one pass."""
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """Returns the id of sample `index` >= 0."""
+        return self.images[self._passes(index) if self._passes else index % len(self.images)]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Returns sample `index` >= 0: the image (float32 [3,S,S]) and its label (int64 [S,S])."""
+        image, label = self.source.load(self.name(index))
+        rng = generator(self.seed or 0, _AUGMENT, index)
+        image, label = self.transform(image, label, rng)
+        return image, self.base_table[label.long()].long()
+
+
+def open_base(
+    cfg: Any, subset: str, transform: Transform, seed: int | None
+) -> tuple[BaseDataset, list[str]]:
+    """Opens the images a base learner is trained ('train') or validated ('val') on.
+
+    Training takes the fold's training list, as BAM does; validation every image of the subset with
+    a base class in it.
+
+    Args:
+        cfg: as for `open_episodes`; the sizes and ranges come with the transform.
+        subset: 'train' or 'val'.
+        transform: of the pictures.
+        seed: see `BaseDataset`.
+
+    Returns:
+        The samples, and a line when images were left out.
+
+    Raises:
+        ValueError: when data is missing or broken.
+    """
+    data, source = cfg.Data, open_source(cfg, subset)
+    fold = (data.data_set, data.split, data.use_split_coco)
+    table = load_table(source, data.list_dir)
+    if subset == "train":
+        listed = fold_list(table, data.data_set, data.split, subset, data.use_split_coco)
+        images = listed.images
+    else:
+        images = [i for i, has in table.items() if not has.keys().isdisjoint(base_classes(*fold))]
+    report = []
+    if data.missing == "skip":
+        there = source.images_on_disk()
+        kept = [i for i in images if i in there]
+        if len(kept) < len(images):
+            absent = len(images) - len(kept)
+            report.append(f"left out {absent} of {len(images)} listed images: not on disk")
+        images = kept
+    else:
+        source.require(images)
+    if not images:
+        raise ValueError(f"{source.images}: holds none of the listed images; check Data.data_root")
+    return BaseDataset(source, images, transform, base_table(*fold), seed), report

@@ -1,0 +1,226 @@
+"""Episodes as tensors.
+
+The data set is endless: any index >= 0 gives an episode, so a loader runs over a plain range and a
+run resumes at any iteration:
+
+    episodes, report = open_episodes(cfg, "train", seed=321)
+    loader = DataLoader(episodes, batch_size=8, collate_fn=collate, num_workers=2,
+                        sampler=range(done, total), pin_memory=True)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from util.data.episodes import EpisodeSampler, Plan
+from util.data.folds import IGNORE, base_classes, base_table, novel_classes
+from util.data.lists import available, check_shots, fold_list, load_table
+from util.data.source import Source
+from util.data.transform import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EvalTransform,
+    TrainTransform,
+    Transform,
+)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode; the fields are those of `EpisodeBatch` without the batch axis."""
+
+    query: Tensor
+    query_mask: Tensor
+    query_base_mask: Tensor
+    support: Tensor
+    support_mask: Tensor
+    class_index: int
+    class_id: int
+    plan: Plan
+    label: Tensor
+    base_label: Tensor
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """A batch of episodes.
+
+    Attributes:
+        query: query images, normalised, float32 [B,3,S,S].
+        query_mask: 1 on the episode's class, 255 where the label is 255, else 0; int64 [B,S,S].
+        query_base_mask: labels of the base learner, 0..N and 255; int64 [B,S,S].
+        support: support images, float32 [B,K,3,S,S].
+        support_mask: as `query_mask`, of the supports; int64 [B,K,S,S].
+        class_index: place of the class among the fold's base classes (training) or novel classes
+            (validation), from 0; int64 [B].
+        class_id: the class in the data set, from 1; int64 [B].
+        plans: the episodes by name.
+        labels: `query_mask` at the image's own size, uint8 [H,W] each.
+        base_labels: `query_base_mask` at the image's own size, uint8 [H,W] each.
+    """
+
+    query: Tensor
+    query_mask: Tensor
+    query_base_mask: Tensor
+    support: Tensor
+    support_mask: Tensor
+    class_index: Tensor
+    class_id: Tensor
+    plans: list[Plan]
+    labels: list[Tensor]
+    base_labels: list[Tensor]
+
+    def to(self, device: torch.device | str) -> "EpisodeBatch":
+        """Returns the batch on a device; asynchronously from pinned memory."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "EpisodeBatch":
+        """Returns the batch in pinned memory; DataLoader(pin_memory=True) calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "EpisodeBatch":
+        moved: dict[str, Any] = {}
+        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
+            if isinstance(value, Tensor):
+                moved[name] = change(value)
+            elif name != "plans":
+                moved[name] = [change(tensor) for tensor in value]
+        return replace(self, **moved)
+
+
+def collate(episodes: list[Episode]) -> EpisodeBatch:
+    """Makes a batch of episodes; the `collate_fn` of a DataLoader."""
+    stacked = {
+        name: torch.stack([getattr(e, name) for e in episodes])
+        for name in ("query", "query_mask", "query_base_mask", "support", "support_mask")
+    }
+    return EpisodeBatch(
+        **stacked,
+        class_index=torch.tensor([e.class_index for e in episodes]),
+        class_id=torch.tensor([e.class_id for e in episodes]),
+        plans=[e.plan for e in episodes],
+        labels=[e.label for e in episodes],
+        base_labels=[e.base_label for e in episodes],
+    )
+
+
+def binary_mask(label: Tensor, class_id: int) -> Tensor:
+    """Returns 1 where the label is the class, 255 where it is 255, else 0; dtype and shape kept."""
+    return torch.where(label == IGNORE, label, (label == class_id).to(label.dtype))
+
+
+class EpisodeDataset(Dataset):
+    """Episodes of one fold and subset.
+
+    `load_pair` and `binary_mask` are its pieces: a store of support features needs no episode.
+
+    Args:
+        source: the data.
+        sampler: names the episodes.
+        transform: of query and supports alike.
+        table: look-up from a label to the base learner's (`base_table`).
+        classes: what `class_index` counts: the fold's base or novel classes, ascending.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sampler: EpisodeSampler,
+        transform: Transform,
+        table: np.ndarray,
+        classes: Sequence[int],
+    ) -> None:
+        self.source, self.sampler, self.transform = source, sampler, transform
+        self.base_table, self.classes = torch.from_numpy(table), tuple(classes)
+
+    def __len__(self) -> int:
+        """Returns the episodes of one pass, in which every image is the query once."""
+        return len(self.sampler.fold.images)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Returns episode `index` >= 0; there is no last one."""
+        plan, rng = self.sampler.plan(index), self.sampler.rng(index)
+        query, label, original = self.load_pair(plan.query, rng)
+        supports = [self.load_pair(i, rng)[:2] for i in plan.supports]
+        masks = [binary_mask(mask, plan.class_id) for _, mask in supports]
+        return Episode(
+            query=query,
+            query_mask=binary_mask(label, plan.class_id).long(),
+            query_base_mask=self.base_mask(label).long(),
+            support=torch.stack([image for image, _ in supports]),
+            support_mask=torch.stack(masks).long(),
+            class_index=self.classes.index(plan.class_id),
+            class_id=plan.class_id,
+            plan=plan,
+            label=binary_mask(original, plan.class_id),
+            base_label=self.base_mask(original),
+        )
+
+    def load_pair(self, image_id: str, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Reads and transforms one image.
+
+        Returns:
+            The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label as it
+            lies on disk (uint8 [H,W]).
+        """
+        image, label = self.source.load(image_id)
+        return *self.transform(image, label, rng), torch.from_numpy(label)
+
+    def base_mask(self, label: Tensor) -> Tensor:
+        """Returns the base learner's label (0..N, 255; uint8) of a label of class ids."""
+        return self.base_table[label.long()]
+
+
+def open_source(cfg: Any, subset: str) -> Source:
+    """Opens the data of a config (`Data.data_root`, `.data_set`) for 'train' or 'val'."""
+    return Source(cfg.Data.data_root, cfg.Data.data_set, subset)
+
+
+def open_episodes(
+    cfg: Any,
+    subset: str,
+    seed: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> tuple[EpisodeDataset, list[str]]:
+    """Opens the episodes of a config's fold: on base classes for 'train', on novel ones for 'val'.
+
+    The first call on a data set reads all its masks (see `load_table`).
+
+    Args:
+        cfg: `Data.data_set`, `.data_root`, `.list_dir`, `.split`, `.use_split_coco`, `.shot`,
+            `.size`, `.scale`, `.rotate`, `.augment` (of 'train' only) and `.missing`: 'error'
+            refuses when a listed image is not on disk, 'skip' leaves it out (`available`).
+        subset: 'train' or 'val'.
+        seed: of the episodes and their augmentation.
+        mean: of the channels R, G, B the encoder expects, in units of 0-1.
+        std: likewise.
+
+    Returns:
+        The episodes, and one line for each thing left out.
+
+    Raises:
+        ValueError: when data is missing, broken or too little.
+    """
+    data, source = cfg.Data, open_source(cfg, subset)
+    fold = (data.data_set, data.split, data.use_split_coco)
+    table = load_table(source, data.list_dir)
+    listed = fold_list(table, data.data_set, data.split, subset, data.use_split_coco)
+    report = []
+    if data.missing == "skip":
+        listed, report = available(listed, source.images_on_disk().__contains__, data.shot)
+    else:
+        source.require(listed.images)
+        check_shots(listed, data.shot)
+    if subset == "train" and data.augment:
+        transform = TrainTransform(data.size, data.scale, data.rotate, mean, std)
+    else:
+        transform = EvalTransform(data.size, mean, std)
+    classes = base_classes(*fold) if subset == "train" else novel_classes(*fold)
+    sampler = EpisodeSampler(listed, data.shot, seed)
+    return EpisodeDataset(source, sampler, transform, base_table(*fold), classes), report

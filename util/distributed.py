@@ -1,0 +1,190 @@
+"""Ranks: what one process of a run is, and the few collective steps it takes.
+
+`torchrun` starts one process per GPU and says in the environment which one this is. A run of a
+single process needs neither a launcher nor a process group: every function here is then a no-op.
+
+Does this machine have so many GPUs? (for scripts; exit status 2 when not)
+    python -m util.distributed GPUS
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from util.logger import main
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the `world` processes of the run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+
+def init(gpus: int) -> Ranks:
+    """Joins the process group that the launcher's environment describes.
+
+    Args:
+        gpus: GPUS of the command line: GPUs of this machine, 0 for the CPU.
+
+    Raises:
+        ValueError: the machine lacks the GPUs, or the launcher started another number of processes.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    check_gpus(gpus)
+    if gpus and gpus != local_world:
+        raise ValueError(
+            f"GPUS {gpus} need {gpus} processes, this run has {local_world}; start it "
+            f"with train.sh or torchrun --nproc_per_node={gpus}"
+        )
+    device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    if world > 1:
+        distributed.init_process_group(
+            "nccl" if gpus else "gloo",
+            rank=rank,
+            world_size=world,
+            device_id=device if gpus else None,
+        )
+    return Ranks(rank, world, device)
+
+
+class Batches:
+    """The batch sampler of one rank: which samples it takes at each iteration of the run.
+
+    An epoch is a pass over the samples, without the rest that fills no batch (as published); the
+    samples are numbered through over all epochs. The ranks share a batch, evenly up to one sample.
+
+    Args:
+        samples: number of samples of one pass.
+        batch_size: samples of a step over all ranks.
+        epochs: passes.
+        ranks: this process.
+        limit: iterations of the run in place of `epochs`, if not 0.
+
+    Attributes:
+        start: iterations already done; a resumed run sets it.
+        per_epoch: iterations of an epoch.
+        total: iterations of the run; the sampler yields `total - start` lists of sample numbers.
+
+    Raises:
+        ValueError: the batch is larger than a pass or smaller than the number of ranks.
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, epochs: int, ranks: Ranks, limit: int = 0
+    ) -> None:
+        if batch_size > samples:
+            raise ValueError(
+                f"batch_size {batch_size}: the list has {samples} images; make it less"
+            )
+        if batch_size < ranks.world:
+            raise ValueError(f"batch_size {batch_size}: {ranks.world} ranks share it; make it more")
+        self.samples, self.batch_size, self.ranks, self.start = samples, batch_size, ranks, 0
+        self.per_epoch = samples // batch_size
+        self.total = limit or epochs * self.per_epoch
+
+    def __len__(self) -> int:
+        return self.total - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rank, world = self.ranks.rank, self.ranks.world
+        begin, end = (self.batch_size * part // world for part in (rank, rank + 1))
+        for iteration in range(self.start, self.total):
+            epoch, step = divmod(iteration, self.per_epoch)
+            first = epoch * self.samples + step * self.batch_size
+            yield list(range(first + begin, first + end))
+
+
+def check_gpus(gpus: int) -> None:
+    """Raises `ValueError` when this machine lacks `gpus` GPUs."""
+    there = torch.cuda.device_count()
+    if not 0 <= gpus <= there:
+        most = f" to {there}" if there else ""
+        raise ValueError(f"GPUS {gpus}: this machine has {there}; give 0 (the CPU){most}")
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sums the tensor over the ranks, in place."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of a tensor over the ranks, in float64; the tensor itself stays."""
+    return all_reduce_sum(tensor.to(torch.float64, copy=True)) / ranks.world
+
+
+def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over the ranks, in one all-reduce of one flat tensor.
+
+    A parameter without a gradient on some ranks counts as zero there; one without on all ranks
+    keeps none. The ranks have to pass the same parameters in the same order.
+    """
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if not distributed.is_initialized() or not parameters:
+        return
+    gradients = [parameter.grad for parameter in parameters]
+    has = [float(gradient is not None) for gradient in gradients]
+    flat = torch.cat(
+        [parameters[0].new_tensor(has)]
+        + [
+            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+        ]
+    )
+    distributed.all_reduce(flat)
+    counts = has if all(has) else flat[: len(parameters)].tolist()
+    flat /= distributed.get_world_size()
+    chunks = flat[len(parameters) :].split([parameter.numel() for parameter in parameters])
+    for parameter, chunk, count in zip(parameters, chunks, counts, strict=True):
+        if count:
+            parameter.grad = chunk.view_as(parameter).to(parameter.dtype)
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, in their order, on every rank."""
+    if not distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def broadcast_parameters(module: nn.Module) -> None:
+    """Gives every rank the parameters and buffers of rank 0."""
+    if distributed.is_initialized():
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, src=0)
+
+
+def barrier() -> None:
+    """Waits until every rank is here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def close() -> None:
+    """Leaves the process group."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(lambda: check_gpus(int(sys.argv[1])))

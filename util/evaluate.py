@@ -1,0 +1,186 @@
+"""The one evaluator, for train.py and test.py: episodes -> Scores (method 7)."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model import AMFormer, Prediction
+from model.resize import bilinear_ac
+from util.data.dataset import EpisodeDataset, binary_mask
+from util.data.episodes import EpisodeSampler, Plan
+from util.data.folds import CLASSES
+from util.distributed import Ranks
+from util.encoded import EncodedBatch, FeatureStore
+from util.metrics import BaseTotals, BinaryTotals, Score, ThresholdTotals, sum_over_ranks
+
+PRIORS = ("f5", "f4")  # the prior's channels
+
+
+@dataclass
+class Scores:
+    """What an evaluation found, all in percent.
+
+    Attributes:
+        final: the system. meta: G without the ensemble.
+        base_miou: the base learner on the base classes of the same queries.
+        prior: the training-free prior at its best threshold, the better of its two channels; `prior_channel`
+            and `prior_threshold` say which.
+        episodes: how many.
+    """
+
+    final: Score
+    meta: Score
+    base_miou: float
+    prior: Score
+    prior_channel: str
+    prior_threshold: float
+    episodes: int
+
+    def line(self) -> str:
+        """The scores in one line."""
+        return (
+            f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  meta {self.meta.miou:.2f}  "
+            f"base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
+        )
+
+
+@dataclass
+class Example:
+    """One evaluated episode, for pictures: labels at the query's own size."""
+
+    plan: Plan
+    batch: EncodedBatch
+    prediction: Prediction
+    row: int
+    iou: float
+
+
+class Evaluator:
+    """Runs a model over the first episodes of a seed; keeps encoded images between runs.
+
+    Args:
+        model: on its device. episodes: of the validation lists. cfg: whole config. ranks: this process.
+    """
+
+    def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg, ranks: Ranks):
+        self.model, self.episodes, self.cfg, self.ranks = model, episodes, cfg, ranks
+        self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
+        fold = episodes.sampler.fold
+        self.classes = sorted(fold.by_class)  # those that the lists can serve
+        names = CLASSES[cfg.Data.data_set]
+        self.names = [names[c - 1] for c in self.classes]
+
+    @torch.no_grad()
+    def run(
+        self,
+        count: int,
+        seed: int,
+        *,
+        watch: Callable[[int], None] | None = None,
+        show: Callable[[Example], None] | None = None,
+    ) -> Scores:
+        """Evaluates episodes 0..count-1 of a seed, sharded over the ranks; the model's mode is restored.
+
+        Args:
+            watch: called with the number of episodes done on this rank. show: called with every episode.
+        """
+        training = self.model.training
+        self.model.eval()
+        sampler = EpisodeSampler(self.episodes.sampler.fold, self.cfg.Data.shot, seed)
+        totals = _Totals(len(self.classes), self.cfg.num_base_classes, self.ranks.device)
+        indices = range(self.ranks.rank, count, self.ranks.world)
+        size = self.cfg.Eval.batch_size
+        try:
+            for start in range(0, len(indices), size):
+                plans = [sampler.plan(i) for i in indices[start : start + size]]
+                batch = self.store.batch(plans)
+                prediction = self.model.match(batch.query, batch.support, batch.support_mask)
+                for row, plan in enumerate(plans):
+                    iou = self._score(prediction, row, plan, totals)
+                    if show:
+                        show(Example(plan, batch, prediction, row, iou))
+                if watch:
+                    watch(min(start + size, len(indices)))
+        finally:
+            self.model.train(training)
+        return totals.scores(self.names, count)
+
+    def _score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
+        """Adds one episode at the query's own size; returns its IoU (of the object, 0..1)."""
+        label = self.store.query(plan).original
+        device = self.ranks.device
+        target = binary_mask(label, plan.class_id).to(device)
+        base_target = self.episodes.base_mask(label).to(device)
+        index = self.classes.index(plan.class_id)
+
+        def own_size(scores: Tensor) -> Tensor:  # grid -> S -> the image's own size, as published
+            scores = bilinear_ac(scores[row : row + 1], prediction.size)
+            return bilinear_ac(scores, tuple(target.shape))[0]
+
+        final = own_size(prediction.final).argmax(0)
+        totals.final.add(final, target, index)
+        totals.meta.add(own_size(prediction.logits[-1]).argmax(0), target, index)
+        totals.base.add(own_size(prediction.base_logits).argmax(0), base_target)
+        for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
+            prior.add(values, target, index)
+        hit = ((final == 1) & (target == 1)).sum()
+        union = ((final == 1) & (target != 255) | (target == 1)).sum()
+        return (hit / union.clamp(min=1)).item()
+
+
+class _Totals:
+    def __init__(self, classes: int, base_classes: int, device: torch.device):
+        self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
+        self.base = BaseTotals(base_classes, device)
+        self.priors = [ThresholdTotals(classes, device) for _ in PRIORS]
+
+    def scores(self, names: list[str], episodes: int) -> Scores:
+        sum_over_ranks(self.final, self.meta, self.base, *self.priors)
+        priors = [prior.best() for prior in self.priors]
+        best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
+        threshold, iou, fb_iou = priors[best]
+        return Scores(
+            final=Score.of(self.final.class_iou(), self.final.fb_iou(), names),
+            meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
+            base_miou=100 * self.base.miou(),
+            prior=Score.of(iou, fb_iou, names),
+            prior_channel=PRIORS[best],
+            prior_threshold=threshold,
+            episodes=episodes,
+        )
+
+
+def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over seeds of every score, by name (as the table's rows)."""
+    return {
+        name: {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+        for name, values in _columns(runs).items()
+    }
+
+
+def table(runs: dict[int, Scores]) -> str:
+    """A table of the scores: a row each, a column a seed, mean and standard deviation."""
+    summary, columns = summarize(list(runs.values())), _columns(list(runs.values()))
+    width = max(map(len, columns))
+    heads = [f"{seed:>7}" for seed in runs] if len(runs) > 1 else []
+    lines = ["  ".join([" " * width, "   mean", "    std", *heads])]
+    for name, values in columns.items():
+        cells = [summary[name]["mean"], summary[name]["std"], *(values if heads else [])]
+        lines.append("  ".join([name.ljust(width), *(f"{cell:7.2f}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def _columns(runs: list[Scores]) -> dict[str, list[float]]:
+    """Name of a score -> its value in each run."""
+    columns: dict[str, list[float]] = {}
+    for kind in ("final", "meta", "prior"):
+        scores: list[Score] = [getattr(run, kind) for run in runs]
+        columns[f"{kind} mIoU"] = [s.miou for s in scores]
+        columns[f"{kind} FB-IoU"] = [s.fb_iou for s in scores]
+        for name in scores[0].classes:
+            columns[f"  {kind} {name}"] = [s.classes[name] for s in scores]
+    columns["base mIoU"] = [run.base_miou for run in runs]
+    return columns

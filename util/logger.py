@@ -1,0 +1,128 @@
+"""What a run says: one progress line, and one line for a mistake of the user's."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:  # torch is slow to import, and this file serves scripts that do not need it
+    import torch
+
+_ROOT = Path(__file__).resolve().parent.parent
+_WORKER = "in DataLoader worker process"
+
+
+class Progress:
+    """One line: iteration, mean losses since the last line, learning rate, speed, time to go.
+
+    On a terminal the line rewrites itself; elsewhere it is a new line every `period` iterations.
+    Only the main rank should get an active one.
+
+    Args:
+        total: iterations of the whole run.
+        period: iterations between two lines (the first and the last iteration print too).
+        start: iterations already done, after a resume.
+        active: False says nothing (the other ranks).
+        stream: where the line goes; standard output when None.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        period: int,
+        start: int = 0,
+        active: bool = True,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.total, self.period, self.start, self.active = total, period, start, active
+        self.stream = stream or sys.stdout
+        self.rewrite = self.stream.isatty()
+        self.width = 0  # of the unfinished line on the terminal
+        self.sums: dict[str, list] = {}  # name -> [sum, count]; tensors, not to wait for the device
+        self.begin = self.last_time = time.monotonic()
+        self.last_done = start
+
+    def step(
+        self, done: int, losses: Mapping[str, float | torch.Tensor], lr: float | None = None
+    ) -> None:
+        """Says that `done` iterations of the run are finished, the last one with these losses."""
+        if not self.active:
+            return
+        for name, value in losses.items():
+            entry = self.sums.setdefault(name, [0.0, 0])
+            entry[0] = entry[0] + (value.detach() if hasattr(value, "detach") else value)
+            entry[1] += 1
+        if done % self.period and done not in (self.start + 1, self.total):
+            return
+        now = time.monotonic()
+        speed = (done - self.last_done) / max(now - self.last_time, 1e-9)
+        to_go = (self.total - done) * (now - self.begin) / (done - self.start)
+        self.last_done, self.last_time = done, now
+        means = [f"{name} {float(sum_) / count:.4f}" for name, (sum_, count) in self.sums.items()]
+        self.sums.clear()
+        rate = [] if lr is None else [f"lr {lr:.2e}"]
+        pace = f"{speed:.2f} it/s  ETA {clock(to_go)}"
+        self._write("  ".join([f"{done}/{self.total}", *means, *rate, pace]))
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own, such as a validation's scores."""
+        if self.active:
+            self.close()
+            print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the unfinished line of a terminal."""
+        if self.width:
+            print(file=self.stream, flush=True)
+            self.width = 0
+
+    def _write(self, line: str) -> None:
+        if self.rewrite:
+            print("\r" + line.ljust(self.width), end="", file=self.stream, flush=True)
+            self.width = len(line)
+        else:
+            print(line, file=self.stream, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+def main(entry: Callable[[], None]) -> None:
+    """Runs an entry point; a user's mistake becomes `error: ...` on stderr and exit status 2.
+
+    Such a mistake is a `ValueError` raised in this repository, or a missing file. A `ValueError`
+    out of a library is a fault of ours and keeps its traceback. An interrupt ends with status 130.
+    """
+    try:
+        entry()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError) as error:
+        text, ours = _told(error)
+        if not ours:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _told(error: Exception) -> tuple[str, bool]:
+    """The message on one line, and whether code of this repository raised it."""
+    text = str(error).strip()
+    if _WORKER in text.partition("\n")[0]:  # torch puts the worker's traceback into the message
+        raised_in = text.rpartition('File "')[2].partition('"')[0]
+        text = text.rpartition("\n")[2].partition(": ")[2]
+    else:
+        trace = error.__traceback__
+        while trace.tb_next:
+            trace = trace.tb_next
+        raised_in = trace.tb_frame.f_code.co_filename
+    inside = Path(raised_in).resolve()
+    ours = inside.is_relative_to(_ROOT) and "site-packages" not in inside.parts
+    return " ".join(text.split()), ours or isinstance(error, FileNotFoundError)

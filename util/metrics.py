@@ -1,0 +1,117 @@
+"""Intersections and unions as integers, and the scores made of them (method 7).
+
+Totals are int64, so sums over ranks and over any order are equal to the last integer.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from util import distributed
+
+IGNORE = 255
+
+
+def ratio(intersection: Tensor, union: Tensor) -> Tensor:
+    """I / U in float64; 0 where nothing was seen (U = 0)."""
+    return intersection.double() / union.clamp(min=1)
+
+
+class BinaryTotals:
+    """I and U of object and background, per class: int64 [classes, 2 (background, object), 2 (I, U)]."""
+
+    def __init__(self, classes: int, device: torch.device):
+        self.totals = torch.zeros(classes, 2, 2, dtype=torch.int64, device=device)
+
+    def add(self, prediction: Tensor, target: Tensor, index: int) -> None:
+        """One episode of class `index`: prediction of 0 and 1, target of 0, 1, 255, both [H,W]."""
+        valid = target != IGNORE
+        for value in (0, 1):
+            p, t = (prediction == value) & valid, target == value
+            intersection, union = (p & t).sum(), (p | t).sum()
+            self.totals[index, value] += torch.stack((intersection, union))
+
+    def class_iou(self) -> Tensor:
+        """Sum I / sum U of the object, per class."""
+        return ratio(self.totals[:, 1, 0], self.totals[:, 1, 1])
+
+    def fb_iou(self) -> float:
+        """Mean of foreground and background IoU over all classes' sums."""
+        both = self.totals.sum(0)
+        return ratio(both[:, 0], both[:, 1]).mean().item()
+
+
+class BaseTotals:
+    """I and U of each base class: int64 [N + 1, 2], row 0 the background."""
+
+    def __init__(self, classes: int, device: torch.device):
+        self.totals = torch.zeros(classes + 1, 2, dtype=torch.int64, device=device)
+
+    def add(self, prediction: Tensor, target: Tensor) -> None:
+        """Maps of 0..N (target also 255), any equal shape."""
+        valid = target != IGNORE
+        p, t = prediction[valid].long(), target[valid].long()
+        rows = len(self.totals)
+        areas = [torch.bincount(x, minlength=rows) for x in (p[p == t], p, t)]
+        self.totals[:, 0] += areas[0]
+        self.totals[:, 1] += areas[1] + areas[2] - areas[0]
+
+    def miou(self) -> float:
+        """Mean IoU over the base classes that were seen (predicted or there); no background."""
+        seen = self.totals[1:, 1] > 0
+        iou = ratio(self.totals[1:, 0], self.totals[1:, 1])
+        return iou[seen].mean().item() if seen.any() else 0.0
+
+
+class ThresholdTotals:
+    """What every threshold of a map in [0, 1] would score, from histograms of its values.
+
+    int64 [classes, 2 (background, object), bins + 1].
+    """
+
+    BINS = 100
+
+    def __init__(self, classes: int, device: torch.device):
+        self.totals = torch.zeros(classes, 2, self.BINS + 1, dtype=torch.int64, device=device)
+
+    def add(self, values: Tensor, target: Tensor, index: int) -> None:
+        """One episode: values [H,W], target of 0, 1, 255 [H,W]."""
+        bins = (values * self.BINS).long().clamp(0, self.BINS)
+        for value in (0, 1):
+            counts = torch.bincount(bins[target == value], minlength=self.BINS + 1)
+            self.totals[index, value] += counts
+
+    def best(self) -> tuple[float, Tensor, float]:
+        """(threshold, class IoU, FB-IoU) where the mean over classes is highest; object: value >= threshold."""
+        above = self.totals.flip(-1).cumsum(-1).flip(-1)  # pixels at or above each threshold
+        total = self.totals.sum(-1, keepdim=True)
+        union = total[:, 1] + above[:, 0]
+        iou = ratio(above[:, 1], union)  # [classes, bins + 1]
+        seen = total[:, 1, 0] > 0
+        best = int(iou[seen].mean(0).argmax()) if seen.any() else 0
+        below = (total - above)[..., best].sum(0)
+        foreground = ratio(above[:, 1, best].sum(), union[:, best].sum())
+        background = ratio(below[0], total[:, 0].sum() + below[1])
+        return best / self.BINS, iou[:, best], ((foreground + background) / 2).item()
+
+
+@dataclass
+class Score:
+    """mIoU, FB-IoU and IoU per class name, in percent."""
+
+    miou: float
+    fb_iou: float
+    classes: dict[str, float]
+
+    @staticmethod
+    def of(iou: Tensor, fb_iou: float, names: list[str]) -> "Score":
+        """Percentages of the IoU per class [classes] (in 0..1) and the FB-IoU."""
+        per_class = {n: 100 * v for n, v in zip(names, iou.tolist(), strict=True)}
+        return Score(100 * iou.mean().item(), 100 * fb_iou, per_class)
+
+
+def sum_over_ranks(*totals: BinaryTotals | BaseTotals | ThresholdTotals) -> None:
+    """Adds up the totals of all ranks, in place."""
+    for each in totals:
+        distributed.all_reduce_sum(each.totals)

@@ -1,0 +1,77 @@
+"""Which parameter learns at which rate: the one place that says it (method 6).
+
+Every trainable parameter is in exactly one group, or `build_optimizers` raises and names it.
+"""
+
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from model import AMFormer
+
+# Trainable by nature and in no published optimiser; each has a switch in `Method`.
+PUBLISHED_EXCEPTIONS = {
+    "train_parts": lambda name: name.startswith("detail_mining.") and name.endswith(".parts"),
+    "train_kshot": lambda name: name.startswith("ensemble.kshot."),
+}
+
+
+def _group_of(name: str) -> tuple[str, bool] | None:
+    """(player, at the multiplied rate?) of a parameter, None where no group takes it."""
+    if name.startswith("object_mining."):
+        return "G", False
+    if name.startswith(("clue.", "ensemble.")):
+        return "G", True
+    if name.startswith("detail_mining.discriminators."):
+        return "D", True
+    if name.startswith("detail_mining.attention."):
+        return "D", name.endswith(".bias")  # as published: the one bias is that of the LayerNorm
+    return None
+
+
+def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
+    """(AdamW of G, Adam with L2 of D) over every trainable parameter; freezes the exceptions.
+
+    A group's own rate is `multiplier` times the schedule's.
+
+    Raises:
+        ValueError: a trainable parameter has no group.
+    """
+    for name, parameter in model.named_parameters():
+        for switch, matches in PUBLISHED_EXCEPTIONS.items():
+            if matches(name):
+                parameter.requires_grad_(getattr(cfg.Method, switch))
+
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        group = _group_of(name)
+        if group is None:
+            raise ValueError(f"{name} is trainable and no optimiser takes it: see util/optimizers.py")
+        groups.setdefault(group, []).append(parameter)
+
+    train = cfg.Train
+
+    def settings(player: str) -> list[dict]:
+        rates = {False: 1.0, True: train.lr_multiplier}
+        return [
+            {"params": groups[player, multiplied], "multiplier": rate, "lr": train.lr * rate}
+            for multiplied, rate in rates.items()
+        ]
+
+    decay = train.weight_decay
+    return (
+        AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay),
+        Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay),
+    )
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Gives each group `rate` times its multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]
+
+
+def poly(rate: float, iteration: int, total: int, power: float) -> float:
+    """The published schedule, set before iteration `iteration` (from 0): rate (1 - (i+1)/total)^power."""
+    return rate * (1 - (iteration + 1) / total) ** power
