@@ -3,7 +3,8 @@
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
 
-Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6` also `episodes.png`.
+Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6` also
+`episodes.png`.
 """
 
 import json
@@ -40,7 +41,9 @@ def test() -> None:
     progress = Progress(mine * len(seeds), max(1, mine // 10), active=ranks.is_main)
     for line in report:
         progress.note(line)
-    progress.note(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
+    progress.note(
+        f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes"
+    )
 
     strips: list[torch.Tensor] = []
 

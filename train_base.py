@@ -1,7 +1,7 @@
-"""Stage one: trains the base learner on a fold's base classes and writes the file `Method.pre_weight` names.
+"""Stage one: trains the base learner of a fold and writes the file `Method.pre_weight` names.
 
-    sh train.sh split0 pascal 4          # runs this first when that file is absent
-    python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0 Base.epochs=2
+sh train.sh split0 pascal 4                  # runs this first when that file is absent
+python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0 Base.epochs=2
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from util.config import arguments
 from util.data.base import BaseDataset, open_base
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
-from util.logger import Progress, main
+from util.logger import Progress, RunStopped, main
 from util.metrics import BaseTotals, sum_over_ranks
 from util.optimizers import poly, set_rate
 
@@ -34,7 +34,9 @@ def train_base() -> None:
     base = cfg.Base
     images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
     tests, more = open_base(cfg, "val", transform(cfg, train=False), None)
-    schedule = distributed.Batches(len(images), base.batch_size, base.epochs, ranks)
+    schedule = distributed.Batches(
+        len(images), base.batch_size, base.epochs, ranks, base.max_iterations
+    )
 
     torch.manual_seed(base.seed + ranks.rank)
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
@@ -50,7 +52,9 @@ def train_base() -> None:
     progress = Progress(schedule.total, cfg.Train.print_freq, active=ranks.is_main)
     for line in report + more:
         progress.note(line)
-    progress.note(f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}")
+    progress.note(
+        f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}"
+    )
     source = f4_batches if base.freeze_backbone else image_batches
     for iteration, (x, target) in enumerate(source(model, images, schedule, cfg, ranks)):
         rate = poly(base.lr, iteration, schedule.total, base.power)
@@ -59,7 +63,9 @@ def train_base() -> None:
         pixels = distributed.mean_over_ranks((target != losses.IGNORE).sum(), ranks)
         loss = losses.cross_entropy(logits, target, pixels.clamp(min=1))
         if not torch.isfinite(loss):
-            raise RuntimeError(f"iteration {iteration} of the base learner: the loss is {loss.item()}")
+            raise RunStopped(
+                f"iteration {iteration} of the base learner: the loss is {loss.item()}"
+            )
         optimizer.zero_grad()
         loss.backward()
         distributed.reduce_gradients(parameters)
@@ -109,7 +115,9 @@ def image_batches(
 def f4_batches(
     model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
 ) -> Samples:
-    """(f4 [b,C,h,w], labels [b,S,S]): the frozen backbone's last map, encoded once where it never changes."""
+    """(f4 [b,C,h,w], labels [b,S,S]): the frozen backbone's last map, encoded once where it never
+    changes.
+    """
     if cfg.Base.augment:
         for image, target in image_batches(model, images, schedule, cfg, ranks):
             with torch.no_grad():
@@ -132,7 +140,7 @@ def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float
     """mIoU in percent over the base classes, on the validation images at S x S."""
     model.eval()
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
-    mine = range(ranks.rank, len(tests), ranks.world)
+    mine = range(ranks.rank, cfg.Base.val_images or len(tests), ranks.world)
     for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.Data.workers):
         scores = bilinear_ac(model(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))

@@ -1,9 +1,13 @@
-"""AMFormer: few-shot segmentation with an object-mining and a detail-mining transformer (NeurIPS 2023)."""
+"""AMFormer: few-shot segmentation with an object-mining and a detail-mining transformer.
+
+"Focus on Query: Adversarial Mining Transformer for Few-Shot Segmentation", NeurIPS 2023.
+"""
 
 import logging
 import warnings
 
-# mmcv announces its successor, and without compiled operators (none are needed here) torch and mmcv say so.
+# mmcv announces its successor; without compiled operators (none are needed here) torch and mmcv
+# say so. Neither is of use to a reader of the log.
 warnings.filterwarnings("ignore", module="mmcv")
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
@@ -13,7 +17,11 @@ __all__ = ["AMFormer", "Prediction", "build_model"]
 
 
 def build_model(cfg) -> AMFormer:
-    """The model that a config (`util.config.load_config`) describes, with random weights; reads no file."""
+    """The model that a config describes, with random weights; reads no file.
+
+    Args:
+        cfg: see `util.config.load_config`.
+    """
     method = cfg.Method
     return AMFormer(
         method.backbone,

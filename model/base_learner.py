@@ -1,4 +1,7 @@
-"""The base learner: a PSPNet that knows the fold's base classes (method 1; BAM). Stage one trains it."""
+"""The base learner: a PSPNet that knows the fold's base classes (method 1; BAM).
+
+Stage one trains it.
+"""
 
 from dataclasses import dataclass
 
@@ -14,7 +17,7 @@ BINS = (1, 2, 3, 6)
 
 @dataclass
 class Features:
-    """What the base learner sees in N images, all [N,C,h,w]: stages 2 to 4 and f5 (before its ReLU)."""
+    """What the base learner sees in N images: stages 2 to 4 and f5 before its ReLU, [N,C,h,w]."""
 
     f2: Tensor
     f3: Tensor
@@ -57,7 +60,8 @@ class BaseLearner(nn.Module):
     """Backbone, pyramid pooling and classifier.
 
     Args:
-        backbone: as `Method.backbone`. classes: base classes of the fold, without background.
+        backbone: as `Method.backbone`.
+        classes: base classes of the fold, without background.
     """
 
     def __init__(self, backbone: str, classes: int):
@@ -73,14 +77,17 @@ class BaseLearner(nn.Module):
         self.classifier = nn.Conv2d(512, classes + 1, 1)
 
     def features(self, image: Tensor) -> Features:
-        """Image [N,3,S,S] -> all four maps on the grid of f3 (only VGG's f2 and undilated maps are resized)."""
+        """Image [N,3,S,S] -> all four maps on the grid of f3.
+
+        Only VGG's f2 and the maps of a backbone that is not dilated are resized.
+        """
         f2, f3, f4 = self.backbone(image)
         grid = f3.shape[-2:]
         f2, f4 = (f if f.shape[-2:] == grid else bilinear_ac(f, grid) for f in (f2, f4))
         return Features(f2, f3, f4, self.context(f4))
 
     def context(self, f4: Tensor) -> Tensor:
-        """f5 [N,512,h,w] = BN(conv3x3([f4, enlarged pools of f4])), see `conv3x3_of_enlarged`."""
+        """f5 [N,512,h,w] = BN(conv3x3([f4, its pools enlarged])); see `conv3x3_of_enlarged`."""
         conv, norm = self.fuse
         channels, grid = f4.shape[1], f4.shape[-2:]
         own, *pooled = conv.weight.split([channels] + [channels // len(BINS)] * len(BINS), dim=1)

@@ -1,4 +1,4 @@
-"""What the supports say about the query: prototype, initial mask, prior, Gram distances (method 2)."""
+"""What supports say about a query: prototype, initial mask, prior, Gram distances (method 2)."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,8 @@ class ClueExtractor(nn.Module):
     """Frozen features of query and supports -> Clue.
 
     Args:
-        channels: of f2, f3, f4. threshold: values of cos / 0.1 below it are 0 in the initial mask.
+        channels: of f2, f3, f4.
+        threshold: values of cos / 0.1 below it are 0 in the initial mask.
     """
 
     def __init__(self, channels: tuple[int, int, int], *, threshold: float = 0.7):
@@ -51,7 +52,13 @@ class ClueExtractor(nn.Module):
         self.threshold = threshold
 
     def forward(self, query: Features, support: Features, support_mask: Tensor) -> Clue:
-        """query: B maps; support: B*K maps, shots of one query side by side; support_mask [B,K,S,S]."""
+        """Features of B queries and their supports -> Clue.
+
+        Args:
+            query: B maps.
+            support: B*K maps, the shots of one query side by side.
+            support_mask: [B,K,S,S] in {0,1,255}.
+        """
         batch, shot = support_mask.shape[:2]
         grid = query.f3.shape[-2:]
         inside = (support_mask == 1).flatten(0, 1)[:, None].to(query.f3.dtype)  # [BK,1,S,S]
@@ -67,7 +74,15 @@ class ClueExtractor(nn.Module):
         return Clue(self.merge(q, prototype, prior), prior, initial, distances)
 
     def merge(self, q: Tensor, prototype: Tensor, prior: Tensor) -> Tensor:
-        """ReLU(conv1x1([q, prototype everywhere, 10 prior])), the prototype's part computed once a query."""
+        """ReLU(conv1x1([q, prototype everywhere, 10 prior])) -> G's input [B,64,h,w].
+
+        The prototype's part is computed once a query, not once a position.
+
+        Args:
+            q: [B,256,h,w].
+            prototype: [B,256].
+            prior: [B,2,h,w].
+        """
         conv, relu = self.query_merge
         of_q, of_p, of_prior = conv.weight.split((256, 256, 2), dim=1)
         spread = F.linear(prototype, of_p.flatten(1))[..., None, None]
@@ -81,11 +96,19 @@ def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def cross_prior(query: Features, support: Features, inside: Tensor, shot: int) -> Tensor:
-    """The prior [B,2,h,w], mean over shots; `inside` [BK,1,h,w] is 1 on the object and 0 elsewhere."""
+    """The prior, mean over the K shots: from f5 and from f4.
+
+    Args:
+        query: B maps.
+        support: B*K maps.
+        inside: [BK,1,h,w], 1 on the object and 0 elsewhere.
+        shot: K.
+
+    Returns:
+        [B,2,h,w]
+    """
     maps = [
-        torch.stack(
-            [similarity(q[n // shot], s[n], inside[n, 0] == 1) for n in range(len(s))]
-        )
+        torch.stack([similarity(q[n // shot], s[n], inside[n, 0] == 1) for n in range(len(s))])
         for q, s in ((query.f5, support.f5), (query.f4, support.f4))
     ]
     prior = torch.stack(maps, dim=1)  # [BK,2,h,w]
@@ -93,10 +116,18 @@ def cross_prior(query: Features, support: Features, inside: Tensor, shot: int) -
 
 
 def similarity(query: Tensor, support: Tensor, inside: Tensor) -> Tensor:
-    """max over support positions of <s m, q> / (|s m| |q| + 1e-7): [C,h,w] x 2, bool [h,w] -> [h,w].
+    """max over support positions of <s m, q> / (|s m| |q| + 1e-7), one query and one shot.
 
-    Positions outside the mask are zero vectors of similarity 0, so only those inside are computed; 0 takes
-    part in the maximum as soon as one position lies outside.
+    Positions outside the mask are zero vectors of similarity 0, so only those inside are computed;
+    0 takes part in the maximum as soon as one position lies outside.
+
+    Args:
+        query: q [C,h,w].
+        support: s [C,h,w].
+        inside: m, bool [h,w].
+
+    Returns:
+        [h,w]
     """
     q, s = query.flatten(1), support[:, inside]  # [C,hw], [C,n]
     if s.shape[1] == 0:
@@ -116,6 +147,15 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def gram_distances(query: Tensor, support: Tensor, shot: int) -> Tensor:
-    """f2 of B queries and BK supports -> Frobenius distance of their Gram matrices over C: [B,K]."""
+    """Frobenius distances between the Gram matrices of queries and their supports, over C.
+
+    Args:
+        query: f2 [B,C,h,w].
+        support: f2 [BK,C,h,w].
+        shot: K.
+
+    Returns:
+        [B,K]
+    """
     difference = gram_matrix(query).repeat_interleave(shot, 0) - gram_matrix(support)
     return (difference.flatten(1).norm(dim=1) / query.shape[1]).view(-1, shot)

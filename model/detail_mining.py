@@ -1,4 +1,4 @@
-"""D, the detail-mining transformer: parts of the object, seen through a real and a fake mask (method 5)."""
+"""D, the detail-mining transformer: the object's parts, by a real and a fake mask (method 5)."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,12 @@ TEMPERATURE = 0.1
 
 @dataclass
 class Detail:
-    """What D sees on one level: part maps [B,14,N] of both masks, its verdicts [B,1] on the chosen part."""
+    """What D sees on one level.
+
+    Attributes:
+        fake_maps, real_maps: part maps by either mask, [B,14,N].
+        fake, real: verdicts on the chosen part, [B,1].
+    """
 
     fake_maps: Tensor
     real_maps: Tensor
@@ -37,7 +42,7 @@ class PartAttention(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B,N,64], mask [B,N] in [0,1] -> parts [B,14,64], part maps [B,14,N].
+        """Tokens [B,N,64], mask [B,N] in [0,1] -> parts [B,14,64], part maps [B,14,N].
 
         The softmax runs over all tokens: masked ones are zero vectors and stay in it, as published.
         """
@@ -77,9 +82,13 @@ class DetailMining(nn.Module):
         self.discriminators = nn.ModuleList(Discriminator(sigmoid=sigmoid) for _ in range(LEVELS))
 
     def forward(self, features: list[Tensor], fake: Tensor, real: Tensor) -> list[Detail]:
-        """features: F_0..F_2 [B,64,h,w]; fake and real mask [B,1,h,w] on the same grid -> one Detail a level.
+        """One Detail a level.
 
         Per image and level both verdicts are on the part whose fake and real forms differ most.
+
+        Args:
+            features: F_0, F_1, F_2, [B,64,h,w] each.
+            fake, real: masks in [0,1] on the same grid, [B,1,h,w].
         """
         details = []
         for feature, attend, judge in zip(
@@ -90,6 +99,9 @@ class DetailMining(nn.Module):
             real_parts, real_maps = attend(tokens, real.flatten(1))
             worst = F.cosine_similarity(fake_parts, real_parts, dim=2, eps=1e-6).argmin(1)
             rows = torch.arange(len(worst), device=worst.device)
-            fake_verdict, real_verdict = judge(fake_parts[rows, worst]), judge(real_parts[rows, worst])
+            fake_verdict, real_verdict = (
+                judge(fake_parts[rows, worst]),
+                judge(real_parts[rows, worst]),
+            )
             details.append(Detail(fake_maps, real_maps, fake_verdict, real_verdict))
         return details

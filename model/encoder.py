@@ -7,9 +7,12 @@ from model.base_learner import BaseLearner, Features
 
 
 class Encoder(nn.Module):
-    """Image (and a support's mask) -> features, base logits; without gradient, batch norms in eval mode.
+    """Image (and a support's mask) -> features, base logits.
+
+    Without gradient, batch norms in eval mode.
 
     Args:
+        base: is frozen here.
         dropout: leave the classifier's dropout on while the rest trains (as published).
     """
 

@@ -33,9 +33,15 @@ class Ensemble(nn.Module):
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
 
     def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """logits [B,2,h,w], base probability of any base class [B,1,h,w], psi [B] -> (final, foreground).
+        """Merges logits, base learner and Gram distance into the final scores.
 
-        final [B,2,h,w] = [bg'', fg'], used directly as scores; foreground [B,1,h,w] = fg'.
+        Args:
+            logits: z [B,2,h,w].
+            base: probability of being any base class [B,1,h,w].
+            psi: [B].
+
+        Returns:
+            final [B,2,h,w] = [bg'', fg'], used directly as scores, and foreground [B,1,h,w] = fg'.
         """
         gram, of_psi = self.gram_merge.weight.flatten()
         merged = gram * torch.softmax(logits, dim=1) + of_psi * psi[:, None, None, None]

@@ -17,12 +17,15 @@ def interpolation_matrix(size: int, cells: int, like: Tensor) -> Tensor:
 def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     """`conv2d(bilinear_ac(cells, size), weight, padding=1)` without ever making the enlarged map.
 
-    Enlargement is linear, U cells V^T, and so is each tap of a convolution; so the weights act on the few
-    cells first and two small matrices, shifted by the tap (rows shifted in from outside are zero: the
-    padding), enlarge afterwards. Holds for any weight and size, and trains.
+    Enlargement is linear, U cells V^T, and so is each tap of a convolution; so the weights act on
+    the few cells first and two small matrices, shifted by the tap (rows shifted in from outside are
+    zero: the padding), enlarge afterwards. Holds for any weight and size, and trains.
 
     Args:
-        cells: [B,C,a,b]. weight: [O,C,3,3]. size: (h, w) of the result.
+        cells: [B,C,a,b].
+        weight: [O,C,3,3].
+        size: (h, w) of the result.
+
     Returns:
         [B,O,h,w]
     """
@@ -49,10 +52,10 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class LinearChain(nn.Sequential):
     """conv1x1, BN, conv3x3 (padding 1), BN, conv1x1 [, BN]: a chain with no nonlinearity inside.
 
-    While its batch norms are frozen (eval mode) the chain is ONE 3x3 convolution in -> out whose weights are
-    composed on the fly, so it trains as the chain does. What the first convolution adds as a bias meets the
-    zero padding of the second, so it is carried as one more input channel that is constantly one. With batch
-    norms that train, the chain runs as it stands.
+    While its batch norms are frozen (eval mode) the chain is ONE 3x3 convolution in -> out whose
+    weights are composed on the fly, so it trains as the chain does. What the first convolution adds
+    as a bias meets the zero padding of the second, so it is carried as one more input channel that
+    is constantly one. With batch norms that train, the chain runs as it stands.
     """
 
     def __init__(self, channels: int, out: int, *, hidden: int = 256, last_norm: bool):

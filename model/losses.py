@@ -1,4 +1,4 @@
-"""The losses of G and D, each by name (method 5 and 6). None of them knows about steps or weights."""
+"""The losses of G and D, each by name (method 5 and 6); none knows about steps or weights."""
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,7 @@ def diversity(details: list[Detail], chosen: Tensor) -> Tensor:
     """How alike the part maps are, mean over fake and real and over levels.
 
     Args:
+        details: one a level.
         chosen: the part maps that take part, [levels, 2 (fake, real), 9].
     """
     losses = []

@@ -1,4 +1,7 @@
-"""G, the object-mining transformer: a pyramid, masked mining coarse to fine, two refinements (method 3)."""
+"""G, the object-mining transformer (method 3).
+
+A pyramid, masked mining coarse to fine, two refinements.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +33,8 @@ class Mined:
     Attributes:
         query_scales: the pyramid, 3 x [B,64,h_i,w_i].
         correlations: 3 x [B,h_i,w_i], for the distillation loss.
-        features: F_0, F_1, F_2, [B,64,h,w] each. logits: of each, [B,2,h,w].
+        features: F_0, F_1, F_2, [B,64,h,w] each.
+        logits: of each, [B,2,h,w].
         masks: the hard masks into refinements 1 and 2, [B,1,h,w] of 0 and 1.
     """
 
@@ -76,7 +80,16 @@ class MiningStep(nn.Module):
         self.fuse = ConvModule(CHANNELS + 2, CHANNELS, 3, padding=1, norm_cfg={"type": "BN"})
 
     def forward(self, x: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B,64,h_i,w_i]; mask and prior at any size -> map [B,64,h_i,w_i], correlation [B,h_i,w_i]."""
+        """One mining step on one scale.
+
+        Args:
+            x: [B,64,h_i,w_i].
+            mask: [B,1,...], at any size.
+            prior: [B,2,...], at any size.
+
+        Returns:
+            Map [B,64,h_i,w_i] and correlation [B,h_i,w_i].
+        """
         grid = x.shape[-2:]
         mask, prior = (m if m.shape[-2:] == grid else bilinear_ac(m, grid) for m in (mask, prior))
         mined, correlation = self.layer(x, mask)
@@ -103,7 +116,12 @@ class ObjectMining(nn.Module):
         )
 
     def forward(self, clue: Clue, hard_mask: Callable[[Tensor], Tensor]) -> Mined:
-        """`hard_mask`: logits [B,2,h,w] -> mask [B,1,h,w] of 0 and 1 for the next refinement."""
+        """Clue -> everything G finds.
+
+        Args:
+            clue: of B queries.
+            hard_mask: logits [B,2,h,w] -> mask [B,1,h,w] of 0 and 1 for the next refinement.
+        """
         scales, x = [], clue.tokens
         for stage in self.pyramid:
             x = stage(x)

@@ -1,7 +1,7 @@
 """Names of published checkpoints <-> ours, both ways.
 
-A published AMNet checkpoint is a flat state dict, each name behind `module.` when it was trained on several
-GPUs. A BAM base learner is the encoder's part of it, with its classifier under another name.
+A published AMNet checkpoint is a flat state dict, each name behind `module.` when it was trained
+on several GPUs. A BAM base learner is the encoder's part of it, its classifier under another name.
 """
 
 import re
@@ -74,7 +74,7 @@ def published_name(ours: str) -> str:
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A published checkpoint's state dict (with or without `module.`) -> ours.
+    """State dict of a published checkpoint (with or without `module.`) -> ours.
 
     Raises:
         ValueError: a name is missing or surplus; the message names it.
@@ -99,7 +99,8 @@ def base_from_published(state: dict[str, Tensor], own: Iterable[str]) -> dict[st
     """A base learner as BAM writes it (with or without `module.`) -> the names of a `BaseLearner`.
 
     Args:
-        own: the names of the `BaseLearner`'s state dict; a name without counterpart stays as it is.
+        state: its state dict; a name without counterpart stays as it is.
+        own: the names of the `BaseLearner`'s state dict.
     """
     names = {published_name(_BASE + name): name for name in own}
     state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in _bare(state).items()}
@@ -117,7 +118,7 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _our_names(published: dict[str, Tensor]) -> set[str]:
-    """Our names of every entry of the architecture that a published state dict's names and shapes tell."""
+    """All our names of the architecture that a published state dict's names and shapes tell."""
     if "layer1.0.conv1.weight" in published:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
     else:

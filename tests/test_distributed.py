@@ -1,34 +1,13 @@
 """Two processes do what one would."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing, nn
+from processes import on_processes
+from torch import nn
 
 from util import distributed
-
-
-def start(rank: int, port: int, body, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    os.environ["MASTER_PORT"] = str(port)
-    torch.set_num_threads(1)
-    ranks = distributed.init(0)
-    try:
-        torch.save(body(ranks), folder / f"{rank}.pth")
-    finally:
-        distributed.close()
-
-
-def on_two_processes(body, folder: Path) -> list:
-    """What `body(ranks)` returns on rank 0 and on rank 1."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(start, (port, body, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pth") for rank in range(2)]
 
 
 def network() -> nn.Module:
@@ -64,7 +43,7 @@ def collective_steps(ranks: distributed.Ranks) -> dict:
 
 
 def test_collective_steps_on_two_processes_equal_one_process(tmp_path: Path) -> None:
-    first, second = on_two_processes(collective_steps, tmp_path)
+    first, second = on_processes(2, collective_steps, tmp_path)
     module = network()
     images = torch.arange(24, dtype=torch.float64).view(8, 3) / 24
     halves = [loss_of(module, images[:4], False), loss_of(module, images[4:], True)]

@@ -1,7 +1,7 @@
 """Episodes as the frozen encoder sees them: encoded as they come, or out of a store.
 
-The encoder never changes, so what it makes of an un-augmented image (and of an image with one class's mask)
-is the same in every episode: `FeatureStore` keeps it, up to a budget of memory.
+The encoder never changes, so what it makes of an un-augmented image (and of an image with the mask
+of one class) is the same in every episode: `FeatureStore` keeps it, up to a budget of memory.
 """
 
 from collections import OrderedDict
@@ -56,7 +56,9 @@ class _Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.features.maps(), self.label, self.original))
+        return sum(
+            t.numel() * t.element_size() for t in (*self.features.maps(), self.label, self.original)
+        )
 
 
 class FeatureStore:
@@ -79,7 +81,8 @@ class FeatureStore:
         queries = [self.query(plan) for plan in plans]
         supports = [self._entry(name, plan.class_id) for plan in plans for name in plan.supports]
         classes = [plan.class_id for plan in plans]
-        masks = [binary_mask(s.label, c) for s, c in zip(supports, self._each_shot(plans), strict=True)]
+        wanted = [plan.class_id for plan in plans for _ in plan.supports]
+        masks = [binary_mask(s.label, c) for s, c in zip(supports, wanted, strict=True)]
         pairs = list(zip(queries, classes, strict=True))
         return EncodedBatch(
             query=Features.cat([q.features for q in queries]),
@@ -99,10 +102,6 @@ class FeatureStore:
 
     def _base(self, label: Tensor) -> Tensor:
         return self.episodes.base_mask(label.cpu()).to(label.device)
-
-    @staticmethod
-    def _each_shot(plans: list[Plan]) -> list[int]:
-        return [plan.class_id for plan in plans for _ in plan.supports]
 
     def _entry(self, name: str, class_id: int | None) -> _Entry:
         """An image as a query (class_id None) or as a support of that class."""
@@ -140,6 +139,7 @@ def encoded_batches(
         collate_fn=collate,
         num_workers=cfg.Data.workers,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
     )
     for batch in loader:
         yield encode(encoder, batch.to(device))

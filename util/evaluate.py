@@ -24,10 +24,11 @@ class Scores:
     """What an evaluation found, all in percent.
 
     Attributes:
-        final: the system. meta: G without the ensemble.
+        final: the system.
+        meta: G without the ensemble.
         base_miou: the base learner on the base classes of the same queries.
-        prior: the training-free prior at its best threshold, the better of its two channels; `prior_channel`
-            and `prior_threshold` say which.
+        prior: the training-free prior at its best threshold, the better of its two channels;
+            `prior_channel` and `prior_threshold` say which.
         episodes: how many.
     """
 
@@ -42,8 +43,8 @@ class Scores:
     def line(self) -> str:
         """The scores in one line."""
         return (
-            f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  meta {self.meta.miou:.2f}  "
-            f"base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
+            f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  "
+            f"meta {self.meta.miou:.2f}  base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
         )
 
 
@@ -62,7 +63,10 @@ class Evaluator:
     """Runs a model over the first episodes of a seed; keeps encoded images between runs.
 
     Args:
-        model: on its device. episodes: of the validation lists. cfg: whole config. ranks: this process.
+        model: on its device.
+        episodes: of the validation lists.
+        cfg: the whole config.
+        ranks: this process's place.
     """
 
     def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg, ranks: Ranks):
@@ -82,10 +86,15 @@ class Evaluator:
         watch: Callable[[int], None] | None = None,
         show: Callable[[Example], None] | None = None,
     ) -> Scores:
-        """Evaluates episodes 0..count-1 of a seed, sharded over the ranks; the model's mode is restored.
+        """Evaluates episodes 0..count-1 of a seed, sharded over the ranks.
+
+        The model's mode is restored.
 
         Args:
-            watch: called with the number of episodes done on this rank. show: called with every episode.
+            count: episodes, over all ranks.
+            seed: of the episodes.
+            watch: called with the number of episodes done on this rank.
+            show: called with every episode of this rank.
         """
         training = self.model.training
         self.model.eval()

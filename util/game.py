@@ -1,7 +1,7 @@
 """The adversarial game: the two steps and how they alternate (method 6).
 
-G and D see the same encoded episodes. Gradients are taken for the player's own parameters only, then
-averaged over the ranks by hand, so that a step of one player leaves nothing behind in the other.
+G and D see the same encoded episodes. Gradients are taken for the player's own parameters only,
+then averaged over the ranks by hand: a step of one player leaves nothing behind in the other.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from model.resize import bilinear_ac
 from util import distributed
 from util.distributed import Ranks
 from util.encoded import EncodedBatch
+from util.logger import RunStopped
 from util.optimizers import build_optimizers, poly, set_rate
 
 
@@ -28,12 +29,16 @@ class StepResult:
     prediction: Prediction
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(RunStopped):
     """A loss is NaN or infinite; the message names iteration and episodes."""
 
 
 def choose_parts(seed: int, iteration: int) -> Tensor:
-    """Part maps for the diversity loss [levels, 2, 9], 9 of 14 each; a function of (seed, iteration)."""
+    """Part maps for the diversity loss, 9 of 14 each; a function of (seed, iteration).
+
+    Returns:
+        [levels, 2 (fake, real), 9]
+    """
     rng = np.random.default_rng((seed, iteration))
     sets = [rng.permutation(PARTS)[:CHOSEN] for _ in range(2 * LEVELS)]
     return torch.from_numpy(np.stack(sets)).view(LEVELS, 2, CHOSEN)
@@ -43,7 +48,9 @@ class Game:
     """Model, both optimisers and the rules.
 
     Args:
-        model: on its device. cfg: the whole config. total: iterations of the run, for the schedule.
+        model: on its device.
+        cfg: the whole config.
+        total: iterations of the run, for the schedule.
         ranks: which share of each batch this process has.
     """
 
@@ -52,9 +59,14 @@ class Game:
         self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
 
     def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> StepResult:
-        """Iteration `iteration` of the run, `in_epoch` of its epoch: an even one is G's, an odd one D's.
+        """One iteration: G's when it is an even one of its epoch, D's when it is an odd one.
 
         Without `Train.adversarial` every iteration is G's.
+
+        Args:
+            batch: this rank's share.
+            iteration: of the run, from 0.
+            in_epoch: of the epoch, from 0.
 
         Raises:
             NonFiniteLoss: before any parameter has changed.
@@ -89,7 +101,9 @@ class Game:
         """One step of D on its loss + diversity_weight * diversity; no graph through G is built.
 
         Args:
+            batch: this rank's share.
             chosen: see `choose_parts`.
+            iteration: of the run, for the message of a loss that is not finite.
         """
         with torch.no_grad():
             prediction = self.predict(batch)
@@ -128,7 +142,7 @@ class Game:
         self.optimizer_d.load_state_dict(state["optimizer_d"])
 
     def predict(self, batch: EncodedBatch) -> Prediction:
-        """The model's forward on encoded episodes; the episode's own class is left out of the base."""
+        """Forward on encoded episodes; the episode's own class is left out of the base."""
         return self.model.match(
             batch.query, batch.support, batch.support_mask, class_index=batch.class_index
         )
@@ -140,7 +154,7 @@ class Game:
         return self.model.detail_mining(prediction.features, prediction.foreground, real)
 
     def segmentation_losses(self, prediction: Prediction, batch: EncodedBatch) -> dict[str, Tensor]:
-        """main, aux, distillation, and the base learner's, which has no gradient and is only watched."""
+        """main, aux, distillation, and base: the base learner's, without gradient, only watched."""
         mask, base_mask = batch.query_mask, batch.query_base_mask
         counts = torch.stack([(m != losses.IGNORE).sum() for m in (mask, base_mask)])
         pixels, base_pixels = distributed.mean_over_ranks(counts, self.ranks).clamp(min=1)
@@ -153,7 +167,7 @@ class Game:
         }
 
     def share(self, batch: EncodedBatch) -> float:
-        """What a mean over this rank's episodes weighs in the mean over ranks of the global batch."""
+        """What this rank's mean over episodes weighs in the mean over ranks of the whole batch."""
         return len(batch) * self.ranks.world / self.cfg.batch_size if self.ranks.world > 1 else 1.0
 
     def _update(
@@ -165,7 +179,7 @@ class Game:
         for player in (self.optimizer_g, self.optimizer_d):
             player.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # the fused optimisers take equal strides only
         distributed.reduce_gradients(parameters)
         optimizer.step()
 
@@ -176,7 +190,9 @@ class Game:
         if torch.isfinite(loss):
             raise NonFiniteLoss(f"iteration {iteration}: the loss of another rank is not finite")
         episodes = "; ".join(str(plan) for plan in batch.plans)
-        raise NonFiniteLoss(f"iteration {iteration}: the loss is {loss.item()}, episodes: {episodes}")
+        raise NonFiniteLoss(
+            f"iteration {iteration}: the loss is {loss.item()}, episodes: {episodes}"
+        )
 
     def _result(self, terms: dict[str, Tensor], prediction: Prediction) -> StepResult:
         return StepResult({name: value.detach() for name, value in terms.items()}, prediction)

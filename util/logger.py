@@ -93,17 +93,25 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
+class RunStopped(RuntimeError):
+    """A run cannot go on, through no mistake in its arguments; the message says where it stopped."""
+
+
 def main(entry: Callable[[], None]) -> None:
     """Runs an entry point; a user's mistake becomes `error: ...` on stderr and exit status 2.
 
     Such a mistake is a `ValueError` raised in this repository, or a missing file. A `ValueError`
-    out of a library is a fault of ours and keeps its traceback. An interrupt ends with status 130.
+    out of a library is a fault of ours and keeps its traceback. `RunStopped` ends with one line and
+    status 1, an interrupt with status 130.
     """
     try:
         entry()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except RunStopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, FileNotFoundError) as error:
         text, ours = _told(error)
         if not ours:

@@ -19,7 +19,11 @@ def ratio(intersection: Tensor, union: Tensor) -> Tensor:
 
 
 class BinaryTotals:
-    """I and U of object and background, per class: int64 [classes, 2 (background, object), 2 (I, U)]."""
+    """I and U of object and background, per class.
+
+    Attributes:
+        totals: int64 [classes, 2 (background, object), 2 (I, U)].
+    """
 
     def __init__(self, classes: int, device: torch.device):
         self.totals = torch.zeros(classes, 2, 2, dtype=torch.int64, device=device)
@@ -43,7 +47,11 @@ class BinaryTotals:
 
 
 class BaseTotals:
-    """I and U of each base class: int64 [N + 1, 2], row 0 the background."""
+    """I and U of each base class.
+
+    Attributes:
+        totals: int64 [N + 1, 2 (I, U)], row 0 the background.
+    """
 
     def __init__(self, classes: int, device: torch.device):
         self.totals = torch.zeros(classes + 1, 2, dtype=torch.int64, device=device)
@@ -67,7 +75,8 @@ class BaseTotals:
 class ThresholdTotals:
     """What every threshold of a map in [0, 1] would score, from histograms of its values.
 
-    int64 [classes, 2 (background, object), bins + 1].
+    Attributes:
+        totals: int64 [classes, 2 (background, object), bins + 1].
     """
 
     BINS = 100
@@ -83,7 +92,10 @@ class ThresholdTotals:
             self.totals[index, value] += counts
 
     def best(self) -> tuple[float, Tensor, float]:
-        """(threshold, class IoU, FB-IoU) where the mean over classes is highest; object: value >= threshold."""
+        """(threshold, class IoU, FB-IoU) where the mean over classes is highest.
+
+        Object is where value >= threshold; the mean is over the classes that were seen.
+        """
         above = self.totals.flip(-1).cumsum(-1).flip(-1)  # pixels at or above each threshold
         total = self.totals.sum(-1, keepdim=True)
         union = total[:, 1] + above[:, 0]

@@ -47,7 +47,9 @@ def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
             continue
         group = _group_of(name)
         if group is None:
-            raise ValueError(f"{name} is trainable and no optimiser takes it: see util/optimizers.py")
+            raise ValueError(
+                f"{name} is trainable and no optimiser takes it: see util/optimizers.py"
+            )
         groups.setdefault(group, []).append(parameter)
 
     train = cfg.Train
@@ -61,8 +63,8 @@ def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
 
     decay = train.weight_decay
     return (
-        AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay),
-        Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay),
+        AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay, fused=True),
+        Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay, fused=True),
     )
 
 
@@ -73,5 +75,5 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def poly(rate: float, iteration: int, total: int, power: float) -> float:
-    """The published schedule, set before iteration `iteration` (from 0): rate (1 - (i+1)/total)^power."""
+    """The published schedule: rate (1 - (i + 1) / total)^power, set before iteration i from 0."""
     return rate * (1 - (iteration + 1) / total) ** power

@@ -79,6 +79,8 @@ class BaseSection:
     weight_decay: float = key(1e-4, "weight decay of SGD", low=0.0)
     power: float = key(0.9, "exponent of the polynomial decay", low=0.0)
     epochs: int = key(100, "passes over the training list", low=1)
+    max_iterations: int = key(0, "iterations of the stage; 0: all epochs", low=0)
+    val_images: int = key(0, "validation images; 0: all", low=0)
     seed: int = key(321, "seed of weights, order and augmentation", low=0)
 
 

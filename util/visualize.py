@@ -18,7 +18,11 @@ TITLE = 22  # pixels above each picture
 
 
 def strip(example: Example, episodes: EpisodeDataset) -> Tensor:
-    """One evaluated episode as an RGB picture, uint8 [3,H,W]; the first support stands for all K."""
+    """One evaluated episode as an RGB picture; the first support stands for all K.
+
+    Returns:
+        uint8 [3,H,W]
+    """
     batch, row, plan = example.batch, example.row, example.plan
     prediction = example.prediction
     size = prediction.size

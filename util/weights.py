@@ -1,4 +1,4 @@
-"""Weight files -> models: the base learner that stage two starts from, the checkpoint that is tested."""
+"""Weight files -> models: the base learner of stage two, and the checkpoint that is tested."""
 
 from pathlib import Path
 
@@ -28,7 +28,9 @@ def load_base_learner(base: BaseLearner, cfg) -> None:
 def checkpoint_path(cfg) -> Path:
     """The file that `Eval.weight` means: `best` or `last` of the run, or a path."""
     weight = cfg.Eval.weight
-    return Path(cfg.Train.save_path, f"{weight}.pth") if weight in ("best", "last") else Path(weight)
+    return (
+        Path(cfg.Train.save_path, f"{weight}.pth") if weight in ("best", "last") else Path(weight)
+    )
 
 
 def load_checkpoint(model: AMFormer, path: Path) -> dict:

@@ -8,6 +8,9 @@ import numpy as np
 
 from util.data.folds import IGNORE
 
+# Pictures are drawn one per core; OpenCV's own threads would only get in the way.
+cv2.setNumThreads(0)
+
 Contours = list[np.ndarray]
 """Outlines in units of the object's radius, float [n,2]; overlaps are holes (even-odd rule)."""
 
@@ -159,7 +162,7 @@ class _Layer:
 
 def _colours(hue: float, rng: np.random.Generator) -> np.ndarray:
     """Returns a dark and a light colour (float [2,3]) in either order."""
-    hues = (hue + [0, rng.uniform(-0.3, 0.3)]) % 1 * 360
+    hues = (hue + np.array([0, rng.uniform(-0.3, 0.3)])) % 1 * 360
     hsv = np.stack([hues, rng.uniform(0.25, 0.9, 2), rng.uniform([0.15, 0.75], [0.45, 1.0])], 1)
     rgb = cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     return rgb if rng.random() < 0.5 else rgb[::-1]
@@ -176,13 +179,16 @@ def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> 
     cover = np.zeros(shape, np.uint8)
     cv2.fillPoly(cover, [c.astype(np.int32) for c in contours], 255, cv2.LINE_AA, shift=4)
     x, y = np.meshgrid(np.arange(width) - centre[0], np.arange(height) - centre[1])
-    across, down = (rotation @ np.stack([x.ravel(), y.ravel()]) / radius).reshape(2, *shape)
+    along = np.float32(rotation / radius)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    across, down = (row[0] * x + row[1] * y for row in along)
     mix = _TEXTURES[texture](across, down, rng)[..., None]
     # The hue leans on the class, no more: neighbours overlap and a third have any hue at all.
     hue = rng.normal(class_id * 0.35, 0.08) if rng.random() < 0.65 else rng.random()
     first, second = _colours(hue, rng)
-    light = 1 + 0.12 * (x * np.cos(turn) + y * np.sin(turn))[..., None] / radius
-    return _Layer(np.clip((first + (second - first) * mix) * light, 0, 1), cover / 255)
+    light = 1 + 0.12 * across[..., None]
+    colour = np.clip((first + (second - first) * mix) * light, 0, 1)
+    return _Layer(colour, np.float32(cover) / 255)
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -236,5 +242,6 @@ def draw(
         border[inside > 0] = 0
         border[outline > 0] = 1
     label[border > 0] = IGNORE
-    canvas = canvas * rng.uniform(0.8, 1.1) + rng.normal(0, 0.02, canvas.shape)
+    grain = rng.standard_normal(canvas.shape, np.float32)
+    canvas = canvas * np.float32(rng.uniform(0.8, 1.1)) + 0.02 * grain
     return (np.clip(canvas, 0, 1) * 255).astype(np.uint8), label

@@ -83,9 +83,8 @@ class Source:
             self.images, self.masks = self.root / "JPEGImages", self.root / "SegmentationClassAug"
         elif data_set == "coco":
             self.images = self.root / f"{subset}2014"
-            self.masks = self.root / "masks" / f"{subset}2014"
-            if not self.masks.is_dir():
-                self.masks = self.root / "annotations" / f"{subset}2014"
+            drawn, published = (self.root / f / f"{subset}2014" for f in ("masks", "annotations"))
+            self.masks = drawn if drawn.is_dir() or not published.is_dir() else published
         else:
             raise ValueError(f"Data.data_set is {data_set!r}: use pascal or coco")
         for folder in (self.images, self.masks):
