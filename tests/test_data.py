@@ -354,6 +354,14 @@ def test_a_table_of_other_images_is_refused(demo: SimpleNamespace, tmp_path: Pat
         refused([str(path), "delete it"], load_table, source, tmp_path)
 
 
+def test_a_list_folder_that_cannot_be_written_is_named(
+    demo: SimpleNamespace, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    source = Source(demo.Data.data_root, "pascal", "val")
+    refused(["cannot be written", "Data.list_dir"], load_table, source, tmp_path / "file/lists")
+
+
 def test_a_class_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val2014").mkdir()
     (tmp_path / "masks/val2014").mkdir(parents=True)

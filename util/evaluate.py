@@ -14,7 +14,14 @@ from util.data.episodes import EpisodeSampler, Plan
 from util.data.folds import CLASSES
 from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
-from util.metrics import BaseTotals, BinaryTotals, Score, ThresholdTotals, sum_over_ranks
+from util.metrics import (
+    BaseTotals,
+    BinaryTotals,
+    Score,
+    ThresholdTotals,
+    labels,
+    sum_over_ranks,
+)
 
 PRIORS = ("f5", "f4")  # the prior's channels
 
@@ -129,10 +136,10 @@ class Evaluator:
             scores = bilinear_ac(scores[row : row + 1], prediction.size)
             return bilinear_ac(scores, tuple(target.shape))[0]
 
-        final = own_size(prediction.final).argmax(0)
+        final = labels(own_size(prediction.final))
         totals.final.add(final, target, index)
-        totals.meta.add(own_size(prediction.logits[-1]).argmax(0), target, index)
-        totals.base.add(own_size(prediction.base_logits).argmax(0), base_target)
+        totals.meta.add(labels(own_size(prediction.logits[-1])), target, index)
+        totals.base.add(labels(own_size(prediction.base_logits)), base_target)
         for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
         hit = ((final == 1) & (target == 1)).sum()

@@ -18,6 +18,11 @@ def ratio(intersection: Tensor, union: Tensor) -> Tensor:
     return intersection.double() / union.clamp(min=1)
 
 
+def labels(scores: Tensor) -> Tensor:
+    """The best channel of scores [C,H,W] at each pixel [H,W]; on the CPU far faster than argmax."""
+    return scores.max(0).indices
+
+
 class BinaryTotals:
     """I and U of object and background, per class.
 

@@ -57,7 +57,8 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         list_dir: folder of the tables, one folder per data set. Written to on the first use.
 
     Raises:
-        ValueError: when the file there is not of these ids, or a mask cannot be read.
+        ValueError: when the file there is not of these ids or cannot be written, or a mask cannot
+            be read.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     if not path.is_file():
@@ -113,10 +114,15 @@ def _count(path: str) -> dict[int, int]:
 def _write_table(path: Path, data_set: str, table: Table) -> None:
     head = json.dumps({"data_set": data_set, "crc32": fingerprint(table)})[:-1]
     rows = ",\n".join(f"{json.dumps(i)}: {json.dumps(has)}" for i, has in table.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(f'{head}, "images": {{\n{rows}\n}}}}\n', encoding="utf-8")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(f'{head}, "images": {{\n{rows}\n}}}}\n', encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror}); set Data.list_dir to a folder of yours"
+        ) from None
 
 
 def fold_list(

@@ -1,0 +1,493 @@
+"""What the model promises beyond the golden numbers: inference, training, parts, backbones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import AMFormer, Prediction, build_model
+from model.backbones import LITE0, build_backbone, load_pretrained, pixel_statistics
+from util.data.dataset import EpisodeBatch
+from util.distributed import Ranks
+from util.encoded import EncodedBatch, encode
+from util.game import Game, choose_parts
+from util.optimizers import build_optimizers
+from util.schema import Config
+
+SIZE, GRID, BASE_CLASSES = 65, 9, 15  # pixels a side, cells a side
+DROPOUTS = (nn.modules.dropout._DropoutNd, nn.AlphaDropout)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
+    """Query [B,3,S,S], support [B,K,3,S,S], support_mask [B,K,S,S] of 0, 1 and 255."""
+    mask = torch.zeros(batch, shot, size, size, dtype=torch.long)
+    mask[..., size // 4 : size // 2, size // 5 : size // 2] = 1
+    mask[..., size // 2, :] = 255
+    support = torch.randn(batch, shot, 3, size, size) + mask[:, :, None].eq(1)
+    query = torch.randn(batch, 3, size, size)
+    query[..., : size // 2] += 1
+    return query, support, mask
+
+
+def encoded(model: AMFormer, shot: int, batch: int = 2, size: int = SIZE) -> EncodedBatch:
+    """A training batch of random episodes."""
+    query, support, support_mask = images(batch, shot, size)
+    truth = torch.zeros(batch, size, size, dtype=torch.long)
+    truth[..., : size // 2] = 1
+    truth[:, 0] = 255
+    return encode(
+        model.encoder,
+        EpisodeBatch(
+            query=query,
+            query_mask=truth,
+            query_base_mask=torch.where(truth == 1, 3, truth),
+            support=support,
+            support_mask=support_mask,
+            class_index=torch.full((batch,), 2),
+            class_id=torch.full((batch,), 3),
+            plans=[],
+            labels=[],
+            base_labels=[],
+        ),
+    )
+
+
+def config(**method: object) -> Config:
+    made = Config()
+    method = {"backbone": LITE0, **method}
+    return replace(made, Method=replace(made.Method, **method))
+
+
+def game_of(model: AMFormer, **method: object) -> Game:
+    return Game(model, config(**method), 100, Ranks(0, 1, torch.device("cpu")))
+
+
+def all_finite(prediction: Prediction) -> bool:
+    maps = [v for v in vars(prediction).values() if isinstance(v, Tensor)]
+    maps += [m for v in vars(prediction).values() if isinstance(v, list) for m in v]
+    return len(maps) == 19 and all(m.isfinite().all() for m in maps)
+
+
+# --- inference ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_inference_needs_images_and_support_masks_only(shot: int) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, shot).eval()
+    with torch.no_grad():
+        got = model(*images(2, shot))
+    assert got.scores.shape == got.meta.shape == (2, 2, SIZE, SIZE)
+    assert got.base.shape == (2, BASE_CLASSES + 1, SIZE, SIZE)
+    assert got.psi.shape == (2,) and got.prior.shape == (2, 2, GRID, GRID)
+    assert all_finite(got)
+
+
+def test_a_query_is_segmented_alike_alone_and_in_a_batch() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 2).eval().double()
+    query, support, mask = images(3, 2)
+    query, support = query.double(), support.double()
+    with torch.no_grad():
+        batched = model(query, support, mask)
+        alone = model(query[1:2], support[1:2], mask[1:2])
+    torch.testing.assert_close(batched.scores[1:2], alone.scores, rtol=1e-9, atol=1e-12)
+
+
+def test_float64_stays_float64() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval().double()
+    query, support, mask = images(1, 1)
+    with torch.no_grad():
+        got = model(query.double(), support.double(), mask)
+    kinds = {v.dtype for v in vars(got).values() if isinstance(v, Tensor)}
+    kinds |= {m.dtype for v in vars(got).values() if isinstance(v, list) for m in v}
+    assert kinds == {torch.float64} and got.scores.dtype == torch.float64
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_another_number_of_supports_is_refused(given: int) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 2).eval()
+    with pytest.raises(ValueError, match=f"built for 2 supports per query and got {given}"):
+        model(*images(1, given))
+
+
+@pytest.mark.parametrize("softmax", ["query", "key"])
+@pytest.mark.parametrize("empty", ["initial mask", "support mask", "both"])
+def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) -> None:
+    threshold = 0.7 if empty == "support mask" else 11.0  # cos / 0.1 is at most 10
+    model = AMFormer(
+        LITE0, BASE_CLASSES, 1, mask_threshold=threshold, mining_softmax=softmax
+    ).train()
+    batch = encoded(model, 1)
+    if empty != "initial mask":
+        batch.support_mask.zero_()
+    result = game_of(model).g_step(batch, weight=0.1)
+    if empty != "support mask":
+        assert not result.prediction.initial_mask.any()
+    if empty != "initial mask":
+        assert not result.prediction.prior.any()
+    assert all_finite(result.prediction)
+    assert all(value.isfinite() for value in result.losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_names_of_the_golden_files_are_attributes_and_others_are_not() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
+    with torch.no_grad():
+        got = model(*images(1, 1))
+    assert got.logits0 is got.logits[0] and got.query_scale2 is got.query_scales[2]
+    assert got.mask1 is got.masks[0] and got.mask2 is got.masks[1]
+    for name in ("nonsense", "logitsx", "nonsense1"):
+        assert not hasattr(got, name)
+
+
+def test_the_config_reaches_the_model() -> None:
+    made = build_model(
+        config(
+            fix_bn=False,
+            base_dropout=False,
+            mask_threshold=1.5,
+            mining_softmax="key",
+            discriminator_sigmoid=False,
+        )
+    )
+    assert (made.fix_bn, made.encoder.keep_dropout, made.clue.threshold) == (False, False, 1.5)
+    mining = [*made.object_mining.mining, *made.object_mining.refine_mining]
+    assert {step.layer.attention.softmax for step in mining} == {"key"}
+    assert not any(isinstance(m, nn.Sigmoid) for m in made.detail_mining.modules())
+    assert made.shot == 1 and made.encoder.base.classifier.out_channels == BASE_CLASSES + 1
+
+
+# --- the game -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switches", [False, True], ids=["as published", "all trained"])
+def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5).train()
+    game = game_of(model, train_parts=switches, train_kshot=switches)
+    batch = encoded(model, 5)
+    for player, of_d in (("G", False), ("D", True)):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        if player == "G":
+            result = game.g_step(batch, weight=0.1)
+        else:
+            result = game.d_step(batch, choose_parts(0, 1))
+        assert all(value.isfinite() for value in result.losses.values())
+        assert all_finite(result.prediction)
+        for name, p in model.named_parameters():
+            own = p.requires_grad and name.startswith("detail_mining.") == of_d
+            assert (p.grad is not None) == own, name
+            if own:
+                assert p.grad.isfinite().all() and not torch.equal(p, before[name]), name
+            else:
+                assert torch.equal(p, before[name]), name
+
+
+def test_every_part_of_g_gets_a_gradient_that_is_not_zero() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5, mask_threshold=-10.0).train()
+    with torch.no_grad():  # at their start values these two are blind to psi and the base learner
+        model.ensemble.gram_merge.weight += 0.1
+        model.ensemble.cls_merge.weight += 0.1
+        for head in model.object_mining.heads:  # so that the refinements have a mask to mine
+            head[-1].bias[1] += 1.0
+    game = game_of(model, train_kshot=True)
+    batch = encoded(model, 5)
+    for _ in range(3):  # of a random K-shot branch the ReLU may be shut
+        masks = game.g_step(batch, weight=0.1).prediction.masks
+    assert all(mask.any() for mask in masks)
+    still = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith("detail_mining.") and not p.grad.any()
+    ]
+    assert still == []
+
+
+# --- dropout, as method 2, 3 and 5 state it -----------------------------------------------------
+
+DROPOUT_TABLE = {
+    "encoder.base.dropout": (nn.Dropout2d, 0.1),
+    "clue.down_query.2": (nn.Dropout2d, 0.5),
+    "clue.down_supp.2": (nn.Dropout2d, 0.5),
+    **{
+        f"object_mining.pyramid.{stage}.layers.{layer}.{place}": (nn.Dropout, 0.1)
+        for stage in range(3)
+        for layer in range(2)
+        for place in ("dropout", "ffn.dropout")
+    },
+    **{
+        f"object_mining.{steps}.layer.{place}": (nn.Dropout, 0.1)
+        for steps in ("mining.0", "mining.1", "mining.2", "refine_mining.0", "refine_mining.1")
+        for place in ("dropout", "ffn.dropout")
+    },
+    **{f"detail_mining.attention.{level}.dropout": (nn.Dropout, 0.1) for level in range(3)},
+}
+
+
+def dropouts(model: AMFormer) -> dict[str, nn.Module]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, DROPOUTS)}
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", LITE0])
+def test_dropout_has_the_published_rates(backbone: str) -> None:
+    with torch.device("meta"):
+        model = AMFormer(backbone, BASE_CLASSES, 5)
+    got = {name: (type(m), m.p) for name, m in dropouts(model).items()}
+    assert got == DROPOUT_TABLE
+
+
+def test_dropout_acts_in_the_published_places() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).train()
+    game = game_of(model)
+    batch = encoded(model, 1)
+    seen: dict[str, list[Tensor]] = {name: [] for name in DROPOUT_TABLE}
+    for name, module in dropouts(model).items():
+        module.register_forward_hook(lambda _, given, out, name=name: seen[name].append(given[0]))
+    game.g_step(batch, weight=0.1)
+
+    def shapes(name: str) -> list[tuple[int, ...]]:
+        return [tuple(x.shape) for x in seen[name]]
+
+    cells = GRID * GRID
+    assert shapes("encoder.base.dropout") == [(2, 512, GRID, GRID)]
+    for side in ("query", "supp"):
+        assert shapes(f"clue.down_{side}.2") == [(2, 256, GRID, GRID)]
+        assert (seen[f"clue.down_{side}.2"][0] >= 0).all()  # behind the ReLU
+    for name in DROPOUT_TABLE:
+        if not name.startswith("object_mining."):
+            continue
+        stage = name.split(".")[1:3]
+        if stage[0] == "pyramid":
+            tokens = (GRID, 5, 3)[int(stage[1])] ** 2  # fine to coarse
+        elif stage[0] == "mining":
+            tokens = (3, 5, GRID)[int(stage[1])] ** 2  # coarse to fine
+        else:
+            tokens = cells
+        if name.endswith(".ffn.dropout"):  # behind the GELU, and at the end
+            assert shapes(name) == [(2, tokens, 256), (2, tokens, 64)], name
+            assert seen[name][0].min() > -0.2  # GELU's minimum is -0.17
+        else:  # behind the attention
+            assert shapes(name) == [(2, tokens, 64)], name
+    for level in range(3):
+        name = f"detail_mining.attention.{level}.dropout"
+        once = [(2, 4, 14, cells), (2, 14, 64), (2, 14, 192), (2, 14, 64)]
+        assert shapes(name) == once * 2  # of the fake and of the real mask
+        attention, _, hidden, _ = seen[name][:4]
+        torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, 14))  # over ALL tokens
+        assert (hidden >= 0).all()  # behind the ReLU
+
+
+# --- what is frozen -----------------------------------------------------------------------------
+
+
+def test_the_encoder_gives_no_gradient_and_its_batch_norms_never_move() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=False).train()
+    norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    image = torch.randn(2, 3, SIZE, SIZE, requires_grad=True)
+    features = model.encoder(image)
+    assert not any(f.requires_grad for f in features.maps())
+    assert not model.encoder.base_logits(features).requires_grad
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(torch.equal(before[n], v) for n, v in model.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("base_dropout", "training", "random"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
+)
+def test_base_dropout_is_on_in_training_only_and_only_if_asked_for(
+    base_dropout: bool, training: bool, random: bool
+) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, base_dropout=base_dropout).train(training)
+    assert model.encoder.training == training
+    first, second = (model.encoder(torch.ones(1, 3, SIZE, SIZE)) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first.maps(), second.maps(), strict=True))
+    logits = [model.encoder.base_logits(first) for _ in range(4)]
+    assert all(torch.equal(logits[0], other) for other in logits[1:]) != random
+
+
+def test_a_support_is_multiplied_by_its_mask_before_the_backbone() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
+    image, mask = torch.randn(1, 3, SIZE, SIZE), images(1, 1)[2][:, 0]
+    assert {0, 1, 255} == set(mask.unique().tolist())
+    got, expected = model.encoder(image, mask), model.encoder(image * (mask == 1)[:, None])
+    assert all(torch.equal(*pair) for pair in zip(got.maps(), expected.maps(), strict=True))
+
+
+@pytest.mark.parametrize("fix_bn", [True, False])
+def test_new_batch_norms_train_unless_fixed(fix_bn: bool) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=fix_bn).eval().train()
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and not name.startswith("encoder.")
+    }
+    assert len(norms) == 5 + 3 * 3 + 2 * 3 + 3 * 2  # ConvModules, parses, refining ones, heads
+    assert {m.training for m in norms.values()} == {not fix_bn}
+    game_of(model).g_step(encoded(model, 1), weight=0.1)
+    moved = {name for name, module in norms.items() if module.running_mean.any()}
+    assert moved == (set() if fix_bn else set(norms))
+    assert not any(m.training for m in model.eval().modules())
+
+
+# --- optimisers ---------------------------------------------------------------------------------
+
+GROUPS = {  # start of a name -> (player, at ten times the rate?), as method 6 states it
+    "object_mining.": ("G", False),
+    "clue.down_query.": ("G", True),
+    "clue.down_supp.": ("G", True),
+    "clue.query_merge.": ("G", True),
+    "ensemble.gram_merge.": ("G", True),
+    "ensemble.cls_merge.": ("G", True),
+    "ensemble.kshot.": ("G", True),  # ours, when it is trained
+    "detail_mining.attention.": ("D", False),
+    "detail_mining.discriminators.": ("D", True),
+}
+
+
+def expected_group(name: str) -> tuple[str, bool]:
+    (group,) = (group for start, group in GROUPS.items() if name.startswith(start))
+    if name.startswith("detail_mining.attention.") and name.endswith(".norm.bias"):
+        return "D", True  # as published: the bias of D's LayerNorm, not its weight
+    return group
+
+
+@pytest.mark.parametrize("switches", [False, True], ids=["as published", "all trained"])
+def test_every_trainable_parameter_is_in_one_group_at_the_published_rate(switches: bool) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5)
+    cfg = config(train_parts=switches, train_kshot=switches)
+    cfg = replace(cfg, Train=replace(cfg.Train, lr=2e-4))
+    g, d = build_optimizers(model, cfg)
+    assert type(g) is torch.optim.AdamW and type(d) is torch.optim.Adam
+    found: dict[int, list[tuple[str, float]]] = {}
+    for player, optimizer in (("G", g), ("D", d)):
+        for group in optimizer.param_groups:
+            assert group["betas"] == (0.9, 0.999) and group["weight_decay"] == 0.01
+            assert group["eps"] == 1e-8 and not group["amsgrad"]
+            for p in group["params"]:
+                found.setdefault(id(p), []).append((player, group["lr"]))
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            assert id(p) not in found, name
+            continue
+        player, multiplied = expected_group(name)
+        assert found.pop(id(p)) == [(player, pytest.approx(2e-3 if multiplied else 2e-4))], name
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("switch", "names"),
+    [
+        ("train_parts", {f"detail_mining.attention.{i}.parts" for i in range(3)}),
+        ("train_kshot", {f"ensemble.kshot.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")}),
+    ],
+)
+def test_what_the_published_optimisers_leave_out_is_frozen_unless_switched_on(
+    switch: str, names: set[str]
+) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5)
+    parameters = dict(model.named_parameters())
+    build_optimizers(model, config())
+    frozen = {n for n, p in parameters.items() if not p.requires_grad and "encoder." not in n}
+    build_optimizers(model, config(**{switch: True}))
+    assert {n for n in frozen if parameters[n].requires_grad} == names
+    build_optimizers(model, config())
+    assert not any(parameters[name].requires_grad for name in names)
+
+
+@pytest.mark.parametrize("place", ["", "encoder", "detail_mining"])
+def test_a_trainable_parameter_without_a_group_is_named(place: str) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1)
+    model.get_submodule(place).register_parameter("surplus", nn.Parameter(torch.zeros(1)))
+    name = f"{place}.surplus".lstrip(".")
+    with pytest.raises(ValueError, match=f"^{name} is trainable and no optimiser takes it"):
+        build_optimizers(model, config())
+
+
+# --- backbones ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [
+        ("vgg16", 65, 5),  # f3 is at stride 16, with ceil-mode pools
+        ("resnet50", 65, 9),
+        ("resnet101", 65, 9),
+        ("timm/resnet18", 65, 9),
+        (LITE0, 65, 9),
+        ("timm/convnext_tiny", 97, 12),
+    ],
+)
+def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:
+    model = AMFormer(name, BASE_CLASSES, 1).eval()
+    with torch.no_grad():
+        got = model(*images(1, 1, size))
+    assert got.scores.shape == (1, 2, size, size)
+    assert got.initial_mask.shape == (1, 1, grid, grid)
+    assert all_finite(got)
+    channels = model.encoder.base.backbone.channels
+    assert model.clue.down_query[0].in_channels == channels[0] + channels[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "timm/no_such_model", "timm/vit_nothing"])
+def test_an_unknown_backbone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^Method\.backbone: .*" + name):
+        build_backbone(name)
+
+
+def test_packaged_weights_load_and_are_not_random() -> None:
+    backbone = build_backbone(LITE0)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    load_pretrained(backbone, LITE0, "package")
+    after = backbone.state_dict()
+    counters = {name for name in after if name.endswith("num_batches_tracked")}
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same <= counters
+    assert all(value.isfinite().all() for value in after.values())
+    mean, std = pixel_statistics(LITE0)  # (pixel - 127) / 128
+    assert torch.allclose(
+        (torch.tensor([0.0, 127.0, 255.0]) / 255 - mean[0]) / std[0],
+        torch.tensor([-127 / 128, 0.0, 1.0]),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part"),
+    [
+        ("resnet50", "package", "package holds weights of timm/tf_efficientnet_lite0 only"),
+        ("vgg16", "no/such/file.pth", "there is no file no/such/file.pth"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    with pytest.raises(ValueError, match=part):
+        load_pretrained(backbone, name, source)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_resnet_is_dilated_to_stride_8_from_the_first_block_of_a_stage(depth: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(f"resnet{depth}")
+        maps = backbone(torch.empty(1, 3, 97, 97))
+    assert [tuple(f.shape) for f in maps] == [(1, c, 13, 13) for c in (512, 1024, 2048)]
+    blocks = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    for layer, (count, dilation) in enumerate(zip(blocks, (1, 1, 2, 4), strict=True), start=1):
+        stage = getattr(backbone, f"layer{layer}")
+        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        threes = [m for m in convs if m.kernel_size == (3, 3)]
+        assert len(stage) == len(threes) == count
+        assert {m.dilation for m in threes} == {m.padding for m in threes} == {(dilation,) * 2}
+        strides = [m.stride for m in convs if m.stride != (1, 1)]
+        # layer 2's first 3x3 and, with it, its shortcut halve the map; layers 3 and 4 do not.
+        assert len(strides) == (2 if layer == 2 else 0)
+    stem = [m for m in backbone.layer0 if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in stem] == [(64, 2), (64, 1), (128, 1)]
