@@ -205,9 +205,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(demo: SimpleNamespace) -
     assert report == []
     one, many = (
         list(
-            DataLoader(
-                episodes, 3, sampler=range(50, 62), num_workers=workers, collate_fn=collate
-            )
+            DataLoader(episodes, 3, sampler=range(50, 62), num_workers=workers, collate_fn=collate)
         )
         for workers in (0, 2)
     )

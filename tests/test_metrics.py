@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from util.metrics import BaseTotals, BinaryTotals, Score, ThresholdTotals, sum_over_ranks
+from util.metrics import (
+    BaseTotals,
+    BinaryTotals,
+    Score,
+    ThresholdTotals,
+    labels,
+    sum_over_ranks,
+)
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -43,6 +50,12 @@ def brute_force(episodes: list[Episode], threshold: float) -> tuple[np.ndarray, 
     iou = counts[:, 1, 0] / np.maximum(counts[:, 1, 1], 1)
     both = counts.sum(0)
     return iou, (both[:, 0] / both[:, 1]).mean()
+
+
+@pytest.mark.parametrize("channels", [2, 16])
+def test_labels_are_the_best_channels_and_the_first_of_equals(channels: int) -> None:
+    scores = torch.from_numpy(np.random.default_rng(2).integers(0, 4, (channels, 40, 30))).float()
+    assert np.array_equal(labels(scores).numpy(), scores.numpy().argmax(0))
 
 
 def test_intersection_and_union_leave_255_out() -> None:

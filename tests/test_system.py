@@ -36,16 +36,16 @@ CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demo data of 60 training and 20 validation pictures; `base.pth` is their base learner."""
+    """Demo data of 120 training and 36 validation pictures; `base.pth` is their base learner."""
     folder = tmp_path_factory.mktemp("demo")
-    words = ["--out", str(folder / "data"), "--images", "60"]
+    words = ["--out", str(folder / "data"), "--images", "120"]
     subprocess.run([sys.executable, "-m", "util.data.make_demo", *words], cwd=ROOT, check=True)
     call(base_entry.train_base, folder, "Base.epochs=1")
     return folder
 
 
 def overrides(folder: Path) -> list[str]:
-    """A run of a few iterations: two epochs of two."""
+    """A run of two epochs of a few iterations each."""
     return [
         f"Data.data_root={folder}/data/VOCdevkit2012/VOC2012",
         f"Data.list_dir={folder}/lists",
@@ -53,7 +53,7 @@ def overrides(folder: Path) -> list[str]:
         f"Train.save_path={folder}/run",
         "Data.size=65",
         "Base.size=65",
-        "Train.batch_size=10",
+        "Train.batch_size=20",
         "Train.epochs=2",
         "Train.print_freq=1",
         "Eval.val_episodes=4",
@@ -88,6 +88,12 @@ def trained(demo: Path) -> Path:
     return demo / "run"
 
 
+def epoch_of(folder: Path) -> int:
+    """Iterations of an epoch of the demo runs."""
+    cfg = load_config(CONFIG, overrides(folder))
+    return len(open_episodes(cfg, "train", 1)[0]) // cfg.Train.batch_size
+
+
 def scalars(folder: Path) -> set[str]:
     """Tags in a run's tensorboard file."""
     tags = set()
@@ -100,12 +106,12 @@ def scalars(folder: Path) -> set[str]:
     return tags
 
 
-def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path) -> None:
-    state = checkpoint.load(trained / "last.pth")
-    assert state["iteration"] == 12 and state["best"] >= 0
-    assert checkpoint.load(trained / "best.pth")["iteration"] in (6, 12)
+def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo: Path) -> None:
+    state, epoch = checkpoint.load(trained / "last.pth"), epoch_of(demo)
+    assert state["iteration"] == 2 * epoch > 2 and state["best"] >= 0
+    assert checkpoint.load(trained / "best.pth")["iteration"] in (epoch, 2 * epoch)
     saved = load_config(trained / "config.yaml")
-    assert saved.Train.batch_size == 10 and saved.Method.backbone == "timm/tf_efficientnet_lite0"
+    assert saved.Train.batch_size == 20 and saved.Method.backbone == "timm/tf_efficientnet_lite0"
     losses = {"main", "aux", "distillation", "base", "adversarial_g", "loss_g"}
     losses |= {"adversarial_d", "diversity", "loss_d", "lr_x1", "lr_x10"}
     wanted = {f"train/{name}" for name in losses}
@@ -129,7 +135,7 @@ def test_resumed_in_the_middle_equals_never_stopped(
 ) -> None:
     monkeypatch.setattr(Run, "exhausted", lambda run: True)
     call(train_entry.train, demo, f"Train.save_path={tmp_path}")
-    assert checkpoint.load(tmp_path / "last.pth")["iteration"] == 6
+    assert checkpoint.load(tmp_path / "last.pth")["iteration"] == epoch_of(demo)
     monkeypatch.undo()
     words = f"Train.save_path={tmp_path}", f"Train.resume={tmp_path}/last.pth"
     call(train_entry.train, demo, *words)
@@ -145,7 +151,7 @@ def test_a_run_without_progress_stops_early(
     words = f"Train.save_path={tmp_path}", "Train.stop_interval=2", "Train.epochs=9"
     call(train_entry.train, demo, *words, "Train.lr=1e-30", "Train.weight_decay=0")
     assert "stopped early: 2 epochs" in capsys.readouterr().out
-    assert checkpoint.load(tmp_path / "last.pth")["iteration"] == 18
+    assert checkpoint.load(tmp_path / "last.pth")["iteration"] == 3 * epoch_of(demo)
 
 
 def test_without_the_game_d_stays_as_it_was(demo: Path, tmp_path: Path) -> None:
@@ -184,9 +190,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episodes(
     assert not (tmp_path / "run" / "last.pth").exists()
 
 
-def parts(folder: Path):
+def parts(folder: Path, *more: str):
     """Config, trained model and validation episodes."""
-    cfg = load_config(CONFIG, overrides(folder))
+    cfg = load_config(CONFIG, [*overrides(folder), *more])
     model = build_model(cfg)
     load_checkpoint(model, folder / "run" / "last.pth")
     statistics = pixel_statistics(cfg.Method.backbone)
@@ -210,18 +216,20 @@ def test_sharded_evaluation_equals_one_process_to_the_last_integer(
     assert shared == [alone, alone]
 
 
-def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path) -> None:
-    """Also when it is too small to keep anything."""
-    _, model, episodes = parts(demo)
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path, flip: bool) -> None:
+    """Also with mirrored images, and when it is too small to keep anything."""
+    cfg, model, _ = parts(demo, f"Data.flip={flip}")
+    episodes, _ = open_episodes(cfg, "train", 1, *pixel_statistics(cfg.Method.backbone))
     model.eval()
-    direct = encode(model.encoder, collate([episodes[i] for i in range(3)]))
+    direct = encode(model.encoder, collate([episodes[i] for i in range(4)]))
     for gigabytes in (None, 0.0):
         store = FeatureStore(model.encoder, episodes, gigabytes)
-        stored = store.batch([episodes.sampler.plan(i) for i in range(3)])
-        for mine, theirs in zip(stored.query.maps(), direct.query.maps(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-        for mine, theirs in zip(stored.support.maps(), direct.support.maps(), strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        stored = store.batch([episodes.sampler.plan(i) for i in range(4)])
+        for kind in ("query", "support"):
+            maps = (getattr(batch, kind).maps() for batch in (stored, direct))
+            for mine, theirs in zip(*maps, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
         for name in ("support_mask", "query_mask", "query_base_mask", "class_index"):
             assert torch.equal(getattr(stored, name), getattr(direct, name)), name
 

@@ -220,6 +220,10 @@ def _check_together(config: Config, source: str) -> None:
             "Train.feature_store keeps features of images as they are; set Data.augment False",
         ),
         (
+            data.flip and data.augment,
+            "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
+        ),
+        (
             len(set(config.Eval.seeds)) < len(config.Eval.seeds),
             "Eval.seeds names a seed twice; remove one",
         ),

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,6 +17,7 @@ from model.base_learner import Features
 from model.encoder import Encoder
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
+from util.data.transform import FlipTransform
 from util.distributed import Batches
 
 
@@ -66,7 +68,7 @@ class FeatureStore:
 
     Args:
         encoder: frozen, on its device; features stay on that device.
-        episodes: reads and transforms the images; its transform must not be random.
+        episodes: reads and transforms the images; all that may be random is a mirror (`Data.flip`).
         gigabytes: the most that the features may take; None: no limit.
     """
 
@@ -74,15 +76,19 @@ class FeatureStore:
         self.encoder, self.episodes = encoder, episodes
         self.budget = float("inf") if gigabytes is None else gigabytes * 1e9
         self.used, self.passes = 0, 0
-        self._entries: OrderedDict[tuple[str, int], _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, int | None, bool], _Entry] = OrderedDict()
 
     def batch(self, plans: list[Plan]) -> EncodedBatch:
-        """The episodes of these plans, on the encoder's device."""
-        queries = [self.query(plan) for plan in plans]
-        supports = [self._entry(name, plan.class_id) for plan in plans for name in plan.supports]
-        classes = [plan.class_id for plan in plans]
-        wanted = [plan.class_id for plan in plans for _ in plan.supports]
+        """The episodes of these plans, on the encoder's device, as a DataLoader would give them."""
+        queries, supports, wanted = [], [], []
+        for plan in plans:
+            rng = self.episodes.sampler.rng(plan.index)
+            queries.append(self._entry(plan.query, None, self._mirrored(rng)))
+            for name in plan.supports:
+                supports.append(self._entry(name, plan.class_id, self._mirrored(rng)))
+                wanted.append(plan.class_id)
         masks = [binary_mask(s.label, c) for s, c in zip(supports, wanted, strict=True)]
+        classes = [plan.class_id for plan in plans]
         pairs = list(zip(queries, classes, strict=True))
         return EncodedBatch(
             query=Features.cat([q.features for q in queries]),
@@ -96,20 +102,26 @@ class FeatureStore:
             plans=plans,
         )
 
-    def query(self, plan: Plan) -> _Entry:
-        """The encoded query of a plan, with its labels of class ids."""
-        return self._entry(plan.query, None)
+    def original(self, plan: Plan) -> Tensor:
+        """The query's label of class ids as it lies on disk, uint8 [H,W]."""
+        return self._entry(plan.query, None, False).original
+
+    def _mirrored(self, rng: np.random.Generator) -> bool:
+        transform = self.episodes.transform
+        return isinstance(transform, FlipTransform) and transform.mirrors(rng)
 
     def _base(self, label: Tensor) -> Tensor:
         return self.episodes.base_mask(label.cpu()).to(label.device)
 
-    def _entry(self, name: str, class_id: int | None) -> _Entry:
+    def _entry(self, name: str, class_id: int | None, mirrored: bool) -> _Entry:
         """An image as a query (class_id None) or as a support of that class."""
-        key = (name, class_id)
+        key = (name, class_id, mirrored)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         image, label, original = self.episodes.load_pair(name, None)
+        if mirrored:
+            image, label = image.flip(-1), label.flip(-1)
         device = next(self.encoder.parameters()).device
         image, label = image.to(device), label.to(device)
         mask = None if class_id is None else binary_mask(label, class_id)[None]

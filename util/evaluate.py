@@ -126,7 +126,7 @@ class Evaluator:
 
     def _score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
         """Adds one episode at the query's own size; returns its IoU (of the object, 0..1)."""
-        label = self.store.query(plan).original
+        label = self.store.original(plan)
         device = self.ranks.device
         target = binary_mask(label, plan.class_id).to(device)
         base_target = self.episodes.base_mask(label).to(device)

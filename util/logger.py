@@ -94,7 +94,7 @@ def clock(seconds: float) -> str:
 
 
 class RunStopped(RuntimeError):
-    """A run cannot go on, through no mistake in its arguments; the message says where it stopped."""
+    """A run cannot go on, through no mistake in its arguments; the message says where."""
 
 
 def main(entry: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""One training run's folder: resolved config, curves, checkpoints, and what early stopping counts."""
+"""A training run's folder: config, curves, checkpoints, and what early stopping counts."""
 
 from collections.abc import Mapping
 from pathlib import Path

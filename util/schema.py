@@ -31,6 +31,7 @@ class DataSection:
     shot: int = key(1, "supports per episode (K)", low=1)
     size: int = key(473, "side of the square input in pixels, 1 mod 8", low=33)
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
+    flip: bool = key(False, "without augment: mirror images at random, which a store can keep")
     scale: tuple[float, float] = key((0.9, 1.1), "range of the random scale", above=0.0)
     rotate: float = key(10.0, "largest random rotation in degrees", low=0.0, high=180.0)
     missing: str = key(

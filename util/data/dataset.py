@@ -25,6 +25,7 @@ from util.data.transform import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     EvalTransform,
+    FlipTransform,
     TrainTransform,
     Transform,
 )
@@ -161,15 +162,25 @@ class EpisodeDataset(Dataset):
             base_label=self.base_mask(original),
         )
 
-    def load_pair(self, image_id: str, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def load_pair(
+        self, image_id: str, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Reads and transforms one image.
+
+        Args:
+            image_id: which.
+            rng: of the augmentation; None leaves out what is random.
 
         Returns:
             The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label as it
             lies on disk (uint8 [H,W]).
         """
         image, label = self.source.load(image_id)
-        return *self.transform(image, label, rng), torch.from_numpy(label)
+        if rng is None:
+            pair = self.transform.upright(image, label)
+        else:
+            pair = self.transform(image, label, rng)
+        return *pair, torch.from_numpy(label)
 
     def base_mask(self, label: Tensor) -> Tensor:
         """Returns the base learner's label (0..N, 255; uint8) of a label of class ids."""
@@ -220,7 +231,8 @@ def open_episodes(
     if subset == "train" and data.augment:
         transform = TrainTransform(data.size, data.scale, data.rotate, mean, std)
     else:
-        transform = EvalTransform(data.size, mean, std)
+        kind = FlipTransform if subset == "train" and data.flip else EvalTransform
+        transform = kind(data.size, mean, std)
     classes = base_classes(*fold) if subset == "train" else novel_classes(*fold)
     sampler = EpisodeSampler(listed, data.shot, seed)
     return EpisodeDataset(source, sampler, transform, base_table(*fold), classes), report

@@ -169,9 +169,9 @@ def _colours(hue: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> _Layer:
-    """Draws one object at a random place, size (radius 40 to 64 px), turn and colour."""
+    """Draws one object at a random place, size (radius 40-64 px), turn (+-45 degrees), colour."""
     height, width = shape
-    radius, turn = rng.uniform(40, 64), rng.uniform(0, 2 * np.pi)
+    radius, turn = rng.uniform(40, 64), np.deg2rad(rng.uniform(-45, 45))
     centre = rng.uniform(0.6 * radius, np.array([width, height]) - 0.6 * radius)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     outline, texture = KINDS[class_id - 1]
@@ -183,8 +183,8 @@ def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> 
     x, y = x.astype(np.float32), y.astype(np.float32)
     across, down = (row[0] * x + row[1] * y for row in along)
     mix = _TEXTURES[texture](across, down, rng)[..., None]
-    # The hue leans on the class, no more: neighbours overlap and a third have any hue at all.
-    hue = rng.normal(class_id * 0.35, 0.08) if rng.random() < 0.65 else rng.random()
+    # The hue leans on the class, no more: neighbours overlap and a fifth have any hue at all.
+    hue = rng.normal(class_id * 0.35, 0.07) if rng.random() < 0.8 else rng.random()
     first, second = _colours(hue, rng)
     light = 1 + 0.12 * across[..., None]
     colour = np.clip((first + (second - first) * mix) * light, 0, 1)

@@ -51,6 +51,10 @@ class EvalTransform:
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """See `Transform`; draws nothing from `rng`."""
+        return self.upright(image, label)
+
+    def upright(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The transform without chance: resized and normalised."""
         shape = (self.size, self.size)
         image = cv2.resize(image.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
         label = cv2.resize(label, shape, interpolation=cv2.INTER_NEAREST)
@@ -61,6 +65,22 @@ class EvalTransform:
         image = (image.astype(np.float32) - self.mean) / self.std
         channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), torch.from_numpy(np.ascontiguousarray(label))
+
+
+class FlipTransform(EvalTransform):
+    """`EvalTransform`, then mirrored with p 0.5: the part of the augmentation with two outcomes."""
+
+    def __call__(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """See `Transform`; draws one number."""
+        image, label = self.upright(image, label)
+        return (image.flip(-1), label.flip(-1)) if self.mirrors(rng) else (image, label)
+
+    @staticmethod
+    def mirrors(rng: np.random.Generator) -> bool:
+        """Whether the next image is mirrored."""
+        return bool(rng.random() < 0.5)
 
 
 class TrainTransform(EvalTransform):
