@@ -32,9 +32,9 @@ def test() -> None:
     model = build_model(cfg)
     state = load_checkpoint(model, path)
     model.to(ranks.device)
-    episodes, report = open_episodes(
-        cfg, "val", cfg.Eval.val_seed, *pixel_statistics(cfg.Method.backbone)
-    )
+    statistics = pixel_statistics(cfg.Method.backbone)
+    with distributed.main_first(ranks):  # it makes the lists
+        episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     evaluator = Evaluator(model, episodes, cfg, ranks)
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
     mine = len(range(ranks.rank, count, ranks.world))

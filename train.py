@@ -29,8 +29,9 @@ def train() -> None:
     ranks = distributed.init(gpus)
     torch.use_deterministic_algorithms(cfg.Train.seed_deterministic)
     statistics = pixel_statistics(cfg.Method.backbone)
-    episodes, report = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
-    tests, more = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
+    with distributed.main_first(ranks):  # it makes the lists
+        episodes, report = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
+        tests, more = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     schedule = distributed.Batches(
         len(episodes), cfg.Train.batch_size, cfg.Train.epochs, ranks, cfg.Train.max_iterations
     )

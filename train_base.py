@@ -32,8 +32,9 @@ def train_base() -> None:
         raise ValueError("Method.pre_weight is empty: name the file that the base learner goes to")
     ranks = distributed.init(gpus)
     base = cfg.Base
-    images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
-    tests, more = open_base(cfg, "val", transform(cfg, train=False), None)
+    with distributed.main_first(ranks):  # it makes the lists
+        images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
+        tests, more = open_base(cfg, "val", transform(cfg, train=False), None)
     schedule = distributed.Batches(
         len(images), base.batch_size, base.epochs, ranks, base.max_iterations
     )

@@ -1,5 +1,6 @@
 """Two processes do what one would."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,11 @@ def collective_steps(ranks: distributed.Ranks) -> dict:
     images = torch.arange(24, dtype=torch.float64).view(8, 3) / 24
     loss_of(module, images[ranks.rank * 4 :][:4], ranks.rank == 1).backward()
     distributed.reduce_gradients(module.parameters())
-    distributed.barrier()
+    with distributed.main_first(ranks):
+        time.sleep(0.2 if ranks.is_main else 0)
+        passed = time.monotonic()
     return {
+        "passed": distributed.gather(passed),
         "gradients": {name: value.grad for name, value in module.named_parameters()},
         "sum": distributed.all_reduce_sum(torch.tensor([1, ranks.rank])),
         "mean": distributed.mean_over_ranks(torch.tensor(ranks.rank), ranks).item(),
@@ -56,6 +60,7 @@ def test_collective_steps_on_two_processes_equal_one_process(tmp_path: Path) -> 
                 torch.testing.assert_close(
                     got["gradients"][name], parameter.grad, rtol=1e-12, atol=1e-12
                 )
+        assert got["passed"][0] < got["passed"][1]
         assert got["sum"].tolist() == [2, 1] and got["mean"] == 0.5
         assert got["gathered"] == [{"rank": 0}, {"rank": 1}]
     assert (first["ranks"], second["ranks"]) == ((0, 2, True), (1, 2, False))

@@ -4,7 +4,7 @@ How close an honest implementation comes is told by the golden files' README; a 
 at most about ten times that, so that it hides no mistake.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model import AMFormer, losses
+from model.detail_mining import Detail
 from model.published import from_published, published_name
 from util import game
 from util.data.dataset import EpisodeBatch
@@ -166,10 +167,12 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         chosen = torch.from_numpy(published["subsets"])
         patch.setattr(game, "choose_parts", lambda _, iteration: chosen[iteration])
+        inspected = Recorded(player.inspect)
+        patch.setattr(player, "inspect", inspected)
         for i in iterations:
             batch = encoded_episode(golden, i, model, dtype)
-            terms = losses_before_step(player, batch, chosen[i])
-            terms |= player.step(batch, iteration=i, in_epoch=i).losses
+            result = player.step(batch, iteration=i, in_epoch=i)
+            terms = losses_of_both(player, result, inspected.results.pop(), batch, chosen[i])
             terms["main_plus_aux"] = terms["main"] + terms["aux"]
             if i % 2 == 0:
                 terms["backward"] = terms["loss_g"] + AUX_WEIGHT2 * terms["base"]
@@ -198,16 +201,32 @@ def encoded_episode(
     return encode(model.encoder, batch)
 
 
+class Recorded:
+    """A function that remembers what it returned."""
+
+    def __init__(self, function: Callable):
+        self.function, self.results = function, []
+
+    def __call__(self, *args: object) -> object:
+        self.results.append(self.function(*args))
+        return self.results[-1]
+
+
 @torch.no_grad()
-def losses_before_step(player: game.Game, batch: EncodedBatch, chosen: Tensor) -> dict[str, Tensor]:
-    """All losses of both players, whoever's turn it is."""
-    prediction = player.predict(batch)
-    details = player.inspect(prediction, batch)
-    return player.segmentation_losses(prediction, batch) | {
+def losses_of_both(
+    player: game.Game,
+    result: game.StepResult,
+    details: list[Detail],
+    batch: EncodedBatch,
+    chosen: Tensor,
+) -> dict[str, Tensor]:
+    """All losses of both players before a step, whoever's turn it was; its own as it gave them."""
+    others = player.segmentation_losses(result.prediction, batch) | {
         "adversarial_g": losses.generator(details),
         "adversarial_d": losses.discriminator(details),
         "diversity": losses.diversity(details, chosen),
     }
+    return others | result.losses
 
 
 def gradients_of(published: dict[str, np.ndarray], iteration: int) -> dict[str, float]:

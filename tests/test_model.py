@@ -417,7 +417,6 @@ def test_a_trainable_parameter_without_a_group_is_named(place: str) -> None:
     ("name", "size", "grid"),
     [
         ("vgg16", 65, 5),  # f3 is at stride 16, with ceil-mode pools
-        ("resnet50", 65, 9),
         ("resnet101", 65, 9),
         ("timm/resnet18", 65, 9),
         (LITE0, 65, 9),

@@ -10,6 +10,7 @@ Does this machine have so many GPUs? (for scripts; exit status 2 when not)
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,9 +175,13 @@ def broadcast_parameters(module: nn.Module) -> None:
             distributed.broadcast(tensor, src=0)
 
 
-def barrier() -> None:
-    """Waits until every rank is here."""
-    if distributed.is_initialized():
+@contextmanager
+def main_first(ranks: Ranks) -> Iterator[None]:
+    """The main rank goes through the block before all others: it makes a file that they read."""
+    if not ranks.is_main and distributed.is_initialized():
+        distributed.barrier()
+    yield
+    if ranks.is_main and distributed.is_initialized():
         distributed.barrier()
 
 
