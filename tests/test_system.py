@@ -55,6 +55,8 @@ def overrides(folder: Path) -> list[str]:
         "Base.size=65",
         "Train.batch_size=20",
         "Train.epochs=2",
+        "Train.max_iterations=0",
+        "Train.val_period=1",
         "Train.print_freq=1",
         "Eval.val_episodes=4",
         "Eval.episodes=6",
