@@ -1,77 +1,20 @@
 """What the model promises beyond the golden numbers: inference, training, parts, backbones."""
 
-from dataclasses import replace
-
 import pytest
 import torch
+from small import BASE_CLASSES, GRID, SIZE, all_finite, config, encoded, game_of, images
 from torch import Tensor, nn
 
-from model import AMFormer, Prediction, build_model
-from model.backbones import LITE0, build_backbone, load_pretrained, pixel_statistics
-from util.data.dataset import EpisodeBatch
-from util.distributed import Ranks
-from util.encoded import EncodedBatch, encode
-from util.game import Game, choose_parts
-from util.optimizers import build_optimizers
-from util.schema import Config
+from model import AMFormer, build_model
+from model.backbones import LITE0
+from util.game import choose_parts
 
-SIZE, GRID, BASE_CLASSES = 65, 9, 15  # pixels a side, cells a side
 DROPOUTS = (nn.modules.dropout._DropoutNd, nn.AlphaDropout)
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
-    """Query [B,3,S,S], support [B,K,3,S,S], support_mask [B,K,S,S] of 0, 1 and 255."""
-    mask = torch.zeros(batch, shot, size, size, dtype=torch.long)
-    mask[..., size // 4 : size // 2, size // 5 : size // 2] = 1
-    mask[..., size // 2, :] = 255
-    support = torch.randn(batch, shot, 3, size, size) + mask[:, :, None].eq(1)
-    query = torch.randn(batch, 3, size, size)
-    query[..., : size // 2] += 1
-    return query, support, mask
-
-
-def encoded(model: AMFormer, shot: int, batch: int = 2, size: int = SIZE) -> EncodedBatch:
-    """A training batch of random episodes."""
-    query, support, support_mask = images(batch, shot, size)
-    truth = torch.zeros(batch, size, size, dtype=torch.long)
-    truth[..., : size // 2] = 1
-    truth[:, 0] = 255
-    return encode(
-        model.encoder,
-        EpisodeBatch(
-            query=query,
-            query_mask=truth,
-            query_base_mask=torch.where(truth == 1, 3, truth),
-            support=support,
-            support_mask=support_mask,
-            class_index=torch.full((batch,), 2),
-            class_id=torch.full((batch,), 3),
-            plans=[],
-            labels=[],
-            base_labels=[],
-        ),
-    )
-
-
-def config(**method: object) -> Config:
-    made = Config()
-    method = {"backbone": LITE0, **method}
-    return replace(made, Method=replace(made.Method, **method))
-
-
-def game_of(model: AMFormer, **method: object) -> Game:
-    return Game(model, config(**method), 100, Ranks(0, 1, torch.device("cpu")))
-
-
-def all_finite(prediction: Prediction) -> bool:
-    maps = [v for v in vars(prediction).values() if isinstance(v, Tensor)]
-    maps += [m for v in vars(prediction).values() if isinstance(v, list) for m in v]
-    return len(maps) == 20 and all(m.isfinite().all() for m in maps)
 
 
 # --- inference ----------------------------------------------------------------------------------
@@ -334,158 +277,3 @@ def test_new_batch_norms_train_unless_fixed(fix_bn: bool) -> None:
     moved = {name for name, module in norms.items() if module.running_mean.any()}
     assert moved == (set() if fix_bn else set(norms))
     assert not any(m.training for m in model.eval().modules())
-
-
-# --- optimisers ---------------------------------------------------------------------------------
-
-GROUPS = {  # start of a name -> (player, at ten times the rate?), as method 6 states it
-    "object_mining.": ("G", False),
-    "clue.down_query.": ("G", True),
-    "clue.down_supp.": ("G", True),
-    "clue.query_merge.": ("G", True),
-    "ensemble.gram_merge.": ("G", True),
-    "ensemble.cls_merge.": ("G", True),
-    "ensemble.kshot.": ("G", True),  # ours, when it is trained
-    "detail_mining.attention.": ("D", False),
-    "detail_mining.discriminators.": ("D", True),
-}
-
-
-def expected_group(name: str) -> tuple[str, bool]:
-    (group,) = (group for start, group in GROUPS.items() if name.startswith(start))
-    if name.startswith("detail_mining.attention.") and name.endswith(".norm.bias"):
-        return "D", True  # as published: the bias of D's LayerNorm, not its weight
-    return group
-
-
-@pytest.mark.parametrize("switches", [False, True], ids=["as published", "all trained"])
-def test_every_trainable_parameter_is_in_one_group_at_the_published_rate(switches: bool) -> None:
-    model = AMFormer(LITE0, BASE_CLASSES, 5)
-    cfg = config(train_parts=switches, train_kshot=switches)
-    cfg = replace(cfg, Train=replace(cfg.Train, lr=2e-4))
-    g, d = build_optimizers(model, cfg)
-    assert type(g) is torch.optim.AdamW and type(d) is torch.optim.Adam
-    found: dict[int, list[tuple[str, float]]] = {}
-    for player, optimizer in (("G", g), ("D", d)):
-        for group in optimizer.param_groups:
-            assert group["betas"] == (0.9, 0.999) and group["weight_decay"] == 0.01
-            assert group["eps"] == 1e-8 and not group["amsgrad"]
-            for p in group["params"]:
-                found.setdefault(id(p), []).append((player, group["lr"]))
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            assert id(p) not in found, name
-            continue
-        player, multiplied = expected_group(name)
-        assert found.pop(id(p)) == [(player, pytest.approx(2e-3 if multiplied else 2e-4))], name
-    assert not found
-
-
-@pytest.mark.parametrize(
-    ("switch", "names"),
-    [
-        ("train_parts", {f"detail_mining.attention.{i}.parts" for i in range(3)}),
-        ("train_kshot", {f"ensemble.kshot.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")}),
-    ],
-)
-def test_what_the_published_optimisers_leave_out_is_frozen_unless_switched_on(
-    switch: str, names: set[str]
-) -> None:
-    model = AMFormer(LITE0, BASE_CLASSES, 5)
-    parameters = dict(model.named_parameters())
-    build_optimizers(model, config())
-    frozen = {n for n, p in parameters.items() if not p.requires_grad and "encoder." not in n}
-    build_optimizers(model, config(**{switch: True}))
-    assert {n for n in frozen if parameters[n].requires_grad} == names
-    build_optimizers(model, config())
-    assert not any(parameters[name].requires_grad for name in names)
-
-
-@pytest.mark.parametrize("place", ["", "encoder", "detail_mining"])
-def test_a_trainable_parameter_without_a_group_is_named(place: str) -> None:
-    model = AMFormer(LITE0, BASE_CLASSES, 1)
-    model.get_submodule(place).register_parameter("surplus", nn.Parameter(torch.zeros(1)))
-    name = f"{place}.surplus".lstrip(".")
-    with pytest.raises(ValueError, match=f"^{name} is trainable and no optimiser takes it"):
-        build_optimizers(model, config())
-
-
-# --- backbones ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "grid"),
-    [
-        ("vgg16", 65, 5),  # f3 is at stride 16, with ceil-mode pools
-        ("resnet101", 65, 9),
-        ("timm/resnet18", 65, 9),
-        (LITE0, 65, 9),
-        ("timm/convnext_tiny", 97, 12),
-    ],
-)
-def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:
-    model = AMFormer(name, BASE_CLASSES, 1).eval()
-    with torch.no_grad():
-        got = model(*images(1, 1, size))
-    assert got.scores.shape == (1, 2, size, size)
-    assert got.initial_mask.shape == (1, 1, grid, grid)
-    assert all_finite(got)
-    channels = model.encoder.base.backbone.channels
-    assert model.clue.down_query[0].in_channels == channels[0] + channels[1]
-
-
-@pytest.mark.parametrize("name", ["resnet18", "vgg19", "timm/no_such_model", "timm/vit_nothing"])
-def test_an_unknown_backbone_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^Method\.backbone: .*" + name):
-        build_backbone(name)
-
-
-def test_packaged_weights_load_and_are_not_random() -> None:
-    backbone = build_backbone(LITE0)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    load_pretrained(backbone, LITE0, "package")
-    after = backbone.state_dict()
-    counters = {name for name in after if name.endswith("num_batches_tracked")}
-    same = {name for name, value in after.items() if torch.equal(value, before[name])}
-    assert same <= counters
-    assert all(value.isfinite().all() for value in after.values())
-    mean, std = pixel_statistics(LITE0)  # (pixel - 127) / 128
-    assert torch.allclose(
-        (torch.tensor([0.0, 127.0, 255.0]) / 255 - mean[0]) / std[0],
-        torch.tensor([-127 / 128, 0.0, 1.0]),
-        atol=1e-6,
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "part"),
-    [
-        ("resnet50", "package", "package holds weights of timm/tf_efficientnet_lite0 only"),
-        ("vgg16", "no/such/file.pth", "there is no file no/such/file.pth"),
-    ],
-)
-def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: str) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(name)
-    with pytest.raises(ValueError, match=part):
-        load_pretrained(backbone, name, source)
-
-
-@pytest.mark.parametrize("depth", [50, 101])
-def test_resnet_is_dilated_to_stride_8_from_the_first_block_of_a_stage(depth: int) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(f"resnet{depth}")
-        maps = backbone(torch.empty(1, 3, 97, 97))
-    assert [tuple(f.shape) for f in maps] == [(1, c, 13, 13) for c in (512, 1024, 2048)]
-    blocks = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
-    for layer, (count, dilation) in enumerate(zip(blocks, (1, 1, 2, 4), strict=True), start=1):
-        stage = getattr(backbone, f"layer{layer}")
-        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
-        threes = [m for m in convs if m.kernel_size == (3, 3)]
-        assert len(stage) == len(threes) == count
-        assert {m.dilation for m in threes} == {m.padding for m in threes} == {(dilation,) * 2}
-        strides = [m.stride for m in convs if m.stride != (1, 1)]
-        # layer 2's first 3x3 and, with it, its shortcut halve the map; layers 3 and 4 do not.
-        assert len(strides) == (2 if layer == 2 else 0)
-    stem = [m for m in backbone.layer0 if isinstance(m, nn.Conv2d)]
-    assert [(m.out_channels, m.stride[0]) for m in stem] == [(64, 2), (64, 1), (128, 1)]

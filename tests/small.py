@@ -1,0 +1,66 @@
+"""A small system and random episodes, for tests of the numeric core."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model import AMFormer, Prediction
+from model.backbones import LITE0
+from util.data.dataset import EpisodeBatch
+from util.distributed import Ranks
+from util.encoded import EncodedBatch, encode
+from util.game import Game
+from util.schema import Config
+
+SIZE, GRID, BASE_CLASSES = 65, 9, 15  # pixels a side, cells a side
+
+
+def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
+    """Query [B,3,S,S], support [B,K,3,S,S], support_mask [B,K,S,S] of 0, 1 and 255."""
+    mask = torch.zeros(batch, shot, size, size, dtype=torch.long)
+    mask[..., size // 4 : size // 2, size // 5 : size // 2] = 1
+    mask[..., size // 2, :] = 255
+    support = torch.randn(batch, shot, 3, size, size) + mask[:, :, None].eq(1)
+    query = torch.randn(batch, 3, size, size)
+    query[..., : size // 2] += 1
+    return query, support, mask
+
+
+def encoded(model: AMFormer, shot: int, batch: int = 2, size: int = SIZE) -> EncodedBatch:
+    """A training batch of random episodes."""
+    query, support, support_mask = images(batch, shot, size)
+    truth = torch.zeros(batch, size, size, dtype=torch.long)
+    truth[..., : size // 2] = 1
+    truth[:, 0] = 255
+    return encode(
+        model.encoder,
+        EpisodeBatch(
+            query=query,
+            query_mask=truth,
+            query_base_mask=torch.where(truth == 1, 3, truth),
+            support=support,
+            support_mask=support_mask,
+            class_index=torch.full((batch,), 2),
+            class_id=torch.full((batch,), 3),
+            plans=[],
+            labels=[],
+            base_labels=[],
+        ),
+    )
+
+
+def config(**method: object) -> Config:
+    made = Config()
+    method = {"backbone": LITE0, **method}
+    return replace(made, Method=replace(made.Method, **method))
+
+
+def game_of(model: AMFormer, **method: object) -> Game:
+    return Game(model, config(**method), 100, Ranks(0, 1, torch.device("cpu")))
+
+
+def all_finite(prediction: Prediction) -> bool:
+    maps = [v for v in vars(prediction).values() if isinstance(v, Tensor)]
+    maps += [m for v in vars(prediction).values() if isinstance(v, list) for m in v]
+    return len(maps) == 20 and all(m.isfinite().all() for m in maps)

@@ -1,0 +1,92 @@
+"""Backbones: each kind carries the system; weights are found or refused."""
+
+import pytest
+import torch
+from small import BASE_CLASSES, all_finite, images
+from torch import nn
+
+from model import AMFormer
+from model.backbones import LITE0, build_backbone, load_pretrained, pixel_statistics
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [
+        ("vgg16", 65, 5),  # f3 is at stride 16, with ceil-mode pools
+        ("resnet101", 65, 9),
+        ("timm/resnet18", 65, 9),
+        (LITE0, 65, 9),
+        ("timm/convnext_tiny", 97, 12),
+    ],
+)
+def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:
+    model = AMFormer(name, BASE_CLASSES, 1).eval()
+    with torch.no_grad():
+        got = model(*images(1, 1, size))
+    assert got.scores.shape == (1, 2, size, size)
+    assert got.initial_mask.shape == (1, 1, grid, grid)
+    assert all_finite(got)
+    channels = model.encoder.base.backbone.channels
+    assert model.clue.down_query[0].in_channels == channels[0] + channels[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "timm/no_such_model", "timm/vit_nothing"])
+def test_an_unknown_backbone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^Method\.backbone: .*" + name):
+        build_backbone(name)
+
+
+def test_packaged_weights_load_and_are_not_random() -> None:
+    backbone = build_backbone(LITE0)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    load_pretrained(backbone, LITE0, "package")
+    after = backbone.state_dict()
+    counters = {name for name in after if name.endswith("num_batches_tracked")}
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same <= counters
+    assert all(value.isfinite().all() for value in after.values())
+    mean, std = pixel_statistics(LITE0)  # (pixel - 127) / 128
+    assert torch.allclose(
+        (torch.tensor([0.0, 127.0, 255.0]) / 255 - mean[0]) / std[0],
+        torch.tensor([-127 / 128, 0.0, 1.0]),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part"),
+    [
+        ("resnet50", "package", "package holds weights of timm/tf_efficientnet_lite0 only"),
+        ("vgg16", "no/such/file.pth", "there is no file no/such/file.pth"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    with pytest.raises(ValueError, match=part):
+        load_pretrained(backbone, name, source)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_resnet_is_dilated_to_stride_8_from_the_first_block_of_a_stage(depth: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(f"resnet{depth}")
+        maps = backbone(torch.empty(1, 3, 97, 97))
+    assert [tuple(f.shape) for f in maps] == [(1, c, 13, 13) for c in (512, 1024, 2048)]
+    blocks = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    for layer, (count, dilation) in enumerate(zip(blocks, (1, 1, 2, 4), strict=True), start=1):
+        stage = getattr(backbone, f"layer{layer}")
+        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        threes = [m for m in convs if m.kernel_size == (3, 3)]
+        assert len(stage) == len(threes) == count
+        assert {m.dilation for m in threes} == {m.padding for m in threes} == {(dilation,) * 2}
+        strides = [m.stride for m in convs if m.stride != (1, 1)]
+        # layer 2's first 3x3 and, with it, its shortcut halve the map; layers 3 and 4 do not.
+        assert len(strides) == (2 if layer == 2 else 0)
+    stem = [m for m in backbone.layer0 if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in stem] == [(64, 2), (64, 1), (128, 1)]
