@@ -108,7 +108,7 @@ def image_batches(
     model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
 ) -> Samples:
     """(images [b,3,S,S], labels [b,S,S]) of this rank, one batch an iteration."""
-    loader = DataLoader(images, batch_sampler=schedule, num_workers=cfg.Data.workers)
+    loader = DataLoader(images, batch_sampler=schedule, num_workers=cfg.workers)
     for image, target in loader:
         yield image.to(ranks.device), target.to(ranks.device)
 
@@ -142,7 +142,7 @@ def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float
     model.eval()
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
     mine = range(ranks.rank, cfg.Base.val_images or len(tests), ranks.world)
-    for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.Data.workers):
+    for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.workers):
         scores = bilinear_ac(model(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))
     sum_over_ranks(totals)

@@ -149,7 +149,7 @@ def encoded_batches(
         episodes,
         batch_sampler=schedule,
         collate_fn=collate,
-        num_workers=cfg.Data.workers,
+        num_workers=cfg.workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
     )

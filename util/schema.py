@@ -3,6 +3,7 @@
 `util.config` reads YAML files and overrides into these classes.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ class DataSection:
     missing: str = key(
         "error", "images of the lists that are not on disk", choices=("error", "skip")
     )
-    workers: int = key(8, "processes that load images, per rank", low=0)
+    workers: int = key(8, "processes that load images, per rank; no more than cores", low=0)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,11 @@ class Config:
     def num_base_classes(self) -> int:
         """Base classes of a fold, background not counted."""
         return {"pascal": 15, "coco": 60}[self.Data.data_set]
+
+    @property
+    def workers(self) -> int:
+        """`Data.workers`, but no more than this machine's cores."""
+        return min(self.Data.workers, len(os.sched_getaffinity(0)))
 
     @property
     def name(self) -> str:
