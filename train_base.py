@@ -116,9 +116,7 @@ def image_batches(
 def f4_batches(
     model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
 ) -> Samples:
-    """(f4 [b,C,h,w], labels [b,S,S]): the frozen backbone's last map, encoded once where it never
-    changes.
-    """
+    """(f4 [b,C,h,w], labels [b,S,S]) of this rank; un-augmented images are encoded once."""
     if cfg.Base.augment:
         for image, target in image_batches(model, images, schedule, cfg, ranks):
             with torch.no_grad():
@@ -141,7 +139,8 @@ def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float
     """mIoU in percent over the base classes, on the validation images at S x S."""
     model.eval()
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
-    mine = range(ranks.rank, cfg.Base.val_images or len(tests), ranks.world)
+    count = min(cfg.Base.val_images or len(tests), len(tests))  # past that the set starts anew
+    mine = range(ranks.rank, count, ranks.world)
     for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.workers):
         scores = bilinear_ac(model(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))
