@@ -212,7 +212,8 @@ def test_sharded_evaluation_equals_one_process_to_the_last_integer(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEMO_RUN", str(demo))  # the processes inherit it
-    alone = scores_on(Ranks(0, 1, torch.device("cpu")))
+    # All with one thread: another number of threads sums in another order and may move a pixel.
+    [alone] = on_processes(1, scores_on, tmp_path)
     shared = on_processes(2, scores_on, tmp_path)
     assert alone["prior"]["miou"] > 0 and alone["final"]["fb_iou"] > 0
     assert shared == [alone, alone]
