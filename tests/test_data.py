@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from util.data.base import open_base
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate, open_episodes
 from util.data.episodes import EpisodeSampler
-from util.data.folds import CLASSES, base_classes, base_table, novel_classes
+from util.data.folds import CLASSES, published_fold
 from util.data.lists import FoldList, available, check_shots, fold_list, load_table
 from util.data.make_demo import make_demo, voc_palette
 from util.data.prepare_coco import main as prepare_coco
@@ -36,6 +36,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def config(**keys: object) -> SimpleNamespace:
     data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
+    data |= {"classes": (), "novel": (), "min_pixels": 2048}
     data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
     return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
 
@@ -65,21 +66,21 @@ def test_class_names_are_mmsegs() -> None:
 @pytest.mark.parametrize("data_set", ["pascal", "coco"])
 @pytest.mark.parametrize("every_fourth", [True, False])
 def test_each_class_is_novel_in_exactly_one_fold(data_set: str, every_fourth: bool) -> None:
-    folds = [novel_classes(data_set, split, every_fourth) for split in range(4)]
+    folds = [published_fold(data_set, split, every_fourth) for split in range(4)]
     every = set(range(1, len(CLASSES[data_set]) + 1))
-    assert set().union(*folds) == every and sum(map(len, folds)) == len(every)
-    for split, novel in enumerate(folds):
-        assert set(base_classes(data_set, split, every_fourth)) == every - set(novel)
+    novel = [fold.novel for fold in folds]
+    assert set().union(*novel) == every and sum(map(len, novel)) == len(every)
+    assert all(set(fold.base) == every - set(fold.novel) for fold in folds)
 
 
 def test_folds_are_the_published_ones() -> None:
-    assert novel_classes("pascal", 2) == (11, 12, 13, 14, 15)
-    assert novel_classes("coco", 1)[:3] == (2, 6, 10)
-    assert novel_classes("coco", 1, use_split_coco=False) == tuple(range(21, 41))
+    assert published_fold("pascal", 2).novel == (11, 12, 13, 14, 15)
+    assert published_fold("coco", 1).novel[:3] == (2, 6, 10)
+    assert published_fold("coco", 1, use_split_coco=False).novel == tuple(range(21, 41))
 
 
 def test_base_table_numbers_base_classes_in_order_and_keeps_255() -> None:
-    table = base_table("pascal", 1)
+    table = published_fold("pascal", 1).base_table()
     assert table.dtype == np.uint8 and table.shape == (256,)
     assert table[:21].tolist() == [0, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, *range(6, 16)]
     assert table[255] == 255 and not table[21:255].any()
@@ -94,7 +95,8 @@ def test_pascal_lists_equal_the_published_ones(
     table = load_table(source, tmp_path)
     assert load_table(source, tmp_path) == table  # from the file now
     for split in range(4):
-        got, want = fold_list(table, "pascal", split, subset), expected[f"{subset}_{split}"]
+        got = fold_list(table, published_fold("pascal", split), subset)
+        want = expected[f"{subset}_{split}"]
         assert got.images == want["images"]
         assert {str(c): ids for c, ids in got.by_class.items()} == want["by_class"]
 
@@ -105,11 +107,12 @@ def test_coco_masks_give_the_published_lists_on_every_image(
     expected = json.loads((shared / "coco2014/expected_lists.json").read_text())
     table = coco_table(tree, tmp_path, "val")
     for split in ("1", "2", "3"):
-        fold = fold_list(table, "coco", int(split), "val")
+        fold = fold_list(table, published_fold("coco", int(split)), "val")
         for name, classes in expected["val"].items():
             got = [c for c, ids in fold.by_class.items() if Path(name).stem in ids]
             assert got == sorted(classes[split]), name
-    listed = fold_list(coco_table(tree, tmp_path, "train"), "coco", 0, "train").images
+    table = coco_table(tree, tmp_path, "train")
+    listed = fold_list(table, published_fold("coco", 0), "train").images
     for name, is_listed in expected["train_fold0"].items():
         assert (Path(name).stem in listed) == is_listed, name
 
@@ -142,7 +145,7 @@ def a_fold(**sizes: int) -> FoldList:
     classes_of = {
         i: tuple(n for n in (c, c + 1) if n in by_class) for c, ids in by_class.items() for i in ids
     }
-    return FoldList(images, by_class, classes_of, "pascal")
+    return FoldList(images, by_class, classes_of, CLASSES["pascal"])
 
 
 def test_available_goes_down_to_what_can_serve_and_says_what_it_left_out() -> None:
@@ -161,7 +164,7 @@ def test_available_repeats_until_nothing_changes() -> None:
     # Without class 2, image x is no query; without x, class 1 cannot serve either.
     by_class = {1: ["x", "y"], 2: ["x"], 3: ["p", "q"]}
     fold = FoldList(["x", "y", "p", "q"], by_class, {"x": (2,), "y": (1,)} | {"p": (3,), "q": (3,)},
-                    "pascal")  # fmt: skip
+                    CLASSES["pascal"])  # fmt: skip
     kept, _ = available(fold, lambda _: True, 1)
     assert kept.images == ["p", "q"] and kept.by_class == {3: ["p", "q"]}
 
@@ -222,7 +225,7 @@ def test_a_batch_holds_what_its_fields_say(demo: SimpleNamespace, subset: str) -
     assert batch.support.shape == (4, 2, 3, 65, 65) and batch.support_mask.shape == (4, 2, 65, 65)
     for mask in (batch.query_mask, batch.support_mask):
         assert mask.dtype == torch.int64 and set(mask.unique().tolist()) == {0, 1, 255}
-    classes = (base_classes if subset == "train" else novel_classes)("pascal", 0)
+    classes = published_fold("pascal", 0).classes(subset)
     assert [classes[i] for i in batch.class_index] == batch.class_id.tolist()
     for row, plan in enumerate(batch.plans):
         label = torch.from_numpy(read_label(episodes.source.label_path(plan.query)))
@@ -334,7 +337,7 @@ def test_wrong_data_is_refused_in_one_line(demo: SimpleNamespace, tmp_path: Path
     refused(["nowhere", "Data.data_root"], Source, tmp_path / "nowhere", "pascal", subset)
     refused(["JPEGImages", "Data.data_root"], Source, tmp_path, "pascal", subset)
     refused(["'voc'", "pascal"], Source, root, "voc", subset)
-    refused(["Data.split", "4"], novel_classes, "pascal", 4)
+    refused(["Data.split", "4"], published_fold, "pascal", 4)
     (tmp_path / "val2014").mkdir()
     refused(["masks", "prepare_coco"], Source, tmp_path, "coco", "val")
     (tmp_path / "masks/val2014").mkdir(parents=True)

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 import yaml
 
+from util.data.folds import FOLDS, fold_of
+from util.data.source import read_classes
 from util.logger import main
 from util.schema import Config
 
@@ -59,8 +61,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     for name, value in values.items():
         section, _, option = name.partition(".")
         given[section][option] = value
+    source = f"{path} with the command line" if overrides else str(path)
+    data = given["Data"]
+    if data.get("data_set") == "custom" and not data.get("classes"):
+        data["classes"] = read_classes(data.get("data_root", Config.Data.data_root))
     config = Config(**{name: cls(**given[name]) for name, cls in _SECTIONS.items()})
-    _check_together(config, f"{path} with the command line" if overrides else str(path))
+    _check_together(config, source)
     return config
 
 
@@ -142,6 +148,10 @@ def _checked(source: str, name: str, value: Any) -> Any:
     default, limits = _KEYS[name].default, _KEYS[name].metadata
     if not isinstance(default, tuple):
         return _checked_one(source, name, value, type(default), limits)
+    if "kind" in limits:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{source}: {name} wants a list, given {_shown(value)}")
+        return tuple(_checked_one(source, name, element, limits["kind"], {}) for element in value)
     kind = type(default[0])
     length = None if name == "Eval.seeds" else len(default)
     if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
@@ -188,7 +198,21 @@ def _checked_one(source: str, name: str, value: Any, kind: type, limits: Mapping
 def _check_together(config: Config, source: str) -> None:
     """What single limits cannot say. An option that would have no effect is a mistake too."""
     data, method, base, train = config.Data, config.Method, config.Base, config.Train
+    custom = data.data_set == "custom"
     mistakes = [
+        (
+            not custom and data.split >= FOLDS,
+            f"Data.split wants at most {FOLDS - 1}, given {data.split}",
+        ),
+        (
+            not custom and bool(data.classes or data.novel),
+            "Data.classes and Data.novel have no effect without Data.data_set custom; remove them",
+        ),
+        (custom and not data.novel, "Data.novel wants the classes that this fold holds out"),
+        (
+            custom and not set(data.classes) - set(data.novel),
+            "Data.novel leaves no class to train on",
+        ),
         (data.size % 8 != 1, _size("Data.size", data.size)),
         (base.size % 8 != 1, _size("Base.size", base.size)),
         (data.scale[0] > data.scale[1], "Data.scale wants the smaller number first"),
@@ -231,6 +255,10 @@ def _check_together(config: Config, source: str) -> None:
     for wrong, message in mistakes:
         if wrong:
             raise ValueError(f"{source}: {message}")
+    try:
+        fold_of(data)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _size(name: str, given: int) -> str:

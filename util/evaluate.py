@@ -11,7 +11,6 @@ from model import AMFormer, Prediction
 from model.resize import bilinear_ac
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import EpisodeSampler, Plan
-from util.data.folds import CLASSES
 from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
 from util.metrics import (
@@ -81,8 +80,7 @@ class Evaluator:
         self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
         fold = episodes.sampler.fold
         self.classes = sorted(fold.by_class)  # those that the lists can serve
-        names = CLASSES[cfg.Data.data_set]
-        self.names = [names[c - 1] for c in self.classes]
+        self.names = [fold.name(c) for c in self.classes]
 
     @torch.no_grad()
     def run(

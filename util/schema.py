@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from util.data.folds import fold_of
+
 
 def key(default: Any, text: str, **limits: Any) -> Any:
     """A field of a section.
@@ -15,7 +17,8 @@ def key(default: Any, text: str, **limits: Any) -> Any:
         default: value when no file and no override gives the key.
         text: one line for the documentation (`metadata['help']`).
         **limits: `choices` (a tuple), `pattern` (a regular expression), `low` and `high`
-            (inclusive), `above` (exclusive); for a list they hold for each element.
+            (inclusive), `above` (exclusive); for a list they hold for each element. `kind` is the
+            type of the elements of a list of any length, which may be empty.
     """
     return field(default=default, metadata={"help": text, **limits})
 
@@ -24,10 +27,15 @@ def key(default: Any, text: str, **limits: Any) -> Any:
 class DataSection:
     """Which images, which fold, and how they are augmented."""
 
-    data_set: str = key("pascal", "fold layout and mask format", choices=("pascal", "coco"))
+    data_set: str = key(
+        "pascal", "pascal, coco, or custom: your own", choices=("pascal", "coco", "custom")
+    )
     data_root: str = key("data/VOCdevkit2012/VOC2012", "folder of the data set")
     list_dir: str = key("lists/pascal", "folder of the fold lists that util.data writes")
-    split: int = key(0, "fold", low=0, high=3)
+    split: int = key(0, "fold", low=0)
+    classes: tuple[str, ...] = key((), "custom: names in id order; else classes.txt", kind=str)
+    novel: tuple[str, ...] = key((), "custom: the classes that this fold holds out", kind=str)
+    min_pixels: int = key(2048, "pixels that make a mask a support or a query", low=1)
     use_split_coco: bool = key(True, "COCO folds take every fourth class (False: 20 in a row)")
     shot: int = key(1, "supports per episode (K)", low=1)
     size: int = key(473, "side of the square input in pixels, 1 mod 8", low=33)
@@ -140,7 +148,7 @@ class Config:
     @property
     def num_base_classes(self) -> int:
         """Base classes of a fold, background not counted."""
-        return {"pascal": 15, "coco": 60}[self.Data.data_set]
+        return len(fold_of(self.Data).base)
 
     @property
     def workers(self) -> int:

@@ -10,7 +10,6 @@ from torchvision.utils import draw_segmentation_masks, make_grid, save_image
 
 from model.resize import bilinear_ac
 from util.data.dataset import EpisodeDataset
-from util.data.folds import class_name
 from util.evaluate import Example
 
 OBJECT, IGNORED = "#ff3b30", "#ffd60a"
@@ -29,7 +28,7 @@ def strip(example: Example, episodes: EpisodeDataset) -> Tensor:
     query, support = (_read(episodes, name, size) for name in (plan.query, plan.supports[0]))
     prior = bilinear_ac(prediction.prior[row : row + 1], size)[0].mean(0)
     predicted = bilinear_ac(prediction.final[row : row + 1], size)[0].argmax(0)
-    name = class_name(episodes.sampler.fold.data_set, plan.class_id)
+    name = episodes.sampler.fold.name(plan.class_id)
     shots = f" 1/{len(plan.supports)}" if len(plan.supports) > 1 else ""
     pictures = [
         (f"support{shots}: {name}", _masked(support, batch.support_mask[row, 0])),

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from util.data.dataset import open_source
 from util.data.episodes import Passes, generator
-from util.data.folds import base_classes, base_table
+from util.data.folds import fold_of
 from util.data.lists import fold_list, load_table
 from util.data.source import Source
 from util.data.transform import Transform
@@ -25,7 +25,7 @@ class BaseDataset(Dataset):
         source: the data.
         images: ids, such as `FoldList.images`.
         transform: `BaseTransform` in training, `EvalTransform` in validation.
-        table: look-up from a label to the base learner's (`base_table`).
+        table: look-up from a label to the base learner's (`Fold.base_table`).
         seed: shuffles every pass and feeds the augmentation; None keeps the order of `images`.
     """
 
@@ -78,13 +78,11 @@ def open_base(
         ValueError: when data is missing or broken.
     """
     data, source = cfg.Data, open_source(cfg, subset)
-    fold = (data.data_set, data.split, data.use_split_coco)
-    table = load_table(source, data.list_dir)
+    fold, table = fold_of(data), load_table(source, data.list_dir)
     if subset == "train":
-        listed = fold_list(table, data.data_set, data.split, subset, data.use_split_coco)
-        images = listed.images
+        images = fold_list(table, fold, subset, data.min_pixels).images
     else:
-        images = [i for i, has in table.items() if not has.keys().isdisjoint(base_classes(*fold))]
+        images = [i for i, has in table.items() if not has.keys().isdisjoint(fold.base)]
     report = []
     if data.missing == "skip":
         there = source.images_on_disk()
@@ -97,4 +95,4 @@ def open_base(
         source.require(images)
     if not images:
         raise ValueError(f"{source.images}: holds none of the listed images; check Data.data_root")
-    return BaseDataset(source, images, transform, base_table(*fold), seed), report
+    return BaseDataset(source, images, transform, fold.base_table(), seed), report

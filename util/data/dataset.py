@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from util.data.episodes import EpisodeSampler, Plan
-from util.data.folds import IGNORE, base_classes, base_table, novel_classes
+from util.data.folds import IGNORE, fold_of
 from util.data.lists import available, check_shots, fold_list, load_table
 from util.data.source import Source
 from util.data.transform import (
@@ -124,7 +124,7 @@ class EpisodeDataset(Dataset):
         source: the data.
         sampler: names the episodes.
         transform: of query and supports alike.
-        table: look-up from a label to the base learner's (`base_table`).
+        table: look-up from a label to the base learner's (`Fold.base_table`).
         classes: what `class_index` counts: the fold's base or novel classes, ascending.
     """
 
@@ -189,7 +189,7 @@ class EpisodeDataset(Dataset):
 
 def open_source(cfg: Any, subset: str) -> Source:
     """Opens the data of a config (`Data.data_root`, `.data_set`) for 'train' or 'val'."""
-    return Source(cfg.Data.data_root, cfg.Data.data_set, subset)
+    return Source(cfg.Data.data_root, cfg.Data.data_set, subset, len(fold_of(cfg.Data).names))
 
 
 def open_episodes(
@@ -204,8 +204,7 @@ def open_episodes(
     The first call on a data set reads all its masks (see `load_table`).
 
     Args:
-        cfg: `Data.data_set`, `.data_root`, `.list_dir`, `.split`, `.use_split_coco`, `.shot`,
-            `.size`, `.scale`, `.rotate`, `.augment` (of 'train' only) and `.missing`: 'error'
+        cfg: its `Data` section; `.augment` and `.flip` are of 'train' only. `.missing`: 'error'
             refuses when a listed image is not on disk, 'skip' leaves it out (`available`).
         subset: 'train' or 'val'.
         seed: of the episodes and their augmentation.
@@ -219,9 +218,8 @@ def open_episodes(
         ValueError: when data is missing, broken or too little.
     """
     data, source = cfg.Data, open_source(cfg, subset)
-    fold = (data.data_set, data.split, data.use_split_coco)
-    table = load_table(source, data.list_dir)
-    listed = fold_list(table, data.data_set, data.split, subset, data.use_split_coco)
+    fold = fold_of(data)
+    listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)
     report = []
     if data.missing == "skip":
         listed, report = available(listed, source.images_on_disk().__contains__, data.shot)
@@ -233,6 +231,5 @@ def open_episodes(
     else:
         kind = FlipTransform if subset == "train" and data.flip else EvalTransform
         transform = kind(data.size, mean, std)
-    classes = base_classes(*fold) if subset == "train" else novel_classes(*fold)
-    sampler = EpisodeSampler(listed, data.shot, seed)
-    return EpisodeDataset(source, sampler, transform, base_table(*fold), classes), report
+    sampler, classes = EpisodeSampler(listed, data.shot, seed), fold.classes(subset)
+    return EpisodeDataset(source, sampler, transform, fold.base_table(), classes), report

@@ -1,4 +1,7 @@
-"""Classes of PASCAL-5i and COCO-20i, and which of them are novel in each fold."""
+"""Classes of a data set, and which of them are novel in a fold."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,7 @@ IGNORE = 255
 """The label of pixels that count for nothing."""
 
 FOLDS = 4
-"""Folds of each data set."""
+"""Folds of PASCAL-5i and COCO-20i."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "pascal": tuple(_PASCAL.split(",")),
@@ -30,15 +33,43 @@ CLASSES: dict[str, tuple[str, ...]] = {
 """Class names; class id = position + 1 (COCO: ascending category id). 0 is background."""
 
 
-def class_name(data_set: str, class_id: int) -> str:
-    """Returns the name of a class id (from 1)."""
-    return CLASSES[data_set][class_id - 1]
+@dataclass(frozen=True)
+class Fold:
+    """The classes of a data set, and which of them are held out.
+
+    Attributes:
+        names: class names; class id = position + 1.
+        novel: ids of the classes held out, ascending.
+    """
+
+    names: tuple[str, ...]
+    novel: tuple[int, ...]
+
+    @property
+    def base(self) -> tuple[int, ...]:
+        """Ids of the classes that are trained on, ascending: all that are not novel."""
+        return tuple(c for c in range(1, len(self.names) + 1) if c not in self.novel)
+
+    def classes(self, subset: str) -> tuple[int, ...]:
+        """Ids of the classes that episodes ask for: base in 'train', novel in 'val'."""
+        return self.base if subset == "train" else self.novel
+
+    def base_table(self) -> np.ndarray:
+        """Returns the look-up from a label to the base learner's label (uint8 [256]).
+
+        Base classes are numbered 1.. in ascending order, 255 stays, everything else is 0. It
+        replaces the `base_annotation/` folders of the published code: `base_table()[label]`.
+        """
+        table = np.zeros(256, np.uint8)
+        table[list(self.base)] = np.arange(1, len(self.base) + 1)
+        table[IGNORE] = IGNORE
+        return table
 
 
-def novel_classes(data_set: str, split: int, use_split_coco: bool = True) -> tuple[int, ...]:
-    """Returns the class ids held out in a fold, ascending.
+def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fold:
+    """Returns a fold of PASCAL-5i or COCO-20i.
 
-    PASCAL-5i fold i: 5i+1..5i+5. COCO-20i fold i: i+1, i+5, i+9, ... as published.
+    PASCAL-5i fold i holds out 5i+1..5i+5; COCO-20i fold i holds out i+1, i+5, i+9, ...
 
     Args:
         data_set: 'pascal' or 'coco'.
@@ -52,27 +83,27 @@ def novel_classes(data_set: str, split: int, use_split_coco: bool = True) -> tup
         raise ValueError(f"Data.data_set is {data_set!r}: use one of {', '.join(CLASSES)}")
     if split not in range(FOLDS):
         raise ValueError(f"Data.split is {split!r}: the folds are 0, 1, 2, 3")
-    count = len(CLASSES[data_set])
+    names = CLASSES[data_set]
+    count = len(names)
     if data_set == "coco" and use_split_coco:
-        return tuple(range(split + 1, count + 1, FOLDS))
+        return Fold(names, tuple(range(split + 1, count + 1, FOLDS)))
     size = count // FOLDS
-    return tuple(range(size * split + 1, size * (split + 1) + 1))
+    return Fold(names, tuple(range(size * split + 1, size * (split + 1) + 1)))
 
 
-def base_classes(data_set: str, split: int, use_split_coco: bool = True) -> tuple[int, ...]:
-    """Returns the class ids a fold trains on, ascending: all that are not novel."""
-    novel = novel_classes(data_set, split, use_split_coco)
-    return tuple(c for c in range(1, len(CLASSES[data_set]) + 1) if c not in novel)
+def fold_of(data: Any) -> Fold:
+    """Returns the fold of a config's `Data` section.
 
+    Args:
+        data: `.data_set`, `.split` and `.use_split_coco`; for 'custom' `.classes` and `.novel`.
 
-def base_table(data_set: str, split: int, use_split_coco: bool = True) -> np.ndarray:
-    """Returns the look-up from a label to the base learner's label (uint8 [256]).
-
-    Base classes are numbered 1.. in ascending order, 255 stays, everything else is 0. It replaces
-    the `base_annotation/` folders of the published code: `base_table(...)[label]`.
+    Raises:
+        ValueError: for an unknown data set, fold or class.
     """
-    table = np.zeros(256, np.uint8)
-    base = base_classes(data_set, split, use_split_coco)
-    table[list(base)] = np.arange(1, len(base) + 1)
-    table[IGNORE] = IGNORE
-    return table
+    if data.data_set != "custom":
+        return published_fold(data.data_set, data.split, data.use_split_coco)
+    for name in data.novel:
+        if name not in data.classes:
+            known = ", ".join(data.classes)
+            raise ValueError(f"Data.novel names {name!r}, which is no class; there is {known}")
+    return Fold(data.classes, tuple(sorted(data.classes.index(name) + 1 for name in data.novel)))

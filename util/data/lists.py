@@ -11,12 +11,13 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from util.data.folds import CLASSES, IGNORE, base_classes, class_name, novel_classes
+from util.data.folds import IGNORE, Fold
 from util.data.source import Source, read_label
 
 MIN_PIXELS = 2048
@@ -35,13 +36,19 @@ class FoldList:
         by_class: class id -> the ids of `images` that may be its supports, in order.
         classes_of: id -> the classes an episode on it may ask for: the fold's base classes in
             training, its novel classes in validation, present in its mask at any size.
-        data_set: 'pascal' or 'coco'.
+        names: class names; class id = position + 1.
+        min_pixels: that a class had to have in a mask.
     """
 
     images: list[str]
     by_class: dict[int, list[str]]
     classes_of: dict[str, tuple[int, ...]]
-    data_set: str
+    names: tuple[str, ...]
+    min_pixels: int = MIN_PIXELS
+
+    def name(self, class_id: int) -> str:
+        """Returns the name of a class id (from 1)."""
+        return self.names[class_id - 1]
 
 
 def fingerprint(ids: Iterable[str]) -> int:
@@ -58,26 +65,33 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
 
     Raises:
         ValueError: when the file there is not of these ids or cannot be written, or a mask cannot
-            be read.
+            be read. A table of one's own data is made anew when a mask was added or changed.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
-    if not path.is_file():
-        table = build_table(source, ids)
-        _write_table(path, source.data_set, table)
-        return table
+    made_from = [*ids, *source.stamps(ids)]
+    head = {"data_set": source.data_set, "crc32": fingerprint(made_from)}
+    if path.is_file():
+        kept, table = _read_table(path)
+        if kept == head and list(table) == ids:
+            return table
+        if source.data_set != "custom":
+            raise ValueError(
+                f"{path}: made from other images than {source.root} lists; delete it to rebuild"
+                " it, or set Data.list_dir"
+            )
+    table = build_table(source, ids)
+    _write_table(path, head, table)
+    return table
+
+
+def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
+    """What a file says it was made from, and its table."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        fits = (kept["data_set"], kept["crc32"]) == (source.data_set, fingerprint(ids))
-        table = {i: {int(c): n for c, n in has.items()} for i, has in kept["images"].items()}
-        fits = fits and list(table) == ids
+        table = {i: {int(c): n for c, n in has.items()} for i, has in kept.pop("images").items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
-    if not fits:
-        raise ValueError(
-            f"{path}: made from other images than {source.root} lists; delete it to rebuild it,"
-            " or set Data.list_dir"
-        )
-    return table
+    return kept, table
 
 
 def build_table(source: Source, ids: list[str]) -> Table:
@@ -87,7 +101,7 @@ def build_table(source: Source, ids: list[str]) -> Table:
         ValueError: when a mask cannot be read or holds a class the data set does not have.
     """
     paths = [str(source.label_path(i)) for i in ids]
-    limit, table = len(CLASSES[source.data_set]), {}
+    limit, table = source.classes, {}
     # fork: a worker needs nothing but NumPy, and starts at once.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
@@ -111,13 +125,16 @@ def _count(path: str) -> dict[int, int]:
     return {int(c): int(pixels[c]) for c in np.flatnonzero(pixels) if c not in (0, IGNORE)}
 
 
-def _write_table(path: Path, data_set: str, table: Table) -> None:
-    head = json.dumps({"data_set": data_set, "crc32": fingerprint(table)})[:-1]
+def _write_table(path: Path, head: dict[str, Any], table: Table) -> None:
     rows = ",\n".join(f"{json.dumps(i)}: {json.dumps(has)}" for i, has in table.items())
+    _write(path, f'{json.dumps(head)[:-1]}, "images": {{\n{rows}\n}}}}\n')
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(f'{head}, "images": {{\n{rows}\n}}}}\n', encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
         raise ValueError(
@@ -125,9 +142,7 @@ def _write_table(path: Path, data_set: str, table: Table) -> None:
         ) from None
 
 
-def fold_list(
-    table: Table, data_set: str, split: int, subset: str, use_split_coco: bool = True
-) -> FoldList:
+def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS) -> FoldList:
     """Derives the list of a fold, equal to the published one.
 
     Training: images without a single novel pixel and with a base class of >= 2,048 pixels.
@@ -136,18 +151,16 @@ def fold_list(
 
     Args:
         table: what the masks of the subset hold.
-        data_set: 'pascal' or 'coco'.
-        split: the fold, 0 to 3.
+        fold: the classes.
         subset: 'train' or 'val'.
-        use_split_coco: see `novel_classes`.
+        min_pixels: in place of 2,048.
     """
-    novel = novel_classes(data_set, split, use_split_coco)
-    wanted = base_classes(data_set, split, use_split_coco) if subset == "train" else novel
-    out = FoldList([], {c: [] for c in wanted}, {}, data_set)
+    wanted = fold.classes(subset)
+    out = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
     for image_id, has in table.items():
-        if subset == "train" and any(c in has for c in novel):
+        if subset == "train" and any(c in has for c in fold.novel):
             continue
-        large = [c for c in wanted if has.get(c, 0) >= MIN_PIXELS]
+        large = [c for c in wanted if has.get(c, 0) >= min_pixels]
         if large:
             out.images.append(image_id)
             out.classes_of[image_id] = tuple(c for c in wanted if c in has)
@@ -165,9 +178,9 @@ def check_shots(fold: FoldList, shot: int) -> None:
     for c, images in fold.by_class.items():
         if len(images) <= shot:
             raise ValueError(
-                f"class {c} ({class_name(fold.data_set, c)}) has {len(images)} images of >="
-                f" {MIN_PIXELS} pixels, {shot}-shot needs {shot + 1}; lower Data.shot, add images,"
-                " or set Data.missing=skip to leave the class out"
+                f"class {c} ({fold.name(c)}) has {len(images)} images of >= {fold.min_pixels}"
+                f" pixels, {shot}-shot needs {shot + 1}; lower Data.shot, add images, or set"
+                " Data.missing=skip to leave the class out"
             )
 
 
@@ -201,7 +214,7 @@ def available(
         by_class = {c: [i for i in ids if i in kept] for c, ids in by_class.items()}
         for c in [c for c, ids in by_class.items() if len(ids) <= shot]:
             report.append(
-                f"left out class {c} ({class_name(fold.data_set, c)}):"
+                f"left out class {c} ({fold.name(c)}):"
                 f" {len(by_class.pop(c))} images, {shot}-shot needs {shot + 1}"
             )
         classes_of = {i: tuple(c for c in fold.classes_of[i] if c in by_class) for i in images}
@@ -214,4 +227,4 @@ def available(
         raise ValueError(
             "no image of the fold's list is left: check Data.data_root, or lower Data.shot"
         )
-    return FoldList(images, by_class, classes_of, fold.data_set), report
+    return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report

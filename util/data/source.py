@@ -1,11 +1,14 @@
 """Where a data set's pictures and masks lie, and how they are read."""
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from util.data.folds import CLASSES, IGNORE
 
 SUBSETS = ("train", "val")
 
@@ -61,16 +64,22 @@ class Source:
     `.../MSCOCO2014` with `{train,val}2014` and the masks in `masks/{train,val}2014` (as
     `prepare_coco` writes them) or in `annotations/{train,val}2014` (as BAM's download has them).
 
+    Custom: `data_root` holds `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, where the
+    subsets are to differ, `train.txt` and `val.txt`.
+
     Args:
         data_root: the folder.
-        data_set: 'pascal' or 'coco'.
+        data_set: 'pascal', 'coco' or 'custom'.
         subset: 'train' or 'val'.
+        classes: how many classes there are; for 'custom', the others know it.
 
     Raises:
         ValueError: when a folder is missing.
     """
 
-    def __init__(self, data_root: str | Path, data_set: str, subset: str) -> None:
+    def __init__(
+        self, data_root: str | Path, data_set: str, subset: str, classes: int | None = None
+    ) -> None:
         if subset not in SUBSETS:
             raise ValueError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
@@ -85,18 +94,43 @@ class Source:
             self.images = self.root / f"{subset}2014"
             drawn, published = (self.root / f / f"{subset}2014" for f in ("masks", "annotations"))
             self.masks = drawn if drawn.is_dir() or not published.is_dir() else published
+        elif data_set == "custom":
+            self.images, self.masks = self.root / "images", self.root / "masks"
         else:
-            raise ValueError(f"Data.data_set is {data_set!r}: use pascal or coco")
+            raise ValueError(f"Data.data_set is {data_set!r}: use pascal, coco or custom")
+        self.classes = classes or len(CLASSES[data_set])
         for folder in (self.images, self.masks):
             if not folder.is_dir():
-                how = "lay the data out as docs/data.md says, or set Data.data_root"
-                if data_set == "coco" and folder == self.masks:
-                    how = f"run python -m util.data.prepare_coco --coco {self.root}"
-                raise ValueError(f"{folder}: no such folder; {how}")
+                raise ValueError(f"{folder}: no such folder; {self._remedy(folder)}")
+
+    def _remedy(self, folder: Path) -> str:
+        if self.data_set == "coco" and folder == self.masks:
+            return f"run python -m util.data.prepare_coco --coco {self.root}"
+        page = "custom_data" if self.data_set == "custom" else "data"
+        return f"lay the data out as docs/{page}.md says, or set Data.data_root"
 
     def image_path(self, image_id: str) -> Path:
         """Returns the path of an image's picture."""
+        if self.data_set == "custom":
+            return self.images / self._pictures.get(image_id, f"{image_id}.jpg")
         return self.images / f"{image_id}.jpg"
+
+    @cached_property
+    def _pictures(self) -> dict[str, str]:
+        """Id -> file name, of one look at the folder, not one per file."""
+        suffixes = (".jpg", ".jpeg", ".png") if self.data_set == "custom" else (".jpg",)
+        pictures: dict[str, str] = {}
+        for name in sorted(os.listdir(self.images)):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in suffixes:
+                continue
+            if stem in pictures:
+                raise ValueError(
+                    f"{self.images / name}: {pictures[stem]} has the same name; rename one, and"
+                    " its mask"
+                )
+            pictures[stem] = name
+        return pictures
 
     def label_path(self, image_id: str) -> Path:
         """Returns the path of an image's mask."""
@@ -117,8 +151,15 @@ class Source:
         return image, label
 
     def images_on_disk(self) -> set[str]:
-        """Returns the ids whose picture is there (one look at the folder, not one per file)."""
-        return {name[:-4] for name in os.listdir(self.images) if name.endswith(".jpg")}
+        """Returns the ids whose picture is there."""
+        return set(self._pictures)
+
+    def stamps(self, ids: list[str]) -> list[str]:
+        """Returns what tells that a mask was changed; nothing for downloads, which do not."""
+        if self.data_set != "custom":
+            return []
+        files = [self.label_path(i).stat() for i in ids]
+        return [f"{file.st_size} {file.st_mtime_ns}" for file in files]
 
     def require(self, ids: list[str]) -> None:
         """Makes sure that every picture is there.
@@ -138,18 +179,26 @@ class Source:
         """Returns the ids of the subset that have a mask, in the published order.
 
         PASCAL train: SBD `train_noval`, then the ids of VOC `train` not already there; val: VOC
-        `val`. COCO: every image with a mask, sorted.
+        `val`. COCO: every image with a mask, sorted; custom too, or what `train.txt` and
+        `val.txt` list.
 
         Raises:
             ValueError: when an id list is missing or nothing is listed.
         """
-        if self.data_set == "coco":
+        listed = self.root / f"{self.subset}.txt"
+        if self.data_set == "custom" and listed.exists():
+            ids = _read_ids(listed)
+            for image_id in ids:
+                if not self.label_path(image_id).is_file():
+                    raise ValueError(
+                        f"{listed}: names {image_id}, which has no mask"
+                        f" {self.label_path(image_id)}; add the mask or take the line out"
+                    )
+            return ids
+        if self.data_set != "pascal":
             ids = sorted(name[:-4] for name in os.listdir(self.masks) if name.endswith(".png"))
             if not ids:
-                raise ValueError(
-                    f"{self.masks}: holds no PNG; run python -m util.data.prepare_coco"
-                    f" --coco {self.root}"
-                )
+                raise ValueError(f"{self.masks}: holds no PNG; {self._remedy(self.masks)}")
             return ids
         ids = _read_ids(self.root / "ImageSets" / "Segmentation" / f"{self.subset}.txt")
         if self.subset == "train":
@@ -161,6 +210,30 @@ class Source:
                 f"{self.root}: its {self.subset} list names no image; copy ImageSets again"
             )
         return ids
+
+
+def read_classes(data_root: str | Path) -> tuple[str, ...]:
+    """Reads the class names of one's own data set: a line each, in the order of their ids.
+
+    Raises:
+        ValueError: when `classes.txt` is missing, empty, too long, or names a class twice.
+    """
+    path = Path(data_root) / "classes.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: no such file; write the class names there, a line each, or set Data.data_root"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not 1 < len(names) < IGNORE:
+        raise ValueError(f"{path}: names {len(names)} classes; a mask has room for 2 to 254")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: names {twice!r} twice; merge the two or rename one")
+    return names
 
 
 def _read_ids(path: Path) -> list[str]:
