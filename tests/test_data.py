@@ -17,11 +17,12 @@ from util.data.base import open_base
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.folds import CLASSES, published_fold
-from util.data.lists import FoldList, available, check_shots, fold_list, load_table
+from util.data.lists import FoldList, available, check_shots, fold_list
 from util.data.make_demo import make_demo, voc_palette
 from util.data.prepare_coco import main as prepare_coco
 from util.data.prepare_coco import rasterize
 from util.data.source import SUBSETS, Source, read_image, read_label
+from util.data.tables import load_table
 from util.data.transform import BaseTransform, EvalTransform, TrainTransform
 
 
@@ -36,7 +37,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def config(**keys: object) -> SimpleNamespace:
     data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
-    data |= {"classes": (), "novel": (), "min_pixels": 2048}
+    data |= {"classes": (), "novel": (), "min_pixels": 2048, "ann_type": "mask"}
+    data |= {"flip": False}
     data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
     return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
 

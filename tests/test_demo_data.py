@@ -10,9 +10,10 @@ from PIL import Image
 
 from util.data.demo_art import draw
 from util.data.folds import published_fold
-from util.data.lists import MIN_PIXELS, fold_list, load_table
+from util.data.lists import MIN_PIXELS, fold_list
 from util.data.make_demo import main, make_demo, voc_palette
 from util.data.source import SUBSETS, Source
+from util.data.tables import load_table
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,15 @@ def arguments(text: str) -> tuple[Config, int]:
     return load_config(args.config, args.overrides), args.gpus
 
 
+def config_argument(text: str) -> Config:
+    """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
+    parser = _Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
+    args = parser.parse_args()
+    return load_config(args.config, args.overrides)
+
+
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """The sections as plain dicts and lists: for YAML, JSON and checkpoints."""
     return {

@@ -119,7 +119,7 @@ class FeatureStore:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        image, label, original = self.episodes.load_pair(name, None)
+        image, label, original = self.episodes.load_pair(name, None, class_id)
         if mirrored:
             image, label = image.flip(-1), label.flip(-1)
         device = next(self.encoder.parameters()).device

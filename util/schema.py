@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from util.data.folds import fold_of
+from util.data.weak import KINDS
 
 
 def key(default: Any, text: str, **limits: Any) -> Any:
@@ -43,6 +44,7 @@ class DataSection:
     flip: bool = key(False, "without augment: mirror images at random, which a store can keep")
     scale: tuple[float, float] = key((0.9, 1.1), "range of the random scale", above=0.0)
     rotate: float = key(10.0, "largest random rotation in degrees", low=0.0, high=180.0)
+    ann_type: str = key("mask", "how supports are labelled", choices=KINDS)
     missing: str = key(
         "error", "images of the lists that are not on disk", choices=("error", "skip")
     )

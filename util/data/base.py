@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from util.data.dataset import open_source
 from util.data.episodes import Passes, generator
 from util.data.folds import fold_of
-from util.data.lists import fold_list, load_table
-from util.data.source import Source
+from util.data.lists import fold_list
+from util.data.source import Source, open_source
+from util.data.tables import load_table
 from util.data.transform import Transform
 
 _AUGMENT = 3  # random stream of the augmentation; episodes.py holds 0 to 2
@@ -77,7 +77,7 @@ def open_base(
     Raises:
         ValueError: when data is missing or broken.
     """
-    data, source = cfg.Data, open_source(cfg, subset)
+    data, source = cfg.Data, open_source(cfg.Data, subset)
     fold, table = fold_of(data), load_table(source, data.list_dir)
     if subset == "train":
         images = fold_list(table, fold, subset, data.min_pixels).images

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from util.data.episodes import EpisodeSampler, Plan
 from util.data.folds import IGNORE, fold_of
-from util.data.lists import available, check_shots, fold_list, load_table
-from util.data.source import Source
+from util.data.lists import available, check_shots, compare, fold_list, list_name
+from util.data.source import Source, open_source
+from util.data.tables import load_table
 from util.data.transform import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -29,6 +30,7 @@ from util.data.transform import (
     TrainTransform,
     Transform,
 )
+from util.data.weak import annotate
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class EpisodeDataset(Dataset):
         transform: of query and supports alike.
         table: look-up from a label to the base learner's (`Fold.base_table`).
         classes: what `class_index` counts: the fold's base or novel classes, ascending.
+        ann_type: how supports are labelled, one of `weak.KINDS`.
     """
 
     def __init__(
@@ -135,8 +138,10 @@ class EpisodeDataset(Dataset):
         transform: Transform,
         table: np.ndarray,
         classes: Sequence[int],
+        ann_type: str = "mask",
     ) -> None:
         self.source, self.sampler, self.transform = source, sampler, transform
+        self.ann_type = ann_type
         self.base_table, self.classes = torch.from_numpy(table), tuple(classes)
 
     def __len__(self) -> int:
@@ -147,7 +152,7 @@ class EpisodeDataset(Dataset):
         """Returns episode `index` >= 0; there is no last one."""
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
         query, label, original = self.load_pair(plan.query, rng)
-        supports = [self.load_pair(i, rng)[:2] for i in plan.supports]
+        supports = [self.load_pair(i, rng, plan.class_id)[:2] for i in plan.supports]
         masks = [binary_mask(mask, plan.class_id) for _, mask in supports]
         return Episode(
             query=query,
@@ -163,33 +168,33 @@ class EpisodeDataset(Dataset):
         )
 
     def load_pair(
-        self, image_id: str, rng: np.random.Generator | None
+        self, image_id: str, rng: np.random.Generator | None, support_of: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Reads and transforms one image.
 
         Args:
             image_id: which.
             rng: of the augmentation; None leaves out what is random.
+            support_of: the class that it is a support of; its mask is then drawn as `ann_type`
+                says. None: a query, with its own mask.
 
         Returns:
             The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label as it
             lies on disk (uint8 [H,W]).
         """
-        image, label = self.source.load(image_id)
+        image, original = self.source.load(image_id)
+        label = original
+        if support_of is not None:
+            label = annotate(original, support_of, self.ann_type, image_id)
         if rng is None:
             pair = self.transform.upright(image, label)
         else:
             pair = self.transform(image, label, rng)
-        return *pair, torch.from_numpy(label)
+        return *pair, torch.from_numpy(original)
 
     def base_mask(self, label: Tensor) -> Tensor:
         """Returns the base learner's label (0..N, 255; uint8) of a label of class ids."""
         return self.base_table[label.long()]
-
-
-def open_source(cfg: Any, subset: str) -> Source:
-    """Opens the data of a config (`Data.data_root`, `.data_set`) for 'train' or 'val'."""
-    return Source(cfg.Data.data_root, cfg.Data.data_set, subset, len(fold_of(cfg.Data).names))
 
 
 def open_episodes(
@@ -217,12 +222,12 @@ def open_episodes(
     Raises:
         ValueError: when data is missing, broken or too little.
     """
-    data, source = cfg.Data, open_source(cfg, subset)
-    fold = fold_of(data)
+    data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
     listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)
-    report = []
+    report = compare(list_name(data, subset), listed) or []
     if data.missing == "skip":
-        listed, report = available(listed, source.images_on_disk().__contains__, data.shot)
+        listed, left_out = available(listed, source.images_on_disk().__contains__, data.shot)
+        report += left_out
     else:
         source.require(listed.images)
         check_shots(listed, data.shot)
@@ -232,4 +237,5 @@ def open_episodes(
         kind = FlipTransform if subset == "train" and data.flip else EvalTransform
         transform = kind(data.size, mean, std)
     sampler, classes = EpisodeSampler(listed, data.shot, seed), fold.classes(subset)
-    return EpisodeDataset(source, sampler, transform, fold.base_table(), classes), report
+    base_table = fold.base_table()
+    return EpisodeDataset(source, sampler, transform, base_table, classes, data.ann_type), report

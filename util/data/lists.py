@@ -1,30 +1,29 @@
-"""What the masks hold, and the fold lists that follow from it (method.md section 7).
+"""The fold lists (method.md section 7): which images are queries, and which serve as supports.
 
-Each mask is read once. What it holds is kept in `<list_dir>/<train|val>.json`, from which the lists
-of every fold are derived in memory: {class: pixels} for each image, in the order of the ids.
+    python -m util.data.lists config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
+
+writes the lists of every fold of a config's data set (COCO: by both conventions; one's own data:
+the config's fold) to `<list_dir>/{train,val}_<fold>.json`, as {"images": [...], "by_class": {...}},
+and compares them with the published ones; exit status 2 when one differs. Training does not need
+the files: it derives its list from the masks, and compares it, at every start.
 """
 
 import json
-import multiprocessing
-import os
-import sys
-import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from util.config import config_argument
+from util.data.folds import FOLDS, Fold, fold_of
+from util.data.source import SUBSETS, open_source
+from util.data.tables import Table, fingerprint, load_table, write_text
+from util.logger import main
 
-from util.data.folds import IGNORE, Fold
-from util.data.source import Source, read_label
+EXPECTED = Path(__file__).resolve().parents[2] / "lists" / "expected.json"
 
 MIN_PIXELS = 2048
 """A class serves as a support of an image when it has this many pixels in it (original size)."""
-
-Table = dict[str, dict[int, int]]
-"""Image id -> {class id: pixels}, in the order of the ids; background and 255 are left out."""
 
 
 @dataclass(frozen=True)
@@ -49,97 +48,6 @@ class FoldList:
     def name(self, class_id: int) -> str:
         """Returns the name of a class id (from 1)."""
         return self.names[class_id - 1]
-
-
-def fingerprint(ids: Iterable[str]) -> int:
-    """Returns the CRC-32 of ids, order included."""
-    return zlib.crc32("\n".join(ids).encode())
-
-
-def load_table(source: Source, list_dir: str | Path) -> Table:
-    """Returns what the masks of a subset hold, reading them only if no earlier run has.
-
-    Args:
-        source: the data.
-        list_dir: folder of the tables, one folder per data set. Written to on the first use.
-
-    Raises:
-        ValueError: when the file there is not of these ids or cannot be written, or a mask cannot
-            be read. A table of one's own data is made anew when a mask was added or changed.
-    """
-    path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
-    made_from = [*ids, *source.stamps(ids)]
-    head = {"data_set": source.data_set, "crc32": fingerprint(made_from)}
-    if path.is_file():
-        kept, table = _read_table(path)
-        if kept == head and list(table) == ids:
-            return table
-        if source.data_set != "custom":
-            raise ValueError(
-                f"{path}: made from other images than {source.root} lists; delete it to rebuild"
-                " it, or set Data.list_dir"
-            )
-    table = build_table(source, ids)
-    _write_table(path, head, table)
-    return table
-
-
-def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
-    """What a file says it was made from, and its table."""
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        table = {i: {int(c): n for c, n in has.items()} for i, has in kept.pop("images").items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
-    return kept, table
-
-
-def build_table(source: Source, ids: list[str]) -> Table:
-    """Reads every mask once, on all cores, with one line of progress on stderr.
-
-    Raises:
-        ValueError: when a mask cannot be read or holds a class the data set does not have.
-    """
-    paths = [str(source.label_path(i)) for i in ids]
-    limit, table = source.classes, {}
-    # fork: a worker needs nothing but NumPy, and starts at once.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        counts = pool.map(_count, paths, chunksize=64)
-        for image_id, path, has in zip(ids, paths, counts, strict=True):
-            if max(has, default=0) > limit:
-                raise ValueError(
-                    f"{path}: holds class {max(has)}, but {source.data_set} has {limit}; a palette"
-                    " mask must keep its palette indices"
-                )
-            table[image_id] = has
-            if len(table) % 500 == 0 or len(table) == len(ids):
-                end = "\n" if len(table) == len(ids) else ""
-                text = f"\rreading masks of {source.subset}: {len(table)}/{len(ids)}"
-                print(text, end=end, file=sys.stderr, flush=True)
-    return table
-
-
-def _count(path: str) -> dict[int, int]:
-    pixels = np.bincount(read_label(path).ravel(), minlength=256)
-    return {int(c): int(pixels[c]) for c in np.flatnonzero(pixels) if c not in (0, IGNORE)}
-
-
-def _write_table(path: Path, head: dict[str, Any], table: Table) -> None:
-    rows = ",\n".join(f"{json.dumps(i)}: {json.dumps(has)}" for i, has in table.items())
-    _write(path, f'{json.dumps(head)[:-1]}, "images": {{\n{rows}\n}}}}\n')
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); set Data.list_dir to a folder of yours"
-        ) from None
 
 
 def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS) -> FoldList:
@@ -228,3 +136,96 @@ def available(
             "no image of the fold's list is left: check Data.data_root, or lower Data.shot"
         )
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
+
+
+def compare(name: str, fold: FoldList) -> list[str] | None:
+    """Compares a list with the published one, as far as that is known.
+
+    PASCAL's are known in full, COCO's by their counts. `lists/expected.json` keeps the count and
+    the CRC-32 of the sorted ids.
+
+    Args:
+        name: such as `pascal/train_0`: folder of the lists and file.
+        fold: the list.
+
+    Returns:
+        A line for the list and for each class that differs; None where none was published.
+    """
+    want = json.loads(EXPECTED.read_text(encoding="utf-8")).get(name)
+    if want is None:
+        return None
+    found = [_difference("", fold.images, want["images"])]
+    for c, kept in want.get("by_class", {}).items():
+        what = f", class {c} ({fold.name(int(c))})"
+        found.append(_difference(what, fold.by_class[int(c)], kept))
+    return [f"{name}{line}" for line in found if line]
+
+
+def summary(ids: Iterable[str]) -> list[int]:
+    """Returns what `lists/expected.json` keeps: the count and the CRC-32 of the sorted ids."""
+    ids = sorted(ids)
+    return [len(ids), fingerprint(ids)]
+
+
+def _difference(what: str, ids: list[str], want: list[int]) -> str:
+    got = summary(ids)[: len(want)]
+    if got == want:
+        return ""
+    if got[0] == want[0]:
+        return f"{what}: {got[0]} images as published, but other ones"
+    return f"{what}: {got[0]} images, {want[0]} published"
+
+
+def list_name(data: Any, subset: str) -> str:
+    """Returns the name of a config's list, such as `pascal/train_0`."""
+    consecutive = "" if data.use_split_coco else "_consecutive"
+    return f"{Path(data.list_dir).name}/{subset}_{data.split}{consecutive}"
+
+
+def every_fold(data: Any) -> Iterator[Any]:
+    """Yields the `Data` section once for every fold of its data set."""
+    if data.data_set == "custom":
+        yield data
+        return
+    for use_split_coco in (True, False) if data.data_set == "coco" else (True,):
+        for split in range(FOLDS):
+            yield replace(data, split=split, use_split_coco=use_split_coco)
+
+
+def write_lists(data: Any) -> list[str]:
+    """Writes the lists of every fold; each mask is read once.
+
+    Args:
+        data: a config's `Data` section.
+
+    Returns:
+        A line for everything that differs from the published lists.
+
+    Raises:
+        ValueError: when data is missing or broken.
+    """
+    differs = []
+    for subset in SUBSETS:
+        table = load_table(open_source(data, subset), data.list_dir)
+        for section in every_fold(data):
+            fold = fold_list(table, fold_of(section), subset, data.min_pixels)
+            name = list_name(section, subset)
+            path = Path(data.list_dir) / f"{Path(name).name}.json"
+            write_text(path, json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n")
+            lines = compare(name, fold)
+            verdict = "NOT as published" if lines else "as published"
+            if lines is None:
+                verdict = "no published list to compare with"
+            print(f"{path}: {len(fold.images)} images, {verdict}")
+            differs += lines or []
+    return differs
+
+
+def _main() -> None:
+    differs = write_lists(config_argument(__doc__).Data)
+    if differs:
+        raise ValueError("; ".join(differs))
+
+
+if __name__ == "__main__":
+    main(_main)

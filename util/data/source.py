@@ -3,12 +3,13 @@
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from util.data.folds import CLASSES, IGNORE
+from util.data.folds import CLASSES, IGNORE, fold_of
 
 SUBSETS = ("train", "val")
 
@@ -212,6 +213,11 @@ class Source:
         return ids
 
 
+def open_source(data: Any, subset: str) -> Source:
+    """Opens the data of a config's `Data` section for 'train' or 'val'."""
+    return Source(data.data_root, data.data_set, subset, len(fold_of(data).names))
+
+
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
     """Reads the class names of one's own data set: a line each, in the order of their ids.
 
@@ -241,4 +247,5 @@ def _read_ids(path: Path) -> list[str]:
         raise ValueError(
             f"{path}: no such list; lay the data out as docs/data.md says, or set Data.data_root"
         )
-    return path.read_text(encoding="utf-8").split()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]  # ids may hold spaces
