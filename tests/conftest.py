@@ -4,9 +4,12 @@ import importlib.util
 import json
 import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+from pictures import config
+
+from util.data.make_demo import make_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +45,12 @@ def tree(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
     subprocess.run(["sh", str(shared / "make_tree.sh"), str(root)], check=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A config of a small demo data set."""
+    out = tmp_path_factory.mktemp("pictures")
+    make_demo(out, images=200, seed=0)
+    root = out / "VOCdevkit2012" / "VOC2012"
+    return config(data_root=root, list_dir=out / "lists")

@@ -10,41 +10,19 @@ import numpy as np
 import pytest
 import torch
 from mmseg.core.evaluation import get_classes
-from PIL import Image
+from pictures import a_fold, changed, same
 from torch.utils.data import DataLoader
 
 from util.data.base import open_base
-from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate, open_episodes
+from util.data.dataset import binary_mask, collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.folds import CLASSES, published_fold
 from util.data.lists import FoldList, available, check_shots, fold_list
-from util.data.make_demo import make_demo, voc_palette
 from util.data.prepare_coco import main as prepare_coco
 from util.data.prepare_coco import rasterize
-from util.data.source import SUBSETS, Source, read_image, read_label
+from util.data.source import SUBSETS, Source, read_label
 from util.data.tables import load_table
 from util.data.transform import BaseTransform, EvalTransform, TrainTransform
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A config of a small demo data set."""
-    out = tmp_path_factory.mktemp("demo")
-    make_demo(out, images=200, seed=0)
-    root = out / "VOCdevkit2012" / "VOC2012"
-    return config(data_root=root, list_dir=out / "lists")
-
-
-def config(**keys: object) -> SimpleNamespace:
-    data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
-    data |= {"classes": (), "novel": (), "min_pixels": 2048, "ann_type": "mask"}
-    data |= {"flip": False}
-    data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
-    return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
-
-
-def changed(cfg: SimpleNamespace, **keys: object) -> SimpleNamespace:
-    return config(**(vars(cfg.Data) | keys))
 
 
 def coco_table(tree: Path, tmp_path: Path, subset: str) -> dict[str, dict[int, int]]:
@@ -140,16 +118,6 @@ def test_prepare_coco_keeps_masks_that_are_there(tree: Path, tmp_path: Path) -> 
     assert masks[0].read_bytes() == b"mine" and read_label(masks[1]).any()
 
 
-def a_fold(**sizes: int) -> FoldList:
-    """A fold whose class 1, 2, ... has so many images, each with the next class in it, too."""
-    by_class = {int(c[1:]): [f"{c}_{i}" for i in range(n)] for c, n in sizes.items()}
-    images = [i for ids in by_class.values() for i in ids]
-    classes_of = {
-        i: tuple(n for n in (c, c + 1) if n in by_class) for c, ids in by_class.items() for i in ids
-    }
-    return FoldList(images, by_class, classes_of, CLASSES["pascal"])
-
-
 def test_available_goes_down_to_what_can_serve_and_says_what_it_left_out() -> None:
     fold = a_fold(c1=6, c2=2, c3=6, c4=0)
     kept, report = available(fold, lambda i: i not in ("c3_0", "c1_5"), 2)
@@ -200,13 +168,8 @@ def test_a_plan_depends_on_seed_and_index_alone() -> None:
     assert [fresh.plan(i) for i in range(100)] != late[::-1]
 
 
-def same(a: EpisodeBatch, b: EpisodeBatch) -> bool:
-    tensors = ("query", "query_mask", "query_base_mask", "support", "support_mask", "class_id")
-    return a.plans == b.plans and all(torch.equal(getattr(a, n), getattr(b, n)) for n in tensors)
-
-
-def test_samples_do_not_depend_on_the_number_of_workers(demo: SimpleNamespace) -> None:
-    episodes, report = open_episodes(demo, "train", 3)
+def test_samples_do_not_depend_on_the_number_of_workers(pictures: SimpleNamespace) -> None:
+    episodes, report = open_episodes(pictures, "train", 3)
     assert report == []
     one, many = (
         list(
@@ -220,8 +183,8 @@ def test_samples_do_not_depend_on_the_number_of_workers(demo: SimpleNamespace) -
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
-def test_a_batch_holds_what_its_fields_say(demo: SimpleNamespace, subset: str) -> None:
-    episodes, _ = open_episodes(changed(demo, shot=2), subset, 0)
+def test_a_batch_holds_what_its_fields_say(pictures: SimpleNamespace, subset: str) -> None:
+    episodes, _ = open_episodes(changed(pictures, shot=2), subset, 0)
     batch = collate([episodes[i] for i in range(4)]).to("cpu")
     assert batch.query.shape == (4, 3, 65, 65) and batch.query.dtype == torch.float32
     assert batch.support.shape == (4, 2, 3, 65, 65) and batch.support_mask.shape == (4, 2, 65, 65)
@@ -238,15 +201,15 @@ def test_a_batch_holds_what_its_fields_say(demo: SimpleNamespace, subset: str) -
             assert torch.equal(target, batch.query_base_mask[row] == batch.class_index[row] + 1)
 
 
-def test_base_samples_pass_over_every_image(demo: SimpleNamespace) -> None:
-    samples, _ = open_base(demo, "train", BaseTransform(65), 3)
+def test_base_samples_pass_over_every_image(pictures: SimpleNamespace) -> None:
+    samples, _ = open_base(pictures, "train", BaseTransform(65), 3)
     assert sorted(samples._passes(i) for i in range(len(samples))) == list(range(len(samples)))
     image, label = samples[4]
     assert image.shape == (3, 65, 65) and label.dtype == torch.int64
     assert set(label.unique().tolist()) <= {*range(16), 255}
     assert torch.equal(samples[4][0], image)
     assert not torch.equal(samples[4 + len(samples)][0], image)
-    ordered, _ = open_base(demo, "val", EvalTransform(65), None)
+    ordered, _ = open_base(pictures, "val", EvalTransform(65), None)
     source_image = ordered.source.load(ordered.images[2])[0]
     wanted = EvalTransform(65)(source_image, np.zeros(source_image.shape[:2], np.uint8), None)[0]
     assert torch.equal(ordered[2][0], wanted)
@@ -279,125 +242,3 @@ def test_what_rotation_and_cropping_lay_bare_is_mean_and_255() -> None:
     assert (mask == 255).sum() == 65 * 65 - 40 * 40
     clear = cv2.dilate((mask != 255).numpy().astype(np.uint8), np.ones((5, 5))) == 0  # blur
     assert out[:, torch.from_numpy(clear)].abs().max() < 1e-5
-
-
-# --- reading -------------------------------------------------------------------------------------
-
-
-def test_palette_and_grayscale_masks_give_class_ids(tmp_path: Path) -> None:
-    label = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
-    gray = Image.fromarray(label)
-    gray.save(tmp_path / "gray.png")
-    gray.putpalette(voc_palette())
-    gray.save(tmp_path / "palette.png")
-    assert np.array_equal(read_label(tmp_path / "gray.png"), label)
-    assert np.array_equal(read_label(tmp_path / "palette.png"), label)
-    assert not np.array_equal(cv2.imread(str(tmp_path / "palette.png"), 0), label)
-
-
-def test_images_are_read_as_rgb(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), (250, 3, 5)).save(tmp_path / "red.png")
-    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [250, 3, 5]
-
-
-def refused(words: list[str], call: object, *arguments: object) -> None:
-    with pytest.raises(ValueError) as error:
-        call(*arguments)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "LA", "1"])
-def test_masks_without_class_ids_are_refused(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    Image.new(mode, (5, 5)).save(path)
-    refused([str(path), mode, "8-bit palette or grayscale PNG"], read_label, path)
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    for read in (read_image, read_label):
-        refused([str(broken), "cannot be read"], read, broken)
-        refused(["gone.png", "no such"], read, tmp_path / "gone.png")
-
-
-def test_an_image_and_a_mask_of_different_size_are_refused(
-    demo: SimpleNamespace, tmp_path: Path
-) -> None:
-    for folder in ("JPEGImages", "SegmentationClassAug"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (9, 5)).save(tmp_path / "JPEGImages/a.jpg")
-    Image.new("L", (5, 9)).save(tmp_path / "SegmentationClassAug/a.png")
-    source = Source(tmp_path, "pascal", "val")
-    refused(["a.png", "5x9", "9x5"], source.load, "a")
-
-
-def test_wrong_data_is_refused_in_one_line(demo: SimpleNamespace, tmp_path: Path) -> None:
-    root, subset = demo.Data.data_root, "train"
-    refused(["nowhere", "Data.data_root"], Source, tmp_path / "nowhere", "pascal", subset)
-    refused(["JPEGImages", "Data.data_root"], Source, tmp_path, "pascal", subset)
-    refused(["'voc'", "pascal"], Source, root, "voc", subset)
-    refused(["Data.split", "4"], published_fold, "pascal", 4)
-    (tmp_path / "val2014").mkdir()
-    refused(["masks", "prepare_coco"], Source, tmp_path, "coco", "val")
-    (tmp_path / "masks/val2014").mkdir(parents=True)
-    refused(["no PNG", "prepare_coco"], Source(tmp_path, "coco", "val").image_ids)
-    assert prepare_coco(["--coco", str(tmp_path)]) == 2
-
-
-def test_a_table_of_other_images_is_refused(demo: SimpleNamespace, tmp_path: Path) -> None:
-    source = Source(demo.Data.data_root, "pascal", "val")
-    load_table(source, tmp_path)
-    path = tmp_path / "val.json"
-    whole = path.read_text()
-    for text in (whole.replace("_val_00003", "_val_99999"), whole[:-40], "[]", "{}"):
-        path.write_text(text)
-        refused([str(path), "delete it"], load_table, source, tmp_path)
-
-
-def test_a_list_folder_that_cannot_be_written_is_named(
-    demo: SimpleNamespace, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    source = Source(demo.Data.data_root, "pascal", "val")
-    refused(["cannot be written", "Data.list_dir"], load_table, source, tmp_path / "file/lists")
-
-
-def test_a_class_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "val2014").mkdir()
-    (tmp_path / "masks/val2014").mkdir(parents=True)
-    Image.new("L", (5, 5), 90).save(tmp_path / "masks/val2014/a.png")
-    source = Source(tmp_path, "coco", "val")
-    refused(["a.png", "class 90", "80"], load_table, source, tmp_path / "lists")
-    assert not (tmp_path / "lists/val.json").exists()
-
-
-def test_missing_images_are_an_error_or_skipped_as_asked(
-    demo: SimpleNamespace, tmp_path: Path
-) -> None:
-    root = tmp_path / "VOCdevkit2012" / "VOC2012"
-    (root / "JPEGImages").mkdir(parents=True)
-    for part in ("SegmentationClassAug", "ImageSets"):
-        (root / part).symlink_to(demo.Data.data_root / part)
-    sbd = "sbd_train_noval.txt"
-    (root.parent / sbd).symlink_to(demo.Data.data_root.parent / sbd)
-    there = sorted((demo.Data.data_root / "JPEGImages").iterdir())
-    for path in there[::2]:
-        (root / "JPEGImages" / path.name).symlink_to(path)
-    error = changed(demo, data_root=root)
-    skip = changed(error, missing="skip")
-    for open_them in (open_episodes, lambda *a: open_base(*a[:2], EvalTransform(65), a[2])):
-        refused([".jpg", "listed are absent", "Data.missing=skip"], open_them, error, "train", 0)
-        kept, report = open_them(skip, "train", 0)
-        assert "not on disk" in report[0]
-    assert isinstance(kept[0], tuple) and len(kept) < 100
-    episodes, _ = open_episodes(skip, "train", 0)
-    assert isinstance(episodes, EpisodeDataset) and len(collate([episodes[0]]).plans) == 1
-
-
-def test_too_few_images_for_the_shots_are_refused(demo: SimpleNamespace) -> None:
-    refused(["class 1", "has 2 images", "3-shot needs 4"], check_shots, a_fold(c1=2), 3)
-    refused(["Data.shot"], open_episodes, changed(demo, shot=500), "train", 0)
-    refused(["Data.shot"], open_episodes, changed(demo, shot=500, missing="skip"), "train", 0)

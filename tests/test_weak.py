@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_data import changed, demo  # noqa: F401
+from pictures import changed
 
 from util.data.dataset import collate, open_episodes
 from util.data.source import read_label
@@ -69,10 +69,10 @@ def test_tiny_objects_and_whole_images_keep_an_annotation(kind: str) -> None:
 
 
 @pytest.mark.parametrize("subset", ["train", "val"])
-def test_supports_are_weak_and_queries_are_not(demo, subset: str) -> None:  # noqa: F811
-    strong, _ = open_episodes(changed(demo, augment=False), subset, 3)
+def test_supports_are_weak_and_queries_are_not(pictures, subset: str) -> None:
+    strong, _ = open_episodes(changed(pictures, augment=False), subset, 3)
     for kind in ("bbox", "scribble", "point"):
-        weak, _ = open_episodes(changed(demo, augment=False, ann_type=kind), subset, 3)
+        weak, _ = open_episodes(changed(pictures, augment=False, ann_type=kind), subset, 3)
         full, part = collate([strong[i] for i in range(6)]), collate([weak[i] for i in range(6)])
         assert full.plans == part.plans and torch.equal(full.query_mask, part.query_mask)
         assert all(map(torch.equal, full.labels, part.labels))

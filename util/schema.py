@@ -48,6 +48,7 @@ class DataSection:
     missing: str = key(
         "error", "images of the lists that are not on disk", choices=("error", "skip")
     )
+    cache: str = key("", "folder for decoded images and masks (0.7 MB for one of VOC's); '': none")
     workers: int = key(8, "processes that load images, per rank; no more than cores", low=0)
 
 

@@ -92,7 +92,7 @@ def _look(
             limit = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
             return None, f"{path}: holds label {max(illegal)}; {limit}"
         if on_disk or not may_miss:
-            source.load(image_id)
+            source.decode(image_id)
     except ValueError as error:
         return has, str(error)
     return has, ""

@@ -73,17 +73,24 @@ class Source:
         data_set: 'pascal', 'coco' or 'custom'.
         subset: 'train' or 'val'.
         classes: how many classes there are; for 'custom', the others know it.
+        cache: folder for decoded images and masks; '' keeps none.
 
     Raises:
         ValueError: when a folder is missing.
     """
 
     def __init__(
-        self, data_root: str | Path, data_set: str, subset: str, classes: int | None = None
+        self,
+        data_root: str | Path,
+        data_set: str,
+        subset: str,
+        classes: int | None = None,
+        cache: str = "",
     ) -> None:
         if subset not in SUBSETS:
             raise ValueError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
+        self.cache = Path(cache) if cache else None
         if not self.root.is_dir():
             raise ValueError(
                 f"Data.data_root {self.root} is no folder: lay the data out as docs/data.md says,"
@@ -141,8 +148,36 @@ class Source:
         """Reads an image (uint8 [H,W,3], RGB) and its mask of class ids (uint8 [H,W]).
 
         Raises:
-            ValueError: when one cannot be read or their sizes differ.
+            ValueError: when one cannot be read or their sizes differ, or the cache not written.
         """
+        if self.cache is None:
+            return self.decode(image_id)
+        kept = self.cache / f"{image_id}.npy"
+        sources = (self.image_path(image_id), self.label_path(image_id))
+        try:
+            if kept.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in sources):
+                stacked = np.load(kept)
+                height = len(stacked) // 4
+                return stacked[: 3 * height].reshape(height, -1, 3), stacked[3 * height :]
+        except (OSError, ValueError, EOFError):
+            pass  # not there, or damaged: it is made from the files
+        image, label = self.decode(image_id)
+        # One array [4H,W]: the rows of the image, three values a pixel, then those of the mask.
+        stacked = np.concatenate([image.reshape(-1, label.shape[1]), label])
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            part = kept.with_name(f".{kept.name}.{os.getpid()}")
+            with open(part, "wb") as file:
+                np.save(file, stacked)
+            os.replace(part, kept)
+        except OSError as error:
+            raise ValueError(
+                f"{kept}: cannot be written ({error.strerror}); make room, or set Data.cache"
+            ) from None
+        return image, label
+
+    def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `load`, from the files themselves."""
         image, label = read_image(self.image_path(image_id)), read_label(self.label_path(image_id))
         if image.shape[:2] != label.shape:
             raise ValueError(
@@ -215,7 +250,8 @@ class Source:
 
 def open_source(data: Any, subset: str) -> Source:
     """Opens the data of a config's `Data` section for 'train' or 'val'."""
-    return Source(data.data_root, data.data_set, subset, len(fold_of(data).names))
+    classes = len(fold_of(data).names)
+    return Source(data.data_root, data.data_set, subset, classes, data.cache)
 
 
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
