@@ -19,8 +19,7 @@ from util.data.episodes import EpisodeSampler
 from util.data.folds import CLASSES, base_classes, base_table, novel_classes
 from util.data.lists import FoldList, available, check_shots, fold_list, load_table
 from util.data.make_demo import make_demo, voc_palette
-from util.data.prepare_coco import main as prepare_coco
-from util.data.prepare_coco import rasterize
+from util.data.prepare import main as prepare
 from util.data.source import SUBSETS, Source, read_image, read_label
 from util.data.transform import BaseTransform, EvalTransform, TrainTransform
 
@@ -45,13 +44,8 @@ def changed(cfg: SimpleNamespace, **keys: object) -> SimpleNamespace:
 
 
 def coco_table(tree: Path, tmp_path: Path, subset: str) -> dict[str, dict[int, int]]:
-    root = tmp_path / "coco"
-    if not root.exists():
-        root.mkdir()
-        for part in ("annotations", "train2014", "val2014"):
-            (root / part).symlink_to(tree / "MSCOCO2014" / part)
-        assert prepare_coco(["--coco", str(root)]) == 0
-    return load_table(Source(root, "coco", subset), tmp_path / "lists")
+    prepare(["coco", "--coco", str(tree / "MSCOCO2014"), "--out", str(tmp_path), "--workers", "1"])
+    return load_table(Source(tmp_path / "MSCOCO2014", "coco", subset), tmp_path / "lists")
 
 
 # --- folds and lists -----------------------------------------------------------------------------
@@ -112,27 +106,6 @@ def test_coco_masks_give_the_published_lists_on_every_image(
     listed = fold_list(coco_table(tree, tmp_path, "train"), "coco", 0, "train").images
     for name, is_listed in expected["train_fold0"].items():
         assert (Path(name).stem in listed) == is_listed, name
-
-
-def test_rasterize_lets_later_annotations_win_and_leaves_crowds_out() -> None:
-    square = [1.9, 1.2, 6.7, 1.2, 6.7, 6.9, 1.9, 6.9]
-    annotations = [
-        {"iscrowd": 0, "category_id": 90, "segmentation": [square]},
-        {"iscrowd": 0, "category_id": 7, "segmentation": [[4, 4, 9, 4, 9, 9, 4, 9]]},
-        {"iscrowd": 1, "category_id": 7, "segmentation": {"counts": [0, 100], "size": [10, 10]}},
-    ]
-    mask = rasterize(annotations, {7: 1, 90: 2}, 10, 10)
-    assert mask[1, 1] == 2  # points are cut to integers, and the outline belongs to the polygon
-    assert (mask[4:10, 4:10] == 1).all() and (mask[0] == 0).all() and mask[6, 2] == 2
-
-
-def test_prepare_coco_keeps_masks_that_are_there(tree: Path, tmp_path: Path) -> None:
-    coco_table(tree, tmp_path, "val")
-    masks = sorted((tmp_path / "coco/masks/val2014").iterdir())
-    masks[0].write_bytes(b"mine")
-    masks[1].unlink()
-    assert prepare_coco(["--coco", str(tmp_path / "coco")]) == 0
-    assert masks[0].read_bytes() == b"mine" and read_label(masks[1]).any()
 
 
 def a_fold(**sizes: int) -> FoldList:
@@ -336,10 +309,9 @@ def test_wrong_data_is_refused_in_one_line(demo: SimpleNamespace, tmp_path: Path
     refused(["'voc'", "pascal"], Source, root, "voc", subset)
     refused(["Data.split", "4"], novel_classes, "pascal", 4)
     (tmp_path / "val2014").mkdir()
-    refused(["masks", "prepare_coco"], Source, tmp_path, "coco", "val")
+    refused(["masks", "util.data.prepare coco"], Source, tmp_path, "coco", "val")
     (tmp_path / "masks/val2014").mkdir(parents=True)
-    refused(["no PNG", "prepare_coco"], Source(tmp_path, "coco", "val").image_ids)
-    assert prepare_coco(["--coco", str(tmp_path)]) == 2
+    refused(["no PNG", "util.data.prepare coco"], Source(tmp_path, "coco", "val").image_ids)
 
 
 def test_a_table_of_other_images_is_refused(demo: SimpleNamespace, tmp_path: Path) -> None:

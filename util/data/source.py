@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 SUBSETS = ("train", "val")
 
+_PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see docs/data.md"
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Reads a picture as RGB (uint8 [H,W,3]).
@@ -59,7 +61,8 @@ class Source:
     PASCAL: `data_root` is `.../VOCdevkit2012/VOC2012` with `JPEGImages`, `SegmentationClassAug` and
     `ImageSets/Segmentation`; `sbd_train_noval.txt` lies beside `VOC2012`. COCO: `data_root` is
     `.../MSCOCO2014` with `{train,val}2014` and the masks in `masks/{train,val}2014` (as
-    `prepare_coco` writes them) or in `annotations/{train,val}2014` (as BAM's download has them).
+    `util.data.prepare` writes them) or in `annotations/{train,val}2014` (as BAM's download has
+    them); where `{train,val}2014` is absent, `{train,val}2017` and the masks of that name.
 
     Args:
         data_root: the folder.
@@ -82,8 +85,10 @@ class Source:
         if data_set == "pascal":
             self.images, self.masks = self.root / "JPEGImages", self.root / "SegmentationClassAug"
         elif data_set == "coco":
-            self.images = self.root / f"{subset}2014"
-            drawn, published = (self.root / f / f"{subset}2014" for f in ("masks", "annotations"))
+            years = [y for y in ("2014", "2017") if (self.root / f"{subset}{y}").is_dir()]
+            name = subset + (years or ["2014"])[0]
+            self.images = self.root / name
+            drawn, published = (self.root / f / name for f in ("masks", "annotations"))
             self.masks = drawn if drawn.is_dir() or not published.is_dir() else published
         else:
             raise ValueError(f"Data.data_set is {data_set!r}: use pascal or coco")
@@ -91,7 +96,7 @@ class Source:
             if not folder.is_dir():
                 how = "lay the data out as docs/data.md says, or set Data.data_root"
                 if data_set == "coco" and folder == self.masks:
-                    how = f"run python -m util.data.prepare_coco --coco {self.root}"
+                    how = f"run {_PREPARE_COCO}"
                 raise ValueError(f"{folder}: no such folder; {how}")
 
     def image_path(self, image_id: str) -> Path:
@@ -146,10 +151,7 @@ class Source:
         if self.data_set == "coco":
             ids = sorted(name[:-4] for name in os.listdir(self.masks) if name.endswith(".png"))
             if not ids:
-                raise ValueError(
-                    f"{self.masks}: holds no PNG; run python -m util.data.prepare_coco"
-                    f" --coco {self.root}"
-                )
+                raise ValueError(f"{self.masks}: holds no PNG; run {_PREPARE_COCO}")
             return ids
         ids = _read_ids(self.root / "ImageSets" / "Segmentation" / f"{self.subset}.txt")
         if self.subset == "train":
