@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     if args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: use at least 1")
+        raise ValueError(f"--workers {args.workers}: is no number of processes; use at least 1")
     if args.command == "voc":
         prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
     elif args.command == "coco":

@@ -26,8 +26,13 @@ def prepare_base(data_set: str, root: Path, splits: list[int], workers: int) -> 
         ValueError: when the data set is not there or a mask cannot be read.
     """
     out, jobs = root / "base_annotation" / data_set, []
+    data_root = root / _ROOTS[data_set]
+    if not data_root.is_dir():
+        raise ValueError(
+            f"--root {root}: holds no {_ROOTS[data_set]}; give the --out it was made in"
+        )
     for subset in SUBSETS:
-        source = Source(root / _ROOTS[data_set], data_set, subset)
+        source = Source(data_root, data_set, subset)
         sizes = {i: _size_of(source, i) for i in source.image_ids()}
         for split in splits:
             folder = out / subset / str(split)
