@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -102,6 +103,21 @@ def test_zips_beside_their_own_unpacked_part_go_on(tmp_path: Path) -> None:
     (coco / "MSCOCO2014/val2014/COCO_val2014_000000000071.jpg").unlink()
     prepare(coco, coco)
     assert snapshot(coco) == whole
+
+
+def test_zips_in_other_forms_are_read(tmp_path: Path) -> None:
+    coco, wanted = make_coco(tmp_path / "coco"), make_coco(tmp_path / "MSCOCO2014")
+    pack(coco / "train2014.zip", coco / "train2014", "./a//b")
+    with zipfile.ZipFile(coco / "val2014.zip", "w") as archive:
+        for path in sorted((coco / "val2014").iterdir()):
+            archive.write(path, f"./{path.name}")
+            archive.writestr(f"__MACOSX/val2014/._{path.name}", b"metadata")
+    for name in ("train2014", "val2014"):
+        shutil.rmtree(coco / name)
+    prepare(wanted, tmp_path)
+    prepare(coco, tmp_path / "out")
+    made = snapshot(tmp_path / "out/MSCOCO2014")
+    assert len(made) == 8 and made.items() <= snapshot(wanted).items()
 
 
 def test_a_real_folder_of_pictures_is_kept_when_only_masks_are_asked_for(tmp_path: Path) -> None:

@@ -203,6 +203,20 @@ def test_a_read_only_target_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     refused(run(*words), "data", "Read-only file system", "another --out")
 
 
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    voc, sbd = make_voc(tmp_path)
+    words = ("voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "data", "--workers", "1")
+    for name in ("read_bytes", "is_dir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            refused(run(*words), str(tmp_path), "Permission denied")
+
+
 def put(path: str, value: object) -> Callable[[dict], None]:
     """Sets 'annotations.0.iscrowd' and the like; `del` as the value takes it away."""
 
@@ -350,6 +364,10 @@ COCO_CASES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "member above": (zip_member("val2014/../../x"), ["'val2014/../../x'", "leads out"]),
     "absolute member": (zip_member("/x"), ["'/x'", "leads out"]),
     "link member": (zip_member("val2014/x", is_link=True), ["'val2014/x'", "link"]),
+    "zip of other things": (
+        zipped(lambda p: pack(p, p.parent / "annotations", "val2014")),
+        ["val2014.zip", "holds no .jpg"],
+    ),
     "password": (zipped(lock), ["val2014.zip", "password"]),
 }  # fmt: skip
 

@@ -34,7 +34,8 @@ class Archive:
 
     def __init__(self, path: str | Path, option: str) -> None:
         self.path, self.option = Path(path), option
-        self._files: dict[str, tuple[int, int]] = {}  # name -> (size, place of a tar's data)
+        # Name -> size, and where its data start in a tar or its name as a zip has it.
+        self._files: dict[str, tuple[int, int | str]] = {}
         self._children: dict[str, dict[str, None]] = {}  # folder -> names in it, in order
         self._opened: tuple[int, zipfile.ZipFile | tarfile.TarFile] | None = None
         if self.path.is_dir():
@@ -117,10 +118,9 @@ class Archive:
         try:
             if self._kind == "folder":
                 return (self.path / name).read_bytes()
-            handle = self._handle()
+            handle, (size, place) = self._handle(), self._files[name]
             if isinstance(handle, zipfile.ZipFile):
-                return handle.read(name)
-            size, place = self._files[name]
+                return handle.read(place)
             handle.fileobj.seek(place)
             content = handle.fileobj.read(size)
             if len(content) < size:
@@ -159,7 +159,7 @@ class Archive:
                     is_link = stat.S_ISLNK(info.external_attr >> 16)
                     if info.flag_bits & 1:
                         raise ValueError(f"{self.path}: has a password; fetch the original archive")
-                    self._add(info.filename, info.file_size, 0, info.is_dir(), is_link)
+                    self._add(info.filename, info.file_size, info.filename, info.is_dir(), is_link)
         else:
             with tarfile.open(self.path) as archive:
                 for info in archive:
@@ -168,7 +168,7 @@ class Archive:
                 while archive.fileobj.read(1 << 20):  # to the checksum of a compressed tar
                     pass
 
-    def _add(self, name: str, size: int, place: int, is_folder: bool, special: bool) -> None:
+    def _add(self, name: str, size: int, place: int | str, is_folder: bool, special: bool) -> None:
         path = PurePosixPath(name)
         if special or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             what = "is a link or no plain file" if special else "leads out of its folder"

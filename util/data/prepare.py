@@ -68,12 +68,17 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: is no number of processes; use at least 1")
-    if args.command == "voc":
-        prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
-    elif args.command == "coco":
-        prepare_coco(args.coco, args.out, args.copy, args.workers)
-    else:
-        prepare_base(args.dataset, args.root, list(dict.fromkeys(args.split)), args.workers)
+    try:
+        if args.command == "voc":
+            prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
+        elif args.command == "coco":
+            prepare_coco(args.coco, args.out, args.copy, args.workers)
+        else:
+            prepare_base(args.dataset, args.root, list(dict.fromkeys(args.split)), args.workers)
+    except OSError as error:  # a folder that may not be entered, a disk that fails
+        raise ValueError(
+            f"{error.filename}: {error.strerror}; check the path and its mode"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -147,6 +147,8 @@ def _pictures_of(download: Archive, target: Path) -> tuple[Archive, str] | None:
         path = download.where(join(folder, f"{target.name}.zip"))
         if path and path.is_file():
             archive = Archive(path, _OPTION)
-            held = (f for f in archive.folders() if archive.files(f, ".jpg"))
-            return archive, next(held, target.name)
+            held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
+            if held is None:
+                raise ValueError(f"{path}: holds no .jpg; fetch it again")
+            return archive, held
     return own
