@@ -18,21 +18,15 @@ from util.data.dataset import binary_mask, collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.folds import CLASSES, published_fold
 from util.data.lists import FoldList, available, check_shots, fold_list
-from util.data.prepare_coco import main as prepare_coco
-from util.data.prepare_coco import rasterize
+from util.data.prepare import main as prepare
 from util.data.source import SUBSETS, Source, read_label
 from util.data.tables import load_table
 from util.data.transform import BaseTransform, EvalTransform, TrainTransform
 
 
 def coco_table(tree: Path, tmp_path: Path, subset: str) -> dict[str, dict[int, int]]:
-    root = tmp_path / "coco"
-    if not root.exists():
-        root.mkdir()
-        for part in ("annotations", "train2014", "val2014"):
-            (root / part).symlink_to(tree / "MSCOCO2014" / part)
-        assert prepare_coco(["--coco", str(root)]) == 0
-    return load_table(Source(root, "coco", subset), tmp_path / "lists")
+    prepare(["coco", "--coco", str(tree / "MSCOCO2014"), "--out", str(tmp_path), "--workers", "1"])
+    return load_table(Source(tmp_path / "MSCOCO2014", "coco", subset), tmp_path / "lists")
 
 
 # --- folds and lists -----------------------------------------------------------------------------
@@ -95,27 +89,6 @@ def test_coco_masks_give_the_published_lists_on_every_image(
     listed = fold_list(table, published_fold("coco", 0), "train").images
     for name, is_listed in expected["train_fold0"].items():
         assert (Path(name).stem in listed) == is_listed, name
-
-
-def test_rasterize_lets_later_annotations_win_and_leaves_crowds_out() -> None:
-    square = [1.9, 1.2, 6.7, 1.2, 6.7, 6.9, 1.9, 6.9]
-    annotations = [
-        {"iscrowd": 0, "category_id": 90, "segmentation": [square]},
-        {"iscrowd": 0, "category_id": 7, "segmentation": [[4, 4, 9, 4, 9, 9, 4, 9]]},
-        {"iscrowd": 1, "category_id": 7, "segmentation": {"counts": [0, 100], "size": [10, 10]}},
-    ]
-    mask = rasterize(annotations, {7: 1, 90: 2}, 10, 10)
-    assert mask[1, 1] == 2  # points are cut to integers, and the outline belongs to the polygon
-    assert (mask[4:10, 4:10] == 1).all() and (mask[0] == 0).all() and mask[6, 2] == 2
-
-
-def test_prepare_coco_keeps_masks_that_are_there(tree: Path, tmp_path: Path) -> None:
-    coco_table(tree, tmp_path, "val")
-    masks = sorted((tmp_path / "coco/masks/val2014").iterdir())
-    masks[0].write_bytes(b"mine")
-    masks[1].unlink()
-    assert prepare_coco(["--coco", str(tmp_path / "coco")]) == 0
-    assert masks[0].read_bytes() == b"mine" and read_label(masks[1]).any()
 
 
 def test_available_goes_down_to_what_can_serve_and_says_what_it_left_out() -> None:

@@ -1,113 +1,146 @@
-"""Draws the masks of COCO 2014 from its annotations.
+"""COCO 2014 from its download: masks drawn from the annotations, pictures linked or unpacked."""
 
-    python -m util.data.prepare_coco --coco data/MSCOCO2014
-
-reads `annotations/instances_{train,val}2014.json` and writes `masks/{train,val}2014/*.png`. Masks
-that are there stay, so a run that was cut off goes on where it was.
-"""
-
-import argparse
-import json
 import os
-import sys
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-import cv2
-import numpy as np
-
+from util.data.archive import Archive, join
+from util.data.build import Job, build, note
+from util.data.folds import CLASSES
+from util.data.instances import InstanceImage, Instances, mask_png, parse_instances
+from util.data.pictures import note_absent, picture_jobs
 from util.data.source import SUBSETS
 
+ROOT = "MSCOCO2014"
+"""The data set's folder among others."""
 
-def rasterize(
-    annotations: list[dict[str, Any]], category_index: dict[int, int], height: int, width: int
-) -> np.ndarray:
-    """Draws the mask of one image by the rule the published lists follow (method.md section 7).
-
-    Annotations in file order, later over earlier; crowds left out; each polygon filled by OpenCV
-    with its points cut to int32. pycocotools draws thinner masks and gives other lists.
-
-    Args:
-        annotations: the image's entries of an instances file, in file order.
-        category_index: category id -> class id.
-        height: of the image, in pixels.
-        width: likewise.
-
-    Returns:
-        Class ids, 0 for background; uint8 [height, width].
-    """
-    mask = np.zeros((height, width), np.uint8)
-    for annotation in annotations:
-        if annotation["iscrowd"]:
-            continue
-        for polygon in annotation["segmentation"]:
-            points = np.array(polygon, np.float64).reshape(-1, 1, 2).astype(np.int32)
-            cv2.fillPoly(mask, [points], category_index[annotation["category_id"]])
-    return mask
+_OPTION = "--coco"
+_MASK_BYTES = 4000  # the mean of 123 real ones
 
 
-def draw_subset(root: Path, subset: str) -> int:
-    """Writes the masks of a subset, one for every image that has an annotation.
+def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
+    """Prepares COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
     Args:
-        root: the folder of COCO 2014.
-        subset: 'train' or 'val'.
-
-    Returns:
-        How many were written; those that were there are not.
+        coco: the folder of the download: `{train,val}2014` and `annotations`, or their zips.
+        out: the folder of data sets.
+        copy: copies pictures of a folder, where they would be linked.
+        workers: processes.
 
     Raises:
-        ValueError: when the instances file is missing or unreadable.
+        ValueError: for whatever is wrong with the download or `out`.
     """
-    path = root / "annotations" / f"instances_{subset}2014.json"
-    try:
-        instances = json.loads(path.read_text(encoding="utf-8"))
-        categories = sorted(category["id"] for category in instances["categories"])
-        by_image = defaultdict(list)
-        for annotation in instances["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        images = [image for image in instances["images"] if image["id"] in by_image]
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give COCO 2014's folder as --coco") from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not COCO's instances file; fetch it again") from None
-    category_index = {category: index for index, category in enumerate(categories, 1)}
-    folder = root / "masks" / f"{subset}2014"
-    folder.mkdir(parents=True, exist_ok=True)
-    there = set(os.listdir(folder))
-
-    def draw(image: dict[str, Any]) -> bool:
-        name = Path(image["file_name"]).stem + ".png"
-        if name in there:
-            return False
-        mask = rasterize(by_image[image["id"]], category_index, image["height"], image["width"])
-        part = folder / f".{name}.{os.getpid()}"
-        part.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
-        os.replace(part, folder / name)
-        return True
-
-    # Threads: OpenCV draws and compresses outside Python's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(draw, images))
+    download, root = Archive(coco, _OPTION), out / ROOT
+    year, files = _instances_files(download)
+    pictures, masks = [], []
+    for subset, (archive, name) in zip(SUBSETS, files, strict=True):
+        path = archive.path / name
+        instances = parse_instances(archive.read(name), str(path))
+        images = _annotated(instances, path)
+        masks += _mask_jobs(instances, images, root / "masks" / f"{subset}{year}")
+        pictures += _find_pictures(download, images, root / f"{subset}{year}", copy)
+        if instances.shapeless:
+            note(f"{path}: {instances.shapeless} annotations have no segmentation, nothing drawn")
+    made = build(root, [pictures, masks], workers)
+    print(f"{root}: {len(masks)} masks; {f'{made} files made' if made else 'nothing to do'}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m util.data.prepare_coco", description=__doc__.partition("\n")[0]
+def _instances_files(download: Archive) -> tuple[str, list[tuple[Archive, str]]]:
+    """Finds the instances files of both subsets; returns their year and places."""
+    for year in ("2014", "2017"):
+        names = [f"instances_{subset}{year}.json" for subset in SUBSETS]
+        found = [_instances_file(download, name, f"annotations_trainval{year}") for name in names]
+        if all(found):
+            if year == "2017":
+                note(
+                    f"{download.path}: prepared as 2017's own split; the published COCO-20i lists"
+                    " belong to 2014's: annotations_trainval2014.zip there gives it, with the"
+                    " pictures of 2017"
+                )
+            return year, found
+    raise ValueError(
+        f"{_OPTION} {download.path}: holds no annotations/instances_{{train,val}}2014.json;"
+        " fetch annotations_trainval2014.zip from cocodataset.org into it"
     )
-    parser.add_argument("--coco", type=Path, required=True, metavar="DIR", help="COCO 2014")
-    root = parser.parse_args(arguments).coco
-    try:
-        for subset in SUBSETS:
-            print(f"{root / 'masks' / f'{subset}2014'}: {draw_subset(root, subset)} masks written")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _instances_file(download: Archive, name: str, archive: str) -> tuple[Archive, str] | None:
+    folder = download.find(name)
+    if folder is None:
+        folder = download.find(f"{archive}.zip")
+        if folder is None or not download.where(folder):
+            return None
+        download = Archive(download.where(join(folder, f"{archive}.zip")), _OPTION)
+        folder = download.find(name)
+    return None if folder is None else (download, join(folder, name))
+
+
+def _annotated(instances: Instances, path: Path) -> dict[str, InstanceImage]:
+    """Returns the images that have an annotation by the name of their picture."""
+    if len(instances.names) != len(CLASSES["coco"]):
+        raise ValueError(
+            f"{path}: has {len(instances.names)} categories, COCO has {len(CLASSES['coco'])};"
+            " fetch annotations_trainval2014.zip again"
+        )
+    images = [image for image in instances.images if image.id in instances.annotations]
+    by_name = {PurePosixPath(image.file_name).name: image for image in images}
+    if len({PurePosixPath(name).stem for name in by_name}) < len(images):
+        raise ValueError(f"{path}: two images have one name; fetch the file again, or correct it")
+    return by_name
+
+
+def _mask_jobs(instances: Instances, images: dict[str, InstanceImage], folder: Path) -> list[Job]:
+    return [
+        Job(
+            folder / f"{PurePosixPath(name).stem}.png",
+            partial(mask_png, instances, image),
+            _MASK_BYTES,
+        )
+        for name, image in images.items()
+    ]
+
+
+def _find_pictures(
+    download: Archive, images: dict[str, InstanceImage], target: Path, copy: bool
+) -> list[Job]:
+    """Says what to make for the pictures: from the folder of that name, or 2017's two."""
+    place = _pictures_of(download, target)
+    if place:
+        return picture_jobs(*place, {name: name for name in images}, target, copy)
+    places = [_pictures_of(download, target.with_name(f"{subset}2017")) for subset in SUBSETS]
+    if target.name.endswith("2017") or not any(places):
+        raise ValueError(
+            f"{_OPTION} {download.path}: holds no pictures: neither a folder {target.name} with"
+            f" .jpg files nor {target.name}.zip; fetch {target.name}.zip from cocodataset.org"
+        )
+    jobs, wanted = [], {name: f"{image.id:012d}.jpg" for name, image in images.items()}
+    for archive, folder in filter(None, places):
+        there = archive.files(folder, ".jpg")
+        here = {name: old for name, old in wanted.items() if old in there}
+        jobs += picture_jobs(archive, folder, here, target, copy)
+        wanted = {name: old for name, old in wanted.items() if old not in there}
+    note_absent(target, list(wanted), len(images))
+    return jobs
+
+
+def _pictures_of(download: Archive, target: Path) -> tuple[Archive, str] | None:
+    """Finds the pictures called as `target` is, in a folder or a zip.
+
+    `target` itself comes last: it may be what an unfinished run has unpacked so far.
+    """
+    folders, own = list(download.folders()), None
+    for folder in folders:
+        if PurePosixPath(folder).name == target.name and download.files(folder, ".jpg"):
+            place = download.where(folder)
+            if not (place and target.exists() and os.path.samefile(place, target)):
+                return download, folder
+            own = download, folder
+    for folder in folders:
+        path = download.where(join(folder, f"{target.name}.zip"))
+        if path and path.is_file():
+            archive = Archive(path, _OPTION)
+            held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
+            if held is None:
+                raise ValueError(f"{path}: holds no .jpg; fetch it again")
+            return archive, held
+    return own

@@ -13,6 +13,8 @@ from util.data.folds import CLASSES, IGNORE, fold_of
 
 SUBSETS = ("train", "val")
 
+_PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see docs/data.md"
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Reads a picture as RGB (uint8 [H,W,3]).
@@ -63,7 +65,8 @@ class Source:
     PASCAL: `data_root` is `.../VOCdevkit2012/VOC2012` with `JPEGImages`, `SegmentationClassAug` and
     `ImageSets/Segmentation`; `sbd_train_noval.txt` lies beside `VOC2012`. COCO: `data_root` is
     `.../MSCOCO2014` with `{train,val}2014` and the masks in `masks/{train,val}2014` (as
-    `prepare_coco` writes them) or in `annotations/{train,val}2014` (as BAM's download has them).
+    `util.data.prepare` writes them) or in `annotations/{train,val}2014` (as BAM's download has
+    them); where `{train,val}2014` is absent, `{train,val}2017` and the masks of that name.
 
     Custom: `data_root` holds `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, where the
     subsets are to differ, `train.txt` and `val.txt`.
@@ -99,8 +102,10 @@ class Source:
         if data_set == "pascal":
             self.images, self.masks = self.root / "JPEGImages", self.root / "SegmentationClassAug"
         elif data_set == "coco":
-            self.images = self.root / f"{subset}2014"
-            drawn, published = (self.root / f / f"{subset}2014" for f in ("masks", "annotations"))
+            years = [y for y in ("2014", "2017") if (self.root / f"{subset}{y}").is_dir()]
+            name = subset + (years or ["2014"])[0]
+            self.images = self.root / name
+            drawn, published = (self.root / f / name for f in ("masks", "annotations"))
             self.masks = drawn if drawn.is_dir() or not published.is_dir() else published
         elif data_set == "custom":
             self.images, self.masks = self.root / "images", self.root / "masks"
@@ -113,7 +118,7 @@ class Source:
 
     def _remedy(self, folder: Path) -> str:
         if self.data_set == "coco" and folder == self.masks:
-            return f"run python -m util.data.prepare_coco --coco {self.root}"
+            return f"run {_PREPARE_COCO}"
         page = "custom_data" if self.data_set == "custom" else "data"
         return f"lay the data out as docs/{page}.md says, or set Data.data_root"
 
