@@ -15,16 +15,19 @@ PUBLISHED_EXCEPTIONS = {
 }
 
 
-def _group_of(name: str) -> tuple[str, bool] | None:
-    """(player, at the multiplied rate?) of a parameter, None where no group takes it."""
+def _group_of(name: str) -> tuple[str, str] | None:
+    """(player, kind) of a parameter, None where no group takes it."""
     if name.startswith("object_mining."):
-        return "G", False
-    if name.startswith(("clue.", "ensemble.")):
-        return "G", True
+        return "G", "transformer"
+    if name.startswith("clue."):
+        return "G", "other"
+    if name.startswith("ensemble."):
+        return "G", "merge"
     if name.startswith("detail_mining.discriminators."):
-        return "D", True
+        return "D", "other"
     if name.startswith("detail_mining.attention."):
-        return "D", name.endswith(".bias")  # as published: the one bias is that of the LayerNorm
+        # As published: the one bias is that of the LayerNorm.
+        return "D", "other" if name.endswith(".bias") else "transformer"
     return None
 
 
@@ -41,7 +44,7 @@ def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
             if matches(name):
                 parameter.requires_grad_(getattr(cfg.Method, switch))
 
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -55,10 +58,12 @@ def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
     train = cfg.Train
 
     def settings(player: str) -> list[dict]:
-        rates = {False: 1.0, True: train.lr_multiplier}
+        rates = {"transformer": 1.0, "other": train.lr_multiplier}
+        rates["merge"] = train.merge_lr_multiplier
         return [
-            {"params": groups[player, multiplied], "multiplier": rate, "lr": train.lr * rate}
-            for multiplied, rate in rates.items()
+            {"params": groups[player, kind], "multiplier": rate, "lr": train.lr * rate}
+            for kind, rate in rates.items()
+            if (player, kind) in groups
         ]
 
     decay = train.weight_decay

@@ -104,6 +104,7 @@ class TrainSection:
     batch_size: int = key(8, "episodes per step, over all ranks", low=1)
     lr: float = key(2e-4, "learning rate of the transformers", above=0.0)
     lr_multiplier: float = key(10.0, "learning rate of the other parts over it", above=0.0)
+    merge_lr_multiplier: float = key(10.0, "and that of the ensemble's weights", above=0.0)
     weight_decay: float = key(0.01, "weight decay of G (AdamW) and D (Adam)", low=0.0)
     power: float = key(0.9, "exponent of the polynomial decay", low=0.0)
     epochs: int = key(300, "passes over the training list", low=1)
