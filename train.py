@@ -63,10 +63,11 @@ def train() -> None:
         strips: list[Tensor] = []
 
         def draw(example: Example, strips: list[Tensor] = strips) -> None:
-            if ranks.is_main and len(strips) < STRIPS:
-                strips.append(strip(example, tests))
+            strips.append(strip(example, tests))
 
-        scores = evaluator.run(cfg.Eval.val_episodes, cfg.Eval.val_seed, show=draw)
+        seed = cfg.Eval.val_seed
+        work = evaluator.schedule(cfg.Eval.val_episodes, [seed])
+        scores = evaluator.run(work, show=draw, shown=STRIPS * ranks.is_main)[seed]
         run.validated(scores, strips, done)
         progress.note(f"epoch {epoch + 1}, iteration {done}: {scores.line()}  best {run.best:.2f}")
         if run.exhausted():

@@ -143,9 +143,7 @@ class Game:
 
     def predict(self, batch: EncodedBatch) -> Prediction:
         """Forward on encoded episodes; the episode's own class is left out of the base."""
-        return self.model.match(
-            batch.query, batch.support, batch.support_mask, class_index=batch.class_index
-        )
+        return self.model.match(batch.query, batch.supports, class_index=batch.class_index)
 
     def inspect(self, prediction: Prediction, batch: EncodedBatch) -> list[Detail]:
         """D's view of a prediction beside the truth."""
