@@ -16,7 +16,7 @@ import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed
+from util import distributed, speed
 from util.config import arguments, to_dict
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
@@ -32,6 +32,7 @@ def test() -> None:
     model = build_model(cfg)
     state = load_checkpoint(model, path)
     model.to(ranks.device)
+    options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # it makes the lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
@@ -39,7 +40,7 @@ def test() -> None:
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
     work = evaluator.schedule(count, seeds)
     progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
-    for line in report:
+    for line in report + options:
         progress.note(line)
     progress.note(
         f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes"

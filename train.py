@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed
+from util import distributed, speed
 from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
@@ -40,6 +40,7 @@ def train() -> None:
     model = build_model(cfg)
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
+    options = speed.set_up(model, cfg, ranks.device)
     torch.manual_seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
     game = Game(model, cfg, schedule.total, ranks)
     run = Run(model, game, cfg, ranks)
@@ -47,7 +48,7 @@ def train() -> None:
     evaluator = Evaluator(model, tests, cfg, ranks)
 
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
-    for line in report + more:
+    for line in report + more + options:
         progress.note(line)
     progress.note(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
     batches = encoded_batches(model.encoder, episodes, schedule, cfg)

@@ -10,6 +10,7 @@ from model.detail_mining import DetailMining
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
 from model.object_mining import ObjectMining
+from model.precision import full
 from model.resize import bilinear_ac
 from model.views import Query, Support
 
@@ -165,7 +166,7 @@ class AMFormer(nn.Module):
                 "set Data.shot to the number of supports"
             )
         clue = self.clue(query, supports)
-        base_logits = self.encoder.base_logits(query.features)
+        base_logits = full(self.encoder.base_logits(query.features))
         base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
         psi = self.ensemble.psi(clue.distances)
         mined = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))

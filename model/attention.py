@@ -9,6 +9,8 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.precision import exact, full
+
 LN_EPS = 1e-6
 TEMPERATURE = 0.1
 BLOCK = 2**22  # scores of the mining attention computed at a time, over batch and heads
@@ -81,11 +83,12 @@ class MaskedMiningAttention(Projections):
         Returns:
             Tokens [B,N,C] and the correlation [B,N].
         """
-        q = F.normalize(self.split(self.q(x)), dim=-1)
-        k = F.normalize(self.split(self.k(x)), dim=-1)
-        v = self.split(self.v(x))
-        out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
-        return self.o(out.transpose(1, 2).flatten(2)), soft_correlation(q, k, mask)
+        q, k, v = (full(self.split(project(x))) for project in (self.q, self.k, self.v))
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        with exact(x):
+            out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
+            correlation = soft_correlation(q, k, full(mask))
+        return self.o(out.transpose(1, 2).flatten(2)), correlation
 
 
 def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:

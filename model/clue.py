@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.base_learner import Features
+from model.precision import exact, full
 from model.views import Query, Support
 
 TEMPERATURE = 0.1
@@ -84,8 +85,9 @@ class ClueExtractor(nn.Module):
 
         f2, f3 = (padded([getattr(s, name) for s in shots])[..., None] for name in ("f2", "f3"))
         weight = padded([s.weight for s in shots])  # [BK,n]
-        reduced = self.reduce(self.down_supp, f2, f3)[..., 0]  # [BK,256,n]
-        total = torch.einsum("bcn,bn->bc", reduced, weight)
+        reduced = full(self.reduce(self.down_supp, f2, f3)[..., 0])  # [BK,256,n]
+        with exact(reduced):
+            total = torch.einsum("bcn,bn->bc", reduced, weight)
         means = total / (weight.sum(1, keepdim=True) + 0.0005)
         return means.view(len(supports), -1, means.shape[1]).mean(1)
 
@@ -111,8 +113,9 @@ def cosine_to(prototype: Tensor, q: Tensor) -> Tensor:
     The prototype alone is divided by its norm beforehand, q's norm divides what is left: no
     product of the size of q is kept for the backward pass.
     """
-    unit = F.normalize(prototype, dim=1)
-    dot = torch.einsum("bchw,bc->bhw", q.expand(len(unit), -1, -1, -1), unit)
+    q, unit = full(q), F.normalize(prototype, dim=1)
+    with exact(q):
+        dot = torch.einsum("bchw,bc->bhw", q.expand(len(unit), -1, -1, -1), unit)
     return (dot / q.norm(dim=1).clamp(min=1e-8))[:, None]
 
 
@@ -157,10 +160,10 @@ def similarity(query: Tensor, support: Tensor, *, whole: bool) -> Tensor:
         [h,w]
     """
     q = query.flatten(1)  # [C,hw]
-    q_norm = q.norm(dim=0)[:, None]
-    best = q.new_full((q.shape[1],), -torch.inf if whole else 0.0)
+    q_norm = full(q).norm(dim=0)[:, None]
+    best = q_norm.new_full((q.shape[1],), -torch.inf if whole else 0.0)
     for s in support.split(max(1, BLOCK // q.shape[1]), dim=1):
-        block = (q.t() @ s).div_(q_norm * s.norm(dim=0) + 1e-7)
+        block = full(q.t() @ s).div_(q_norm * full(s).norm(dim=0) + 1e-7)
         best = torch.maximum(best, block.amax(1)) if s.shape[1] else best
     return best.view_as(query[0])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.base_learner import Features
+from model.precision import exact, full
 from model.resize import bilinear_ac, nearest
 
 
@@ -30,6 +31,9 @@ class Query:
     @torch.no_grad()
     def of(features: Features, size: tuple[int, int]) -> "Query":
         return Query(features, gram_matrix(features.f2), size)
+
+    def __getitem__(self, rows: slice) -> "Query":
+        return Query(self.features.map(lambda f: f[rows]), self.gram[rows], self.size)
 
     @staticmethod
     def cat(parts: list["Query"]) -> "Query":
@@ -77,7 +81,7 @@ class Support:
             features: N maps.
             mask: [N,S,S] in {0,1,255}.
         """
-        inside = (mask == 1)[:, None].to(features.f3.dtype)
+        inside = full((mask == 1)[:, None].to(features.f3.dtype))
         grid = features.f3.shape[-2:]
         soft, hard = bilinear_ac(inside, grid)[:, 0], nearest(inside, grid)[:, 0] == 1
         near = soft != 0
@@ -101,6 +105,7 @@ class Support:
 
 def gram_matrix(features: Tensor) -> Tensor:
     """[N,C,h,w] -> cosines between channels [N,C,C]."""
-    f = features.flatten(2)
+    f = full(features.flatten(2))
     norm = f.norm(dim=2)
-    return (f @ f.transpose(1, 2)) / (norm[:, :, None] * norm[:, None] + 1e-7)
+    with exact(f):
+        return (f @ f.transpose(1, 2)) / (norm[:, :, None] * norm[:, None] + 1e-7)

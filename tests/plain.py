@@ -198,6 +198,9 @@ class PlainBatch:
     def __len__(self) -> int:
         return len(self.class_index)
 
+    def split(self, parts: int) -> list["PlainBatch"]:
+        return [self]
+
 
 def encode(model: AMFormer, batch: EpisodeBatch) -> PlainBatch:
     mask = batch.support_mask
@@ -222,14 +225,17 @@ class PlainGame(Game):
         )  # fmt: skip
 
     def d_step(self, batch: PlainBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
-        prediction = self.predict(batch)
-        terms = self.segmentation_losses(prediction, batch)
-        constants = [feature.detach() for feature in prediction.features]
-        truth = bilinear_ac((batch.query_mask == 1)[:, None].float(), constants[0].shape[-2:])
-        fake = prediction.foreground.detach()
-        details = self.model.detail_mining(constants, fake, truth.to(fake.dtype))
-        terms["adversarial_d"] = losses.discriminator(details)
-        terms["diversity"] = losses.diversity(details, chosen)
-        total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-        self._update(self.optimizer_d, total, batch, iteration)
-        return self._result(terms | {"loss_d": total}, prediction)
+        def losses_of(part: PlainBatch) -> tuple[dict[str, Tensor], Prediction]:
+            prediction = self.predict(part)
+            terms = self.segmentation_losses(prediction, part, self.pixels(part))
+            constants = [feature.detach() for feature in prediction.features]
+            fake = prediction.foreground.detach()
+            truth = (part.query_mask == 1)[:, None].to(fake.dtype)
+            real = bilinear_ac(truth, fake.shape[-2:])
+            details = self.model.detail_mining(constants, fake, real)
+            terms["adversarial_d"] = losses.discriminator(details)
+            terms["diversity"] = losses.diversity(details, chosen)
+            total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
+            return terms | {"loss_d": total}, prediction
+
+        return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)

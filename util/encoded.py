@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from model.encoder import Encoder
 from model.views import Query, Support
+from util import speed
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
 from util.data.transform import FlipTransform
@@ -39,6 +40,15 @@ class EncodedBatch:
 
     def __len__(self) -> int:
         return len(self.class_index)
+
+    def split(self, parts: int) -> list["EncodedBatch"]:
+        """At most so many parts, as even as can be; for a batch in which every episode has a query
+        of its own."""
+        size = -(-len(self) // parts)
+        return [self._rows(slice(i, i + size)) for i in range(0, len(self), size)]
+
+    def _rows(self, rows: slice) -> "EncodedBatch":
+        return EncodedBatch(**{name: value[rows] for name, value in vars(self).items()})
 
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
@@ -167,12 +177,14 @@ def encoded_batches(
     encoder: Encoder, episodes: EpisodeDataset, schedule: Batches, cfg
 ) -> Iterator[EncodedBatch]:
     """This rank's share of every training batch, on the encoder's device."""
+    device = next(encoder.parameters()).device
     if cfg.Train.feature_store:
         store = FeatureStore(encoder, episodes)
         for indices in schedule:
-            yield store.batch([episodes.sampler.plan(index) for index in indices])
+            with speed.autocast(cfg.Train.precision, device):
+                batch = store.batch([episodes.sampler.plan(index) for index in indices])
+            yield batch
         return
-    device = next(encoder.parameters()).device
     loader = DataLoader(
         episodes,
         batch_sampler=schedule,
@@ -181,5 +193,7 @@ def encoded_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
     )
-    for batch in loader:
-        yield encode(encoder, batch.to(device))
+    for images in loader:
+        with speed.autocast(cfg.Train.precision, device):
+            batch = encode(encoder, images.to(device))
+        yield batch

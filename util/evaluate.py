@@ -1,7 +1,7 @@
 """The one evaluator, for train.py and test.py: episodes -> Scores (method 7)."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.resize import bilinear_ac
+from util import speed
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
 from util.data.folds import CLASSES
@@ -23,7 +24,7 @@ from util.metrics import (
     labels,
     sum_over_ranks,
 )
-from util.schedule import Schedule, schedule
+from util.schedule import Schedule, Task, schedule
 
 PRIORS = ("f5", "f4")  # the prior's channels
 
@@ -116,23 +117,29 @@ class Evaluator:
         rows, device = self.cfg.num_base_classes, self.ranks.device
         totals = {seed: _Totals(len(self.classes), rows, device) for seed in work.seeds}
         pictured = {work.episodes * i // max(1, shown) for i in range(shown)}
-        done = 0
         try:
-            for name, groups in groupby(work.groups, key=lambda group: group[0].plan.query):
-                query = _Target(self, name)
-                for group in groups:
-                    batch = self.store.of_query(query.seen, [task.plan for task in group])
-                    prediction = self.model.match(batch.query, batch.supports)
-                    for row, task in enumerate(group):
-                        iou = query.score(prediction, row, task.plan, totals[task.seed])
-                        if show and done in pictured:
-                            show(Example(task.plan, batch, prediction, row, iou))
-                        done += 1
-                        if watch:
-                            watch(done)
+            with speed.autocast(self.cfg.Eval.precision, device):
+                for done, (query, batch, prediction, row, task) in enumerate(self._predict(work)):
+                    iou = query.score(prediction, row, task.plan, totals[task.seed])
+                    if show and done in pictured:
+                        show(Example(task.plan, batch, prediction, row, iou))
+                    if watch:
+                        watch(done + 1)
         finally:
             self.model.train(training)
         return {seed: total.scores(self.names, work.count) for seed, total in totals.items()}
+
+    def _predict(
+        self, work: Schedule
+    ) -> Iterator[tuple["_Target", EncodedBatch, Prediction, int, Task]]:
+        """Every episode with its query, its batch, the batch's prediction, and its row in them."""
+        for name, groups in groupby(work.groups, key=lambda group: group[0].plan.query):
+            query = _Target(self, name)
+            for group in groups:
+                batch = self.store.of_query(query.seen, [task.plan for task in group])
+                prediction = self.model.match(batch.query, batch.supports)
+                for row, task in enumerate(group):
+                    yield query, batch, prediction, row, task
 
 
 class _Target:
