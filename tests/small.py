@@ -57,6 +57,14 @@ def encoded(model: AMFormer, shot: int, *, empty: bool = False) -> EncodedBatch:
     return encode(model.encoder, batch)
 
 
+@torch.no_grad()
+def centre(model: AMFormer, *episode: Tensor) -> None:
+    """Moves the heads' biases until each finds an object in half of the image."""
+    for index, head in enumerate(model.object_mining.heads):
+        logits = model(*episode).logits[index]
+        head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+
+
 def config(**method: object) -> Config:
     made = Config()
     method = {"backbone": LITE0, **method}

@@ -3,7 +3,7 @@
 import plain
 import pytest
 import torch
-from small import BASE_CLASSES, SIZE, config, episode_batch, images
+from small import BASE_CLASSES, SIZE, centre, config, episode_batch, images
 from torch import Tensor
 
 from model import AMFormer
@@ -34,14 +34,6 @@ def alive(model: AMFormer) -> AMFormer:
         model.ensemble.gram_merge.weight += 0.01
         model.ensemble.cls_merge.weight += 0.01
     return model
-
-
-@torch.no_grad()
-def centre(model: AMFormer, *episode: Tensor) -> None:
-    """Moves the heads' biases until each finds an object in half of the image."""
-    for index, head in enumerate(model.object_mining.heads):
-        logits = model(*episode).logits[index]
-        head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
 
 
 def assert_same(got: Tensor, expected: Tensor, name: str) -> None:
