@@ -16,10 +16,10 @@ import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed
+from util import distributed, speed
 from util.config import arguments, to_dict
 from util.data.dataset import open_episodes
-from util.evaluate import Evaluator, Example, Scores, summarize, table
+from util.evaluate import Evaluator, summarize, table
 from util.logger import Progress, main
 from util.visualize import save_strips, strip
 from util.weights import checkpoint_path, load_checkpoint
@@ -32,14 +32,15 @@ def test() -> None:
     model = build_model(cfg)
     state = load_checkpoint(model, path)
     model.to(ranks.device)
+    options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # it makes the lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     evaluator = Evaluator(model, episodes, cfg, ranks)
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    mine = len(range(ranks.rank, count, ranks.world))
-    progress = Progress(mine * len(seeds), max(1, mine // 10), active=ranks.is_main)
-    for line in report:
+    work = evaluator.schedule(count, seeds)
+    progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
+    for line in report + options:
         progress.note(line)
     progress.note(
         f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes"
@@ -47,19 +48,14 @@ def test() -> None:
 
     strips: list[torch.Tensor] = []
 
-    def draw(example: Example) -> None:
-        if ranks.is_main and len(strips) < cfg.Eval.visualize:
-            strips.append(strip(example, episodes))
-
-    results: dict[int, Scores] = {}
-    for number, seed in enumerate(seeds):
-        results[seed] = evaluator.run(
-            count,
-            seed,
-            watch=lambda done, before=number * mine: progress.step(before + done, {}),
-            show=draw,
-        )
-        progress.note(f"seed {seed}: {results[seed].line()}")
+    results = evaluator.run(
+        work,
+        watch=lambda done: progress.step(done, {}),
+        show=lambda example: strips.append(strip(example, episodes)),
+        shown=cfg.Eval.visualize * ranks.is_main,
+    )
+    for seed, scores in results.items():
+        progress.note(f"seed {seed}: {scores.line()}")
 
     if ranks.is_main:
         summary = summarize(list(results.values()))

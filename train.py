@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed
+from util import distributed, speed
 from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
@@ -40,6 +40,7 @@ def train() -> None:
     model = build_model(cfg)
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
+    options = speed.set_up(model, cfg, ranks.device)
     torch.manual_seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
     game = Game(model, cfg, schedule.total, ranks)
     run = Run(model, game, cfg, ranks)
@@ -47,7 +48,7 @@ def train() -> None:
     evaluator = Evaluator(model, tests, cfg, ranks)
 
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
-    for line in report + more:
+    for line in report + more + options:
         progress.note(line)
     progress.note(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
     batches = encoded_batches(model.encoder, episodes, schedule, cfg)
@@ -63,10 +64,11 @@ def train() -> None:
         strips: list[Tensor] = []
 
         def draw(example: Example, strips: list[Tensor] = strips) -> None:
-            if ranks.is_main and len(strips) < STRIPS:
-                strips.append(strip(example, tests))
+            strips.append(strip(example, tests))
 
-        scores = evaluator.run(cfg.Eval.val_episodes, cfg.Eval.val_seed, show=draw)
+        seed = cfg.Eval.val_seed
+        work = evaluator.schedule(cfg.Eval.val_episodes, [seed])
+        scores = evaluator.run(work, show=draw, shown=STRIPS * ranks.is_main)[seed]
         run.validated(scores, strips, done)
         progress.note(f"epoch {epoch + 1}, iteration {done}: {scores.line()}  best {run.best:.2f}")
         if run.exhausted():

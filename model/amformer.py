@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from model.base_learner import BaseLearner, Features
+from model.base_learner import BaseLearner
 from model.clue import ClueExtractor
 from model.detail_mining import DetailMining
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
 from model.object_mining import ObjectMining
+from model.precision import full
 from model.resize import bilinear_ac
+from model.views import Query, Support
 
 
 @dataclass
@@ -141,36 +143,41 @@ class AMFormer(nn.Module):
         Raises:
             ValueError: K is not the K that the model was built for.
         """
-        supports = self.encoder(support.flatten(0, 1), support_mask.flatten(0, 1))
-        return self.match(self.encoder(query), supports, support_mask, class_index=class_index)
+        seen = self.encoder.supports(support.flatten(0, 1), support_mask.flatten(0, 1))
+        shot = support.shape[1]
+        supports = [seen[i : i + shot] for i in range(0, len(seen), shot)]
+        return self.match(self.encoder.query(query), supports, class_index=class_index)
 
     def match(
         self,
-        query: Features,
-        support: Features,
-        support_mask: Tensor,
+        query: Query,
+        supports: list[list[Support]],
         *,
         class_index: Tensor | None = None,
     ) -> Prediction:
-        """As forward, on what the encoder made of B queries and B*K masked supports."""
-        if support_mask.shape[1] != self.shot:
+        """As forward, on what the encoder saw in B queries and their supports [B][K].
+
+        One query may stand for all B episodes: what depends on it alone is then computed once.
+        """
+        batch, shot = len(supports), len(supports[0])
+        if shot != self.shot:
             raise ValueError(
-                f"the model was built for {self.shot} supports per query and got "
-                f"{support_mask.shape[1]}: set Data.shot to the number of supports"
+                f"the model was built for {self.shot} supports per query and got {shot}: "
+                "set Data.shot to the number of supports"
             )
-        clue = self.clue(query, support, support_mask)
-        base_logits = self.encoder.base_logits(query)
-        base = base_probability(base_logits, class_index)
+        clue = self.clue(query, supports)
+        base_logits = full(self.encoder.base_logits(query.features))
+        base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
         psi = self.ensemble.psi(clue.distances)
         mined = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
         final, foreground = self.ensemble(mined.logits[-1], base, psi)
         return Prediction(
-            size=tuple(support_mask.shape[-2:]),
+            size=query.size,
             prior=clue.prior,
             psi=psi,
             initial_mask=clue.initial_mask,
             **vars(mined),
-            base_logits=base_logits,
+            base_logits=base_logits.expand(batch, -1, -1, -1),
             final=final,
             foreground=foreground,
         )

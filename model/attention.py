@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from model.precision import exact, full
 
 LN_EPS = 1e-6
 TEMPERATURE = 0.1
+BLOCK = 2**22  # scores of the mining attention computed at a time, over batch and heads
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -79,34 +83,97 @@ class MaskedMiningAttention(Projections):
         Returns:
             Tokens [B,N,C] and the correlation [B,N].
         """
-        q = F.normalize(self.split(self.q(x)), dim=-1)
-        k = F.normalize(self.split(self.k(x)), dim=-1)
-        v = self.split(self.v(x))
-        out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
-        return self.o(out.transpose(1, 2).flatten(2)), soft_correlation(q, k, mask)
+        q, k, v = (full(self.split(project(x))) for project in (self.q, self.k, self.v))
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        with exact(x):
+            out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
+            correlation = soft_correlation(q, k, full(mask))
+        return self.o(out.transpose(1, 2).flatten(2)), correlation
 
 
 def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:
     """softmax(q k^T / 0.1) v with the columns of dropped keys set to 0 after the softmax.
 
-    With E = exp(scores), the softmax over queries only scales each key's column:
-    softmax v = E (v / column sums of E). q and k are unit vectors, so scores lie in [-10, 10] and
-    exp needs no running maximum.
+    A dropped key gives nothing, and over queries its column touches no other: it is never computed.
+    Nothing of size N x N is kept either; see `_Mining`. Twice differentiated it is not.
 
     Args:
-        q, k, v: [B,heads,N,d].
+        q, k, v: [B,heads,N,d]; q and k are unit vectors.
         keep: the keys that stay, bool [B,N].
         over_keys: softmax over the kept keys instead.
 
     Returns:
         [B,heads,N,d]
     """
-    weights = torch.exp((q / TEMPERATURE) @ k.transpose(-2, -1))  # [B,heads,N queries,N keys]
-    kept = keep[:, None, :, None].to(v.dtype)
-    if over_keys:
-        return (weights @ (v * kept)) / (weights @ kept).clamp(min=1e-12)
-    columns = weights.sum(-2)[..., None]
-    return weights @ (v * kept / columns)
+    kept = keep[:, None, :, None]
+    most = int(keep.sum(1).max())
+    if most < keep.shape[1]:  # the kept keys first; rows that keep fewer are filled up with others
+        order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        index = order[:, None, :, None]
+        k, v = (x.gather(2, index.expand(-1, x.shape[1], -1, x.shape[3])) for x in (k, v))
+        kept = kept.gather(2, index)
+    return _Mining.apply(q / TEMPERATURE, k, v, kept.to(v.dtype), over_keys)
+
+
+class _Mining(torch.autograd.Function):
+    """out_i = sum_j P_ij v_j over kept keys j, P = exp(q k^T) / its sums, block by block of keys.
+
+    q (already divided by the temperature) and k make scores of at most 10, so exp needs no running
+    maximum and the sums are plain sums: over queries those of a key's column, s_j, which a block
+    holds whole; over keys those of a query's row, Z_i, gathered along the way.
+
+    Backward computes each block's P again. With g the gradient of out, over queries:
+    dv_j = sum_i P_ij g_i, dscore_ij = P_ij (g_i v_j - v_j dv_j), as sum_i P_ij g_i v_j = v_j dv_j.
+    Over keys: dscore_ij = P_ij (g_i v_j - g_i out_i).
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, over_keys: bool) -> Tensor:
+        out, sums = torch.zeros_like(q), q.new_zeros(())
+        for block in _blocks(q, k):
+            weights = (q @ k[:, :, block].transpose(-2, -1)).exp_()  # [B,heads,N,block]
+            value = v[:, :, block] * kept[:, :, block]
+            if over_keys:
+                sums = sums + weights @ kept[:, :, block]
+            else:
+                value = value / weights.sum(-2)[..., None]
+            out += weights @ value
+        if over_keys:
+            sums = torch.as_tensor(sums).clamp(min=1e-12)
+            out = out / sums
+        ctx.over_keys = over_keys
+        ctx.save_for_backward(q, k, v, kept, out, sums)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, kept, out, sums = ctx.saved_tensors
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        of_rows = (grad * out).sum(-1, keepdim=True) if ctx.over_keys else None
+        for block in _blocks(q, k):
+            key, value = k[:, :, block], v[:, :, block]
+            weights = (q @ key.transpose(-2, -1)).exp_()
+            weights /= sums if ctx.over_keys else weights.sum(-2, keepdim=True)
+            dvalue = (weights.transpose(-2, -1) @ grad) * kept[:, :, block]
+            columns = (value * dvalue).sum(-1)[..., None, :]
+            inner = grad @ (value * kept[:, :, block]).transpose(-2, -1)
+            if ctx.over_keys:
+                weights *= kept[:, :, block].transpose(-2, -1)
+                inner -= of_rows
+            else:
+                inner -= columns
+            weights *= inner
+            dq += weights @ key
+            dk[:, :, block] = weights.transpose(-2, -1) @ q
+            dv[:, :, block] = dvalue
+        return dq, dk, dv, None, None
+
+
+def _blocks(q: Tensor, k: Tensor) -> list[slice]:
+    """Slices of the keys, so that a block's scores are at most `BLOCK` (or one key's)."""
+    size = max(1, BLOCK // max(1, q.shape[:-1].numel()))
+    return [slice(i, i + size) for i in range(0, k.shape[2], size)]
 
 
 def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:

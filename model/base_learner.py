@@ -91,7 +91,7 @@ class BaseLearner(nn.Module):
         conv, norm = self.fuse
         channels, grid = f4.shape[1], f4.shape[-2:]
         own, *pooled = conv.weight.split([channels] + [channels // len(BINS)] * len(BINS), dim=1)
-        out = nn.functional.conv2d(f4, own, padding=1)
+        out = nn.functional.conv2d(f4, own, conv.bias, padding=1)
         for cells, weight in zip(self.ppm(f4), pooled, strict=True):
             out = out + conv3x3_of_enlarged(cells, weight, grid)
         return norm(out)

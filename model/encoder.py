@@ -1,15 +1,24 @@
 """The frozen encoder: the base learner, trained in stage one, never again (method 1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner, Features
+from model.folding import Memo, fold_batch_norms
+from model.views import Query, Support
 
 
 class Encoder(nn.Module):
     """Image (and a support's mask) -> features, base logits.
 
-    Without gradient, batch norms in eval mode.
+    Without gradient, batch norms in eval mode. Images run through a copy of the base learner whose
+    batch norms are folded into its convolutions (`fold_batch_norms`), made at the first image and
+    again whenever a weight, its type or its device has changed. The copy is no part of the module:
+    parameters, state dict and checkpoints are those of the base learner as it was trained.
+    `wrap` may be set to a function such as `torch.compile`, which the copy's computation then
+    passes through.
 
     Args:
         base: is frozen here.
@@ -20,6 +29,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.keep_dropout = dropout
+        self.folded, self.wrap = Memo(), _as_it_is
         self.train()
 
     def train(self, mode: bool = True) -> "Encoder":
@@ -36,8 +46,21 @@ class Encoder(nn.Module):
         """
         if mask is not None:
             image = image * (mask == 1)[:, None]
-        return self.base.features(image)
+        features = self.folded(self.base, lambda: self.wrap(fold_batch_norms(self.base).features))
+        return features(image)
+
+    def query(self, image: Tensor) -> Query:
+        """Query images [N,3,S,S]."""
+        return Query.of(self(image), tuple(image.shape[-2:]))
+
+    def supports(self, image: Tensor, mask: Tensor) -> list[Support]:
+        """Support images [N,3,S,S] and their masks [N,S,S]."""
+        return Support.of(self(image, mask), mask)
 
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:
         return self.base.classify(features.f5)
+
+
+def _as_it_is(function: Callable) -> Callable:
+    return function

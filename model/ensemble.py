@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from model.precision import exact
+
 
 class Ensemble(nn.Module):
     """Gram merge, base merge and the weights of K > 1 shots."""
@@ -29,7 +31,8 @@ class Ensemble(nn.Module):
         """
         if self.kshot is None:
             return distances[:, 0]
-        weights = self.kshot(distances.sort(dim=1).values[..., None, None])
+        with exact(distances):
+            weights = self.kshot(distances.sort(dim=1).values[..., None, None])
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
 
     def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,8 +49,9 @@ class Ensemble(nn.Module):
         gram, of_psi = self.gram_merge.weight.flatten()
         merged = gram * torch.softmax(logits, dim=1) + of_psi * psi[:, None, None, None]
         background, foreground = merged.split(1, dim=1)
-        final = torch.cat((self.cls_merge(torch.cat((background, base), dim=1)), foreground), dim=1)
-        return final, foreground
+        with exact(logits):
+            background = self.cls_merge(torch.cat((background, base), dim=1))
+        return torch.cat((background, foreground), dim=1), foreground
 
     @torch.no_grad()
     def hard_mask(self, logits: Tensor, base: Tensor, psi: Tensor) -> Tensor:

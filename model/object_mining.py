@@ -21,6 +21,7 @@ from model.attention import (
 )
 from model.clue import Clue
 from model.folding import LinearChain
+from model.precision import full
 from model.resize import bilinear, bilinear_ac
 
 CHANNELS, SCALES, REFINEMENTS = 64, 3, 2
@@ -137,11 +138,11 @@ class ObjectMining(nn.Module):
                 up = bilinear(out, scale.shape[-2:])
                 out = up + torch.relu(parse(x + up))
 
-        features, logits, masks = [out], [self.heads[0](out)], []
+        features, logits, masks = [out], [full(self.heads[0](out))], []
         refinements = zip(self.refine_mining, self.refine_parse, self.heads[1:], strict=True)
         for mining, parse, head in refinements:
             masks.append(hard_mask(logits[-1]))
             x, _ = mining(features[-1], masks[-1], clue.prior)
             features.append(torch.relu(parse(x)))
-            logits.append(head(features[-1]))
-        return Mined(scales, correlations, features, logits, masks)
+            logits.append(full(head(features[-1])))
+        return Mined(scales, correlations, [full(f) for f in features], logits, masks)

@@ -27,27 +27,42 @@ def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Ten
     return query, support, mask
 
 
-def encoded(model: AMFormer, shot: int, batch: int = 2, size: int = SIZE) -> EncodedBatch:
+def episode_batch(
+    shot: int, batch: int = 2, size: int = SIZE, *, dtype: torch.dtype = torch.float32
+) -> EpisodeBatch:
     """A training batch of random episodes."""
     query, support, support_mask = images(batch, shot, size)
     truth = torch.zeros(batch, size, size, dtype=torch.long)
     truth[..., : size // 2] = 1
     truth[:, 0] = 255
-    return encode(
-        model.encoder,
-        EpisodeBatch(
-            query=query,
-            query_mask=truth,
-            query_base_mask=torch.where(truth == 1, 3, truth),
-            support=support,
-            support_mask=support_mask,
-            class_index=torch.full((batch,), 2),
-            class_id=torch.full((batch,), 3),
-            plans=[],
-            labels=[],
-            base_labels=[],
-        ),
+    return EpisodeBatch(
+        query=query.to(dtype),
+        query_mask=truth,
+        query_base_mask=torch.where(truth == 1, 3, truth),
+        support=support.to(dtype),
+        support_mask=support_mask,
+        class_index=torch.full((batch,), 2),
+        class_id=torch.full((batch,), 3),
+        plans=[],
+        labels=[],
+        base_labels=[],
     )
+
+
+def encoded(model: AMFormer, shot: int, *, empty: bool = False) -> EncodedBatch:
+    """The same, encoded; `empty`: no support has an object."""
+    batch = episode_batch(shot)
+    if empty:
+        batch.support_mask.zero_()
+    return encode(model.encoder, batch)
+
+
+@torch.no_grad()
+def centre(model: AMFormer, *episode: Tensor) -> None:
+    """Moves the heads' biases until each finds an object in half of the image."""
+    for index, head in enumerate(model.object_mining.heads):
+        logits = model(*episode).logits[index]
+        head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
 
 
 def config(**method: object) -> Config:

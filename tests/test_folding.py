@@ -15,6 +15,7 @@ from model.base_learner import Features
 from model.clue import ClueExtractor, cross_prior, gram_distances, similarity
 from model.folding import LinearChain, conv3x3_of_enlarged
 from model.resize import bilinear_ac
+from model.views import Query, Support, gram_matrix
 
 TOLERANCE = 1e-10  # largest error over largest value, float64
 
@@ -224,7 +225,7 @@ def test_the_similarity_of_object_positions_is_that_of_the_masked_support(
 ) -> None:
     query, support = draw(7, 4, 5).abs(), sign * draw(7, 4, 5).abs()
     inside = inside_of(kind)
-    got = similarity(query, support, inside)
+    got = similarity(query, support[:, inside], whole=bool(inside.all()))
     assert_same(got, direct_similarity(query, support, inside))
     if sign < 0 and kind != "full":
         assert not got.any()  # the background counts as 0
@@ -236,11 +237,15 @@ def features(*shape: int) -> Features:
     return Features(*(draw(shape[0], c, *shape[1:]) for c in (6, 3, 7, 5)))
 
 
+def by_query(supports: list[Support], shot: int) -> list[list[Support]]:
+    return [supports[i : i + shot] for i in range(0, len(supports), shot)]
+
+
 def test_the_prior_is_that_of_f5_then_f4_averaged_over_shots() -> None:
     query, support = features(2, 4, 5), features(6, 4, 5)
     kinds = ("partial", "empty", "full", "partial", "all but one", "partial")
     inside = torch.stack([inside_of(kind) for kind in kinds])
-    got = cross_prior(query, support, inside[:, None].double(), shot=3)
+    got = cross_prior(query, by_query(Support.of(support, inside.long()), shot=3))
     for b in range(2):
         for channel, name in enumerate(("f5", "f4")):
             q, s = getattr(query, name)[b], getattr(support, name)
@@ -256,7 +261,9 @@ def test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots() -> None:
         rows = [[torch.dot(a, b) / (a.norm() * b.norm() + 1e-7) for b in f] for a in f]
         return torch.stack([torch.stack(row) for row in rows])
 
-    got = gram_distances(query, support, shot=3)
+    maps = Features(support, *features(6, 4, 5).maps()[1:])
+    seen = by_query(Support.of(maps, torch.ones(6, 4, 5)), shot=3)
+    got = gram_distances(gram_matrix(query), seen)
     assert got.shape == (2, 3)
     for b in range(2):
         for j in range(3):
@@ -280,7 +287,8 @@ def test_the_clue_is_the_direct_formula() -> None:
     assert extractor.threshold == 0.7
     middle = cosine.flatten().sort().values[24:26]
     extractor.threshold = middle.mean().item()  # bites on random features, and on no rounding
-    clue = extractor(query, support, mask)
+    seen = by_query(Support.of(support, mask.flatten(0, 1)), shot=3)
+    clue = extractor(Query.of(query, (17, 17)), seen)
     assert_same(clue.initial_mask[:, 0], cosine * (cosine >= extractor.threshold))
     tokens = torch.cat((q, prototype.expand_as(q), clue.prior * 10), 1)
     assert_same(clue.tokens, extractor.query_merge(tokens))

@@ -205,7 +205,8 @@ def parts(folder: Path, *more: str):
 def scores_on(ranks: Ranks) -> dict:
     """An evaluation of 7 episodes, which no number of ranks in this test divides."""
     cfg, model, episodes = parts(Path(os.environ["DEMO_RUN"]))
-    return asdict(Evaluator(model, episodes, cfg, ranks).run(7, seed=5))
+    evaluator = Evaluator(model, episodes, cfg, ranks)
+    return asdict(evaluator.run(evaluator.schedule(7, [5]))[5])
 
 
 def test_sharded_evaluation_equals_one_process_to_the_last_integer(
@@ -229,9 +230,11 @@ def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path, flip:
     for gigabytes in (None, 0.0):
         store = FeatureStore(model.encoder, episodes, gigabytes)
         stored = store.batch([episodes.sampler.plan(i) for i in range(4)])
-        for kind in ("query", "support"):
-            maps = (getattr(batch, kind).maps() for batch in (stored, direct))
-            for mine, theirs in zip(*maps, strict=True):
+        views = [(stored.query, direct.query)]
+        for shots in zip(stored.supports, direct.supports, strict=True):
+            views += zip(*shots, strict=True)
+        for view, other in views:
+            for mine, theirs in zip(view.tensors(), other.tensors(), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
         for name in ("support_mask", "query_mask", "query_base_mask", "class_index"):
             assert torch.equal(getattr(stored, name), getattr(direct, name)), name

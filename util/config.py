@@ -253,6 +253,11 @@ def _check_together(config: Config, source: str) -> None:
             "Train.feature_store keeps features of images as they are; set Data.augment False",
         ),
         (
+            train.accumulate > train.batch_size,
+            f"Train.accumulate {train.accumulate}: the batch has {train.batch_size} episodes; make "
+            "it less",
+        ),
+        (
             data.flip and data.augment,
             "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
         ),

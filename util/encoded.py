@@ -1,7 +1,8 @@
 """Episodes as the frozen encoder sees them: encoded as they come, or out of a store.
 
 The encoder never changes, so what it makes of an un-augmented image (and of an image with the mask
-of one class) is the same in every episode: `FeatureStore` keeps it, up to a budget of memory.
+of one class) is the same in every episode: `FeatureStore` keeps it, up to a budget of memory, and
+of a support only what anyone reads (`model.views`).
 """
 
 from collections import OrderedDict
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.base_learner import Features
 from model.encoder import Encoder
+from model.views import Query, Support
+from util import speed
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
 from util.data.transform import FlipTransform
@@ -23,10 +25,13 @@ from util.distributed import Batches
 
 @dataclass
 class EncodedBatch:
-    """B episodes with K shots; masks as in `EpisodeBatch`, features in place of images."""
+    """B episodes with K shots; masks as in `EpisodeBatch`, what the encoder saw in place of images.
 
-    query: Features
-    support: Features
+    `query` holds B queries, or one for all; `supports` is [B][K].
+    """
+
+    query: Query
+    supports: list[list[Support]]
     support_mask: Tensor
     query_mask: Tensor
     query_base_mask: Tensor
@@ -36,12 +41,23 @@ class EncodedBatch:
     def __len__(self) -> int:
         return len(self.class_index)
 
+    def split(self, parts: int) -> list["EncodedBatch"]:
+        """At most so many parts, as even as can be; for a batch in which every episode has a query
+        of its own."""
+        size = -(-len(self) // parts)
+        return [self._rows(slice(i, i + size)) for i in range(0, len(self), size)]
+
+    def _rows(self, rows: slice) -> "EncodedBatch":
+        return EncodedBatch(**{name: value[rows] for name, value in vars(self).items()})
+
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     """Images -> features, B + B*K passes through the encoder."""
+    shot = batch.support.shape[1]
+    supports = encoder.supports(batch.support.flatten(0, 1), batch.support_mask.flatten(0, 1))
     return EncodedBatch(
-        query=encoder(batch.query),
-        support=encoder(batch.support.flatten(0, 1), batch.support_mask.flatten(0, 1)),
+        query=encoder.query(batch.query),
+        supports=[supports[i : i + shot] for i in range(0, len(supports), shot)],
         support_mask=batch.support_mask,
         query_mask=batch.query_mask,
         query_base_mask=batch.query_base_mask,
@@ -51,16 +67,23 @@ def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
 
 
 @dataclass
-class _Entry:
-    features: Features
-    label: Tensor  # class ids [S,S]
-    original: Tensor  # class ids at the image's own size [H,W]
+class Seen:
+    """An encoded image: a query, or a support of one class.
+
+    Attributes:
+        view: what the encoder saw.
+        label: class ids [S,S].
+        original: class ids at the image's own size [H,W].
+    """
+
+    view: Query | Support
+    label: Tensor
+    original: Tensor
 
     @property
     def bytes(self) -> int:
-        return sum(
-            t.numel() * t.element_size() for t in (*self.features.maps(), self.label, self.original)
-        )
+        tensors = (*self.view.tensors(), self.label, self.original)
+        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class FeatureStore:
@@ -70,41 +93,65 @@ class FeatureStore:
         encoder: frozen, on its device; features stay on that device.
         episodes: reads and transforms the images; all that may be random is a mirror (`Data.flip`).
         gigabytes: the most that the features may take; None: no limit.
+
+    Attributes:
+        passes: images that went through the encoder.
     """
 
     def __init__(self, encoder: Encoder, episodes: EpisodeDataset, gigabytes: float | None = None):
         self.encoder, self.episodes = encoder, episodes
         self.budget = float("inf") if gigabytes is None else gigabytes * 1e9
         self.used, self.passes = 0, 0
-        self._entries: OrderedDict[tuple[str, int | None, bool], _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, int | None, bool], Seen] = OrderedDict()
 
     def batch(self, plans: list[Plan]) -> EncodedBatch:
         """The episodes of these plans, on the encoder's device, as a DataLoader would give them."""
-        queries, supports, wanted = [], [], []
+        queries, supports = [], []
         for plan in plans:
             rng = self.episodes.sampler.rng(plan.index)
-            queries.append(self._entry(plan.query, None, self._mirrored(rng)))
-            for name in plan.supports:
-                supports.append(self._entry(name, plan.class_id, self._mirrored(rng)))
-                wanted.append(plan.class_id)
-        masks = [binary_mask(s.label, c) for s, c in zip(supports, wanted, strict=True)]
+            queries.append(self._kept(plan.query, None, self._mirrored(rng)))
+            supports.append(
+                [self._kept(name, plan.class_id, self._mirrored(rng)) for name in plan.supports]
+            )
+        return self._joined(Query.cat([q.view for q in queries]), queries, supports, plans)
+
+    def of_query(self, query: Seen, plans: list[Plan]) -> EncodedBatch:
+        """The episodes of these plans, all of which ask for one query: `image(plan.query)`."""
+        supports = [[self._kept(s, plan.class_id, False) for s in plan.supports] for plan in plans]
+        return self._joined(query.view, [query] * len(plans), supports, plans)
+
+    def image(self, name: str, class_id: int | None = None, mirrored: bool = False) -> Seen:
+        """Encodes an image as a query (class_id None) or as a support of a class; keeps nothing."""
+        image, label, original = self.episodes.load_pair(name, None, class_id)
+        if mirrored:
+            image, label = image.flip(-1), label.flip(-1)
+        device = next(self.encoder.parameters()).device
+        image, label = image.to(device)[None], label.to(device)
+        self.passes += 1
+        if class_id is None:
+            return Seen(self.encoder.query(image), label, original)
+        [view] = self.encoder.supports(image, binary_mask(label, class_id)[None])
+        return Seen(view, label, original)
+
+    def _joined(
+        self, query: Query, queries: list[Seen], supports: list[list[Seen]], plans: list[Plan]
+    ) -> EncodedBatch:
         classes = [plan.class_id for plan in plans]
-        pairs = list(zip(queries, classes, strict=True))
+        device = queries[0].label.device
+        masks = [
+            torch.stack([binary_mask(s.label, class_id) for s in shots])
+            for shots, class_id in zip(supports, classes, strict=True)
+        ]
+        pairs = zip(queries, classes, strict=True)
         return EncodedBatch(
-            query=Features.cat([q.features for q in queries]),
-            support=Features.cat([s.features for s in supports]),
-            support_mask=torch.stack(masks).long().unflatten(0, (len(plans), -1)),
+            query=query,
+            supports=[[s.view for s in shots] for shots in supports],
+            support_mask=torch.stack(masks).long(),
             query_mask=torch.stack([binary_mask(q.label, c) for q, c in pairs]).long(),
             query_base_mask=torch.stack([self._base(q.label) for q in queries]).long(),
-            class_index=torch.tensor([self.episodes.classes.index(c) for c in classes]).to(
-                queries[0].label.device
-            ),
+            class_index=torch.tensor([self.episodes.classes.index(c) for c in classes]).to(device),
             plans=plans,
         )
-
-    def original(self, plan: Plan) -> Tensor:
-        """The query's label of class ids as it lies on disk, uint8 [H,W]."""
-        return self._entry(plan.query, None, False).original
 
     def _mirrored(self, rng: np.random.Generator) -> bool:
         transform = self.episodes.transform
@@ -113,38 +160,31 @@ class FeatureStore:
     def _base(self, label: Tensor) -> Tensor:
         return self.episodes.base_mask(label.cpu()).to(label.device)
 
-    def _entry(self, name: str, class_id: int | None, mirrored: bool) -> _Entry:
-        """An image as a query (class_id None) or as a support of that class."""
+    def _kept(self, name: str, class_id: int | None, mirrored: bool) -> Seen:
+        """As `image`, out of the store where it is there."""
         key = (name, class_id, mirrored)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        image, label, original = self.episodes.load_pair(name, None, class_id)
-        if mirrored:
-            image, label = image.flip(-1), label.flip(-1)
-        device = next(self.encoder.parameters()).device
-        image, label = image.to(device), label.to(device)
-        mask = None if class_id is None else binary_mask(label, class_id)[None]
-        features = self.encoder(image[None], mask)
-        self.passes += 1
-        entry = _Entry(features, label, original)
-        self._entries[key] = entry
-        self.used += entry.bytes
+        seen = self._entries[key] = self.image(name, class_id, mirrored)
+        self.used += seen.bytes
         while self.used > self.budget and len(self._entries) > 1:
             self.used -= self._entries.popitem(last=False)[1].bytes
-        return entry
+        return seen
 
 
 def encoded_batches(
     encoder: Encoder, episodes: EpisodeDataset, schedule: Batches, cfg
 ) -> Iterator[EncodedBatch]:
     """This rank's share of every training batch, on the encoder's device."""
+    device = next(encoder.parameters()).device
     if cfg.Train.feature_store:
         store = FeatureStore(encoder, episodes)
         for indices in schedule:
-            yield store.batch([episodes.sampler.plan(index) for index in indices])
+            with speed.autocast(cfg.Train.precision, device):
+                batch = store.batch([episodes.sampler.plan(index) for index in indices])
+            yield batch
         return
-    device = next(encoder.parameters()).device
     loader = DataLoader(
         episodes,
         batch_sampler=schedule,
@@ -153,5 +193,7 @@ def encoded_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
     )
-    for batch in loader:
-        yield encode(encoder, batch.to(device))
+    for images in loader:
+        with speed.autocast(cfg.Train.precision, device):
+            batch = encode(encoder, images.to(device))
+        yield batch

@@ -1,16 +1,18 @@
 """The one evaluator, for train.py and test.py: episodes -> Scores (method 7)."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.resize import bilinear_ac
+from util import speed
 from util.data.dataset import EpisodeDataset, binary_mask
-from util.data.episodes import EpisodeSampler, Plan
+from util.data.episodes import Plan
 from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
 from util.metrics import (
@@ -21,6 +23,7 @@ from util.metrics import (
     labels,
     sum_over_ranks,
 )
+from util.schedule import Schedule, Task, schedule
 
 PRIORS = ("f5", "f4")  # the prior's channels
 
@@ -66,7 +69,10 @@ class Example:
 
 
 class Evaluator:
-    """Runs a model over the first episodes of a seed; keeps encoded images between runs.
+    """Runs a model over the first episodes of some seeds; keeps encoded supports between runs.
+
+    A query is encoded once and kept while its episodes run; supports stay in a store of
+    `Eval.cache_gb`.
 
     Args:
         model: on its device.
@@ -82,52 +88,71 @@ class Evaluator:
         self.classes = sorted(fold.by_class)  # those that the lists can serve
         self.names = [fold.name(c) for c in self.classes]
 
+    def schedule(self, count: int, seeds: Sequence[int]) -> Schedule:
+        """This rank's share of episodes 0..count-1 of every seed."""
+        fold, size = self.episodes.sampler.fold, self.cfg.Eval.batch_size
+        return schedule(fold, self.cfg.Data.shot, count, seeds, self.ranks, size)
+
     @torch.no_grad()
     def run(
         self,
-        count: int,
-        seed: int,
+        work: Schedule,
         *,
         watch: Callable[[int], None] | None = None,
         show: Callable[[Example], None] | None = None,
-    ) -> Scores:
-        """Evaluates episodes 0..count-1 of a seed, sharded over the ranks.
-
-        The model's mode is restored.
+        shown: int = 0,
+    ) -> dict[int, Scores]:
+        """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
         Args:
-            count: episodes, over all ranks.
-            seed: of the episodes.
+            work: see `schedule`.
             watch: called with the number of episodes done on this rank.
-            show: called with every episode of this rank.
+            show: called with `shown` episodes of this rank, spread evenly over its share.
+            shown: how many.
         """
         training = self.model.training
         self.model.eval()
-        sampler = EpisodeSampler(self.episodes.sampler.fold, self.cfg.Data.shot, seed)
-        totals = _Totals(len(self.classes), self.cfg.num_base_classes, self.ranks.device)
-        indices = range(self.ranks.rank, count, self.ranks.world)
-        size = self.cfg.Eval.batch_size
+        rows, device = self.cfg.num_base_classes, self.ranks.device
+        totals = {seed: _Totals(len(self.classes), rows, device) for seed in work.seeds}
+        pictured = {work.episodes * i // max(1, shown) for i in range(shown)}
         try:
-            for start in range(0, len(indices), size):
-                plans = [sampler.plan(i) for i in indices[start : start + size]]
-                batch = self.store.batch(plans)
-                prediction = self.model.match(batch.query, batch.support, batch.support_mask)
-                for row, plan in enumerate(plans):
-                    iou = self._score(prediction, row, plan, totals)
-                    if show:
-                        show(Example(plan, batch, prediction, row, iou))
-                if watch:
-                    watch(min(start + size, len(indices)))
+            with speed.autocast(self.cfg.Eval.precision, device):
+                for done, (query, batch, prediction, row, task) in enumerate(self._predict(work)):
+                    iou = query.score(prediction, row, task.plan, totals[task.seed])
+                    if show and done in pictured:
+                        show(Example(task.plan, batch, prediction, row, iou))
+                    if watch:
+                        watch(done + 1)
         finally:
             self.model.train(training)
-        return totals.scores(self.names, count)
+        return {seed: total.scores(self.names, work.count) for seed, total in totals.items()}
 
-    def _score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
+    def _predict(
+        self, work: Schedule
+    ) -> Iterator[tuple["_Target", EncodedBatch, Prediction, int, Task]]:
+        """Every episode with its query, its batch, the batch's prediction, and its row in them."""
+        for name, groups in groupby(work.groups, key=lambda group: group[0].plan.query):
+            query = _Target(self, name)
+            for group in groups:
+                batch = self.store.of_query(query.seen, [task.plan for task in group])
+                prediction = self.model.match(batch.query, batch.supports)
+                for row, task in enumerate(group):
+                    yield query, batch, prediction, row, task
+
+
+class _Target:
+    """One query: encoded, with what its episodes are compared with at its own size."""
+
+    def __init__(self, evaluator: Evaluator, name: str):
+        self.seen = evaluator.store.image(name)
+        self.classes, device = evaluator.classes, evaluator.ranks.device
+        self.label = self.seen.original.to(device)
+        self.base_label = evaluator.episodes.base_mask(self.seen.original).to(device)
+        self.base: Tensor | None = None  # the base learner's, the same in all episodes
+
+    def score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
         """Adds one episode at the query's own size; returns its IoU (of the object, 0..1)."""
-        label = self.store.original(plan)
-        device = self.ranks.device
-        target = binary_mask(label, plan.class_id).to(device)
-        base_target = self.episodes.base_mask(label).to(device)
+        target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
 
         def own_size(scores: Tensor) -> Tensor:  # grid -> S -> the image's own size, as published
@@ -137,7 +162,9 @@ class Evaluator:
         final = labels(own_size(prediction.final))
         totals.final.add(final, target, index)
         totals.meta.add(labels(own_size(prediction.logits[-1])), target, index)
-        totals.base.add(labels(own_size(prediction.base_logits)), base_target)
+        if self.base is None:
+            self.base = labels(own_size(prediction.base_logits))
+        totals.base.add(self.base, self.base_label)
         for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
         hit = ((final == 1) & (target == 1)).sum()

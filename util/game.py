@@ -4,6 +4,8 @@ G and D see the same encoded episodes. Gradients are taken for the player's own 
 then averaged over the ranks by hand: a step of one player leaves nothing behind in the other.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch.optim import Optimizer
 from model import AMFormer, Prediction, losses
 from model.detail_mining import CHOSEN, LEVELS, PARTS, Detail
 from model.resize import bilinear_ac
-from util import distributed
+from util import distributed, speed
 from util.distributed import Ranks
 from util.encoded import EncodedBatch
 from util.logger import RunStopped
@@ -23,7 +25,7 @@ from util.optimizers import build_optimizers, poly, set_rate
 
 @dataclass
 class StepResult:
-    """One step's losses by name, detached, and the prediction they were computed on."""
+    """One step's losses by name, detached, and the prediction that the last part came to."""
 
     losses: dict[str, Tensor]
     prediction: Prediction
@@ -57,6 +59,11 @@ class Game:
     def __init__(self, model: AMFormer, cfg, total: int, ranks: Ranks):
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
         self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
+        half = cfg.Train.precision == "fp16"  # whose range is small: gradients are scaled
+        self.scalers = {
+            player: torch.amp.GradScaler(ranks.device.type, enabled=half)
+            for player in (self.optimizer_g, self.optimizer_d)
+        }
 
     def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> StepResult:
         """One iteration: G's when it is an even one of its epoch, D's when it is an odd one.
@@ -86,16 +93,22 @@ class Game:
 
     def g_step(self, batch: EncodedBatch, *, weight: float, iteration: int = 0) -> StepResult:
         """One step of G on main + aux + aux_weight1 * distillation + weight * adversarial."""
-        prediction = self.predict(batch)
-        terms = self.segmentation_losses(prediction, batch)
-        share = self.share(batch)
-        total = terms["main"] + terms["aux"] + self.cfg.aux_weight1 * share * terms["distillation"]
-        if self.cfg.adversarial:
-            terms["adversarial_g"] = losses.generator(self.inspect(prediction, batch))
-            total = total + weight * share * terms["adversarial_g"]
-        terms["loss_g"] = total
-        self._update(self.optimizer_g, total, batch, iteration)
-        return self._result(terms, prediction)
+        pixels = self.pixels(batch)
+
+        def losses_of(part: EncodedBatch) -> tuple[dict[str, Tensor], Prediction]:
+            with self.autocast():
+                prediction = self.predict(part)
+            terms = self.segmentation_losses(prediction, part, pixels)
+            total = terms["main"] + terms["aux"]
+            share = self.share(part, batch)
+            terms["distillation"] = share * terms["distillation"]
+            total = total + self.cfg.aux_weight1 * terms["distillation"]
+            if self.cfg.adversarial:
+                terms["adversarial_g"] = share * losses.generator(self.inspect(prediction, part))
+                total = total + weight * terms["adversarial_g"]
+            return terms | {"loss_g": total}, prediction
+
+        return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration)
 
     def d_step(self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
         """One step of D on its loss + diversity_weight * diversity; no graph through G is built.
@@ -105,18 +118,20 @@ class Game:
             chosen: see `choose_parts`.
             iteration: of the run, for the message of a loss that is not finite.
         """
-        with torch.no_grad():
-            prediction = self.predict(batch)
-        details = self.inspect(prediction, batch)
-        terms = {
-            "adversarial_d": losses.discriminator(details),
-            "diversity": losses.diversity(details, chosen.to(details[0].fake_maps.device)),
-        }
-        total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-        total = self.share(batch) * total
-        terms["loss_d"] = total
-        self._update(self.optimizer_d, total, batch, iteration)
-        return self._result(terms, prediction)
+
+        def losses_of(part: EncodedBatch) -> tuple[dict[str, Tensor], Prediction]:
+            with torch.no_grad(), self.autocast():
+                prediction = self.predict(part)
+            details, share = self.inspect(prediction, part), self.share(part, batch)
+            terms = {
+                "adversarial_d": share * losses.discriminator(details),
+                "diversity": share
+                * losses.diversity(details, chosen.to(details[0].fake_maps.device)),
+            }
+            total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
+            return terms | {"loss_d": total}, prediction
+
+        return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)
 
     @property
     def rate(self) -> float:
@@ -134,18 +149,20 @@ class Game:
         return {
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
+            "scalers": [scaler.state_dict() for scaler in self.scalers.values()],
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Takes what `state_dict` gave, among other things."""
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        for scaler, saved in zip(self.scalers.values(), state.get("scalers", []), strict=False):
+            if scaler.is_enabled() and saved:
+                scaler.load_state_dict(saved)
 
     def predict(self, batch: EncodedBatch) -> Prediction:
         """Forward on encoded episodes; the episode's own class is left out of the base."""
-        return self.model.match(
-            batch.query, batch.support, batch.support_mask, class_index=batch.class_index
-        )
+        return self.model.match(batch.query, batch.supports, class_index=batch.class_index)
 
     def inspect(self, prediction: Prediction, batch: EncodedBatch) -> list[Detail]:
         """D's view of a prediction beside the truth."""
@@ -153,35 +170,71 @@ class Game:
         real = bilinear_ac(truth, prediction.foreground.shape[-2:])
         return self.model.detail_mining(prediction.features, prediction.foreground, real)
 
-    def segmentation_losses(self, prediction: Prediction, batch: EncodedBatch) -> dict[str, Tensor]:
-        """main, aux, distillation, and base: the base learner's, without gradient, only watched."""
+    def segmentation_losses(
+        self,
+        prediction: Prediction,
+        batch: EncodedBatch,
+        pixels: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """main, aux, distillation, and base: the base learner's, without gradient, only watched.
+
+        `pixels`: see `pixels`; of the whole batch where this is a part of one.
+        """
         mask, base_mask = batch.query_mask, batch.query_base_mask
-        counts = torch.stack([(m != losses.IGNORE).sum() for m in (mask, base_mask)])
-        pixels, base_pixels = distributed.mean_over_ranks(counts, self.ranks).clamp(min=1)
-        levels = [losses.cross_entropy(z, mask, pixels) for z in prediction.logits]
+        labelled, base_labelled = pixels or self.pixels(batch)
+        levels = [losses.cross_entropy(z, mask, labelled) for z in prediction.logits]
         return {
-            "main": losses.cross_entropy(prediction.final, mask, pixels),
+            "main": losses.cross_entropy(prediction.final, mask, labelled),
             "aux": torch.stack(levels).mean(),
             "distillation": losses.distillation(prediction.correlations, mask),
-            "base": losses.cross_entropy(prediction.base_logits, base_mask, base_pixels),
+            "base": losses.cross_entropy(prediction.base_logits, base_mask, base_labelled),
         }
 
-    def share(self, batch: EncodedBatch) -> float:
-        """What this rank's mean over episodes weighs in the mean over ranks of the whole batch."""
-        return len(batch) * self.ranks.world / self.cfg.batch_size if self.ranks.world > 1 else 1.0
+    def pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
+        """Labelled pixels of the masks and of the base labels, mean over the ranks."""
+        masks = batch.query_mask, batch.query_base_mask
+        counts = torch.stack([(mask != losses.IGNORE).sum() for mask in masks])
+        return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
 
-    def _update(
-        self, optimizer: Optimizer, loss: Tensor, batch: EncodedBatch, iteration: int
-    ) -> None:
-        self._stop_if_not_finite(loss.detach(), batch, iteration)
+    def share(self, part: EncodedBatch, batch: EncodedBatch) -> float:
+        """What the mean over a part's episodes weighs in the mean over all ranks' whole batch."""
+        if self.ranks.world == 1:
+            return len(part) / len(batch)
+        return len(part) * self.ranks.world / self.cfg.batch_size
+
+    def autocast(self) -> AbstractContextManager:
+        """The block of the forward pass; losses and D stay in float32."""
+        return speed.autocast(self.cfg.precision, self.ranks.device)
+
+    def _step(
+        self,
+        optimizer: Optimizer,
+        batch: EncodedBatch,
+        name: str,
+        losses_of: Callable[[EncodedBatch], tuple[dict[str, Tensor], Prediction]],
+        iteration: int,
+    ) -> StepResult:
+        """One step of a player on the sum of the loss `name` over the parts of a batch."""
+        scaler = self.scalers[optimizer]
         parameters: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients, sums = None, None
+        for part in batch.split(self.cfg.accumulate):
+            terms, prediction = losses_of(part)
+            new = torch.autograd.grad(scaler.scale(terms[name]), parameters)
+            gradients = (
+                new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
+            )
+            terms = {key: value.detach() for key, value in terms.items()}
+            sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
+        self._stop_if_not_finite(sums[name], batch, iteration)
         for player in (self.optimizer_g, self.optimizer_d):
             player.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.contiguous()  # the fused optimisers take equal strides only
         distributed.reduce_gradients(parameters)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
+        return StepResult(sums, prediction)
 
     def _stop_if_not_finite(self, loss: Tensor, batch: EncodedBatch, iteration: int) -> None:
         bad = distributed.all_reduce_sum((~torch.isfinite(loss)).float())
@@ -193,6 +246,3 @@ class Game:
         raise NonFiniteLoss(
             f"iteration {iteration}: the loss is {loss.item()}, episodes: {episodes}"
         )
-
-    def _result(self, terms: dict[str, Tensor], prediction: Prediction) -> StepResult:
-        return StepResult({name: value.detach() for name, value in terms.items()}, prediction)

@@ -123,6 +123,8 @@ class TrainSection:
     val_period: int = key(1, "epochs between two validations", low=1)
     stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", low=0)
     feature_store: bool = key(False, "keep the frozen features; needs Data.augment False")
+    precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))
+    accumulate: int = key(1, "parts in which a rank takes its share of a batch", low=1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,18 @@ class EvalSection:
     visualize: int = key(0, "episodes that test.py draws into episodes.png", low=0)
     batch_size: int = key(1, "episodes per step, per rank", low=1)
     weight: str = key("best", "what test.py loads: best, last, or a checkpoint file", pattern=r".+")
-    cache_gb: float = key(2.0, "memory for encoded images in GB, per rank", low=0.0)
+    cache_gb: float = key(2.0, "memory for encoded supports in GB, per rank", low=0.0)
+    precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))
+
+
+@dataclass(frozen=True)
+class SpeedSection:
+    """Faster, and no longer the same to the last digit (docs/performance.md)."""
+
+    channels_last: bool = key(False, "the encoder's weights with channels innermost")
+    compile: bool = key(False, "torch.compile of the encoder and of G's pyramid")
+    tf32: bool = key(False, "GPU: TF32 in convolutions and matrix products")
+    cudnn_benchmark: bool = key(False, "GPU: cuDNN tries out its algorithms")
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,7 @@ class Config:
     Base: BaseSection = BaseSection()
     Train: TrainSection = TrainSection()
     Eval: EvalSection = EvalSection()
+    Speed: SpeedSection = SpeedSection()
 
     @property
     def num_base_classes(self) -> int:

@@ -1,0 +1,14 @@
+"""What stays in float32 when the rest runs in bfloat16 or float16 (`torch.autocast`)."""
+
+import torch
+from torch import Tensor
+
+
+def full(x: Tensor) -> Tensor:
+    """At least float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def exact(x: Tensor) -> torch.autocast:
+    """A block on the device of x whose products are taken in the type of their factors."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,54 @@
+"""Options that make a run faster and may change its last digits; all off by default.
+
+What each gave where is in docs/performance.md, and what it may change in docs/deviations.md.
+"""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from model import AMFormer
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The block in which convolutions and products run in `precision`."""
+    return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
+
+
+def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
+    """Applies `Speed` to a model on its device.
+
+    Returns:
+        One line for each option that is on, for the log.
+
+    Raises:
+        ValueError: an option would have no effect on this device.
+    """
+    speed = cfg.Speed
+    if device.type != "cuda":
+        for name in ("tf32", "cudnn_benchmark"):
+            if getattr(speed, name):
+                raise ValueError(f"Speed.{name} has no effect on the CPU; remove it")
+        for name, section in (("Train", cfg.Train), ("Eval", cfg.Eval)):
+            if section.precision == "fp16":
+                raise ValueError(f"{name}.precision fp16 is for GPUs; on the CPU write bf16")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = speed.tf32
+    torch.backends.cudnn.benchmark = speed.cudnn_benchmark
+    if speed.channels_last:
+        model.encoder.to(memory_format=torch.channels_last)
+    if speed.compile:
+        model.encoder.wrap = torch.compile
+        for stage in model.object_mining.pyramid:
+            stage.compile()
+    options = vars(speed) | {
+        "Train.precision": cfg.Train.precision,
+        "Eval.precision": cfg.Eval.precision,
+        "Train.accumulate": cfg.Train.accumulate,
+    }
+    return [
+        f"{name if '.' in name else f'Speed.{name}'}: {value}"
+        for name, value in options.items()
+        if value not in (False, "fp32", 1)
+    ]
