@@ -3,7 +3,7 @@
     python -m util.bench --plain                  # 1- and 5-shot, 473 and 633 px, all four works
     python -m util.bench --size 473 --shot 1 --work warm G D --plain --repeat 5
     python -m util.bench --count                  # operations only, in seconds
-    python -m util.bench --gpus 1 --size 473 Speed.tf32=true Train.precision=bf16
+    python -m util.bench Speed.tf32=true Train.precision=bf16 --gpus 1 --size 473
 
 Works: `cold` evaluates an episode from its images, `warm` from what the encoder saw in them; `G`
 and `D` are training steps on a batch of two, encoding included. `--plain` puts the plain form of
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,7 @@ from util.distributed import Ranks
 from util.encoded import encode
 from util.game import Game, choose_parts
 from util.logger import main
+from util.schema import SpeedSection
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config/pascal/pascal_split0_resnet50.yaml"
@@ -115,7 +117,12 @@ def _evaluation(
 
 
 def operations(work: str, cfg, plain: ModuleType | None = None) -> int:
-    """Counted operations of one run of the work, weights composed and folded beforehand."""
+    """Counted operations of one run of the work, weights composed and folded beforehand.
+
+    Options of precision and speed change none, so they are left out: the CPU lacks some.
+    """
+    train, evaluation = (replace(s, precision="fp32") for s in (cfg.Train, cfg.Eval))
+    cfg = replace(cfg, Speed=SpeedSection(), Train=train, Eval=evaluation)
     run = prepare(work, cfg, torch.device("cpu"), plain)
     count(run)
     return count(run)

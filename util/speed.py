@@ -50,5 +50,5 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
     return [
         f"{name if '.' in name else f'Speed.{name}'}: {value}"
         for name, value in options.items()
-        if value not in (False, "fp32", 1)
+        if value is True or value not in (False, "fp32", 1)
     ]
