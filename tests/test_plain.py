@@ -102,3 +102,34 @@ def test_a_training_step_is_that_of_the_plain_formulation(player: str) -> None:
         assert_same(value, expected[name], name)
     for name, value in gradients.items():
         assert_same(value, directions[name], name)
+
+
+def kept_bytes(game: Game, batch: object) -> int:
+    """Memory that G's graph keeps for its backward pass, weights and the batch not counted."""
+    storages = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        prediction = game.predict(batch)
+        loss = sum(game.segmentation_losses(prediction, batch).values())
+    for known in (*game.model.parameters(), *maps_of(batch)):
+        storages.pop(known.untyped_storage().data_ptr(), None)
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def maps_of(batch: object) -> list[Tensor]:
+    if isinstance(batch, plain.PlainBatch):
+        return [*batch.query.maps(), *batch.support.maps()]
+    return [*batch.query.tensors(), *(t for [s] in batch.supports for t in s.tensors())]
+
+
+def test_a_step_of_g_keeps_a_fraction_of_what_the_plain_formulation_keeps() -> None:
+    """At 257 px; the larger the image, the smaller the fraction: nothing of hw x hw is kept."""
+    model, batch = AMFormer(LITE0, BASE_CLASSES, 1).train(), episode_batch(1, size=257)
+    mine = kept_bytes(Game(model, config(), 100, CPU), encode(model.encoder, batch))
+    theirs = kept_bytes(plain.PlainGame(model, config(), 100, CPU), plain.encode(model, batch))
+    assert mine <= 0.35 * theirs
