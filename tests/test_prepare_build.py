@@ -43,6 +43,7 @@ def wanted(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def slow_run(words: list[str], out: Path, errors: Path) -> None:
     """The command in a session of its own, with 20 ms for every file: it can be met half-way."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     make, sys.stderr = build._make, errors.open("w", buffering=1)
 
     def slow(job: build.Job) -> None:

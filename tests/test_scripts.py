@@ -29,6 +29,9 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "util").mkdir()
     for part in ("config.py", "schema.py", "logger.py", "launch.sh"):
         shutil.copy(ROOT / "util" / part, tmp_path / "util")
+    (tmp_path / "util/data").mkdir()
+    for part in ("folds.py", "source.py", "weak.py"):
+        shutil.copy(ROOT / "util/data" / part, tmp_path / "util/data")
     for name, status in (("train_base", 0), ("train", 7), ("test", 0)):
         (tmp_path / f"{name}.py").write_text(STUB.format(name=name, status=status))
     return tmp_path

@@ -71,12 +71,14 @@ def test_every_option_that_is_on_is_told() -> None:
 
 def test_channels_last_gives_the_same_scores_and_weights() -> None:
     made, episode = model()
+    made.double()  # the model's thresholds turn float32's rounding into visible differences
+    episode = [x.double() if x.is_floating_point() else x for x in episode]
     before = {name: value.clone() for name, value in made.state_dict().items()}
     with torch.no_grad():
         expected = made(*episode)
         speed.set_up(made, options(Speed={"channels_last": True}), CPU)
         got = made(*episode)
-    torch.testing.assert_close(got.final, expected.final, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(got.final, expected.final)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
 
 

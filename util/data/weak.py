@@ -15,8 +15,8 @@ KINDS = ("mask", "bbox", "scribble", "point")
 SMALLEST = 64
 """Pixels of the smallest part that an annotator would click on."""
 
-STROKE = 0.01
-"""Radius of points and of a scribble's pen over the longer side of the image, at least 2 pixels."""
+STROKE = 0.02
+"""Radius of points and of a scribble's pen over the longer side of the image, at least 3 pixels."""
 
 TURNS = 3
 """A scribble visits so many places after its start."""
@@ -72,7 +72,7 @@ def _stroke(part: np.ndarray, places: int, rng: np.random.Generator) -> np.ndarr
     deep = np.flatnonzero((depth >= np.median(inside)) & (part == 1))
     ys, xs = np.unravel_index(rng.choice(deep, places), part.shape)
     points = np.stack([xs, ys], axis=1).astype(np.int32)
-    radius = max(2, round(STROKE * max(part.shape)))
+    radius = max(3, round(STROKE * max(part.shape)))
     drawn = np.zeros_like(part)
     cv2.polylines(drawn, [points.reshape(-1, 1, 2)], False, 1, thickness=2 * radius + 1)
     for x, y in points.tolist():
