@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pictures import refused
 from PIL import Image
 
 from util.config import load_config
@@ -50,14 +51,6 @@ def own(tmp_path: Path) -> Callable:
     text += " novel: [leaf, ring], min_pixels: 100}"
     (tmp_path / "mine.yaml").write_text(text)
     return lambda *more: load_config(tmp_path / "mine.yaml", list(more))
-
-
-def refused(words: list[str], call: Callable, *arguments: object) -> None:
-    with pytest.raises(ValueError) as error:
-        call(*arguments)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
 
 
 # --- the published lists -------------------------------------------------------------------------
