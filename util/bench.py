@@ -15,7 +15,7 @@ is kept, which is the most it can cost.
 import argparse
 import importlib.util
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -164,7 +164,13 @@ def peak_memory(run: Callable[[], object], device: torch.device, before: int) ->
     run()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return resident_peak() - before
+
+
+def resident_peak() -> int:
+    """Bytes of this process at its peak. Not `ru_maxrss`, which starts from the parent's peak."""
+    [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) * 1024
 
 
 def measured(args: argparse.Namespace, *flags: str) -> dict:
@@ -177,7 +183,7 @@ def measured(args: argparse.Namespace, *flags: str) -> dict:
 
 def row(args: argparse.Namespace) -> None:
     """What a process of its own measures: time (with --plain also the plain one), or memory."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident_peak()
     device = distributed.init(args.gpus).device
     [work], cfg = args.work, config(args, args.size[0], args.shot[0])
     plain = load_plain() if args.plain else None
