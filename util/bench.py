@@ -36,7 +36,7 @@ from util.data.dataset import EpisodeBatch
 from util.distributed import Ranks
 from util.encoded import encode
 from util.game import Game, choose_parts
-from util.logger import main
+from util.logger import Parser, main
 from util.schema import SpeedSection
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,9 +242,7 @@ def _cells(values: list[float], form: str) -> list[str]:
 
 
 def bench() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG, metavar="FILE")
     parser.add_argument("--size", type=int, nargs="+", default=[473, 633], metavar="PX")
     parser.add_argument("--shot", type=int, nargs="+", default=[1, 5], metavar="K")

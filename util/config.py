@@ -17,13 +17,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from util.data.folds import FOLDS, fold_of
 from util.data.source import read_classes
-from util.logger import main
+from util.logger import Parser, main
 from util.schema import Config
 
 _SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Config)}
@@ -79,7 +79,7 @@ def arguments(text: str) -> tuple[Config, int]:
     Returns:
         The configuration and GPUS (0: the CPU).
     """
-    parser = _Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE")
     parser.add_argument("--gpus", required=True, type=int, metavar="N", help="0: the CPU")
     parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
@@ -89,7 +89,7 @@ def arguments(text: str) -> tuple[Config, int]:
 
 def config_argument(text: str) -> Config:
     """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
-    parser = _Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
     args = parser.parse_args()
@@ -304,13 +304,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"command line: {message}; see --help")
-
-
 def _print_value() -> None:
-    parser = _Parser(prog="python -m util.config")
+    parser = Parser(prog="python -m util.config")
     parser.add_argument("file")
     parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
     parser.add_argument("--get", required=True, metavar="Section.key", choices=list(_KEYS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:  # torch is slow to import, and this file serves scripts that do not need it
     import torch
@@ -91,6 +92,13 @@ def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are a `ValueError`, for `main` to tell."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"command line: {message}; {self.prog} --help lists what there is")
 
 
 class RunStopped(RuntimeError):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from util.data.parallel import bar
 from util.logger import RunStopped
 
 _CHUNK = 16  # files a worker makes before it asks for more
@@ -80,9 +81,9 @@ def build(out: Path, phases: list[list[Job]], workers: int) -> int:
     with _alone(out):
         for folder in folders:
             _sweep(folder)
-        with tqdm(total=count, unit="file", disable=None) as bar:
+        with bar(count, "making files") as progress:
             for jobs in pending:
-                _make_all(jobs, min(workers, -(-len(jobs) // _CHUNK)), bar)
+                _make_all(jobs, min(workers, -(-len(jobs) // _CHUNK)), progress)
     return count
 
 
@@ -142,11 +143,11 @@ def _sweep(folder: Path) -> None:
         os.unlink(path)
 
 
-def _make_all(jobs: list[Job], workers: int, bar: tqdm) -> None:
+def _make_all(jobs: list[Job], workers: int, progress: tqdm) -> None:
     if workers <= 1:
         for job in jobs:
             _make(job)
-            bar.update()
+            progress.update()
         return
     # fork: the jobs, and all that they refer to, are in the workers without being sent there.
     context = multiprocessing.get_context("fork")
@@ -158,7 +159,7 @@ def _make_all(jobs: list[Job], workers: int, bar: tqdm) -> None:
         futures = [pool.submit(_make_chunk, start, start + _CHUNK) for start in starts]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for future in as_completed(futures):
-            bar.update(future.result())
+            progress.update(future.result())
     except BrokenProcessPool:
         raise RunStopped(
             "a worker process was killed, for want of memory perhaps; the same command goes on"

@@ -6,20 +6,15 @@ Is each there, readable, of one size, with legal labels? Has each class enough i
 Prints a table per class and everything that is wrong; the exit status is 2 when something is.
 """
 
-import multiprocessing
-import os
-import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from util.config import config_argument
 from util.data.folds import IGNORE, fold_of
 from util.data.lists import FoldList, compare, fold_list, list_name
-from util.data.source import SUBSETS, Source, open_source
+from util.data.parallel import on_all_cores
+from util.data.source import SUBSETS, Source, open_source, read_label
 from util.data.tables import Table, pixels_by_class
 from util.logger import main
 
@@ -54,17 +49,14 @@ def check(data: Any, subset: str) -> Report:
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()
     look = partial(_look, source, data.missing == "skip")
-    context = multiprocessing.get_context("fork")
+    found = on_all_cores(look, [(i, i in on_disk) for i in ids], f"checking {subset}")
     table: Table = {}
     wrong: list[str] = []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        found = pool.map(look, [(i, i in on_disk) for i in ids], chunksize=16)
-        bar = tqdm(found, desc=f"checking {subset}", total=len(ids), mininterval=_period())
-        for image_id, (has, mistake) in zip(ids, bar, strict=True):
-            if mistake:
-                wrong.append(mistake)
-            if has is not None:
-                table[image_id] = has
+    for image_id, (has, mistake) in zip(ids, found, strict=True):
+        if mistake:
+            wrong.append(mistake)
+        if has is not None:
+            table[image_id] = has
     fold = fold_list(table, fold_of(data), subset, data.min_pixels)
     wrong += compare(list_name(data, subset), fold) or []
     there = on_disk.intersection(fold.images)
@@ -81,26 +73,26 @@ def check(data: Any, subset: str) -> Report:
 def _look(
     source: Source, may_miss: bool, image: tuple[str, bool]
 ) -> tuple[dict[int, int] | None, str]:
-    """{class: pixels} of a mask (None: unreadable), and what is wrong ('': nothing)."""
+    """{class: pixels} of a mask (None: unusable), and what is wrong ('': nothing)."""
     image_id, on_disk = image
-    path = source.label_path(image_id)
-    has = None
+    path, mistake = source.label_path(image_id), ""
     try:
-        has = pixels_by_class(path)
-        illegal = [c for c in has if c > source.classes]
-        if illegal:
-            limit = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
-            return None, f"{path}: holds label {max(illegal)}; {limit}"
         if on_disk or not may_miss:
-            source.decode(image_id)
+            label = source.decode(image_id)[1]
+        else:
+            label = read_label(path)
     except ValueError as error:
-        return has, str(error)
-    return has, ""
-
-
-def _period() -> float:
-    """Seconds between two updates of the bar: few where it cannot rewrite itself."""
-    return 0.1 if sys.stderr.isatty() else 10.0
+        mistake = str(error)
+        try:  # the image may be what is wrong
+            label = read_label(path)
+        except ValueError as unreadable:
+            return None, str(unreadable)
+    has = pixels_by_class(label)
+    illegal = [c for c in has if c > source.classes]
+    if illegal:
+        limit = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
+        return None, f"{path}: holds label {max(illegal)}; {limit}"
+    return has, mistake
 
 
 def describe(report: Report, subset: str) -> str:

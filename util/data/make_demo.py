@@ -10,10 +10,8 @@ gives the same bytes; a run that was cut off goes on where it was, a finished on
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from util.data.demo_art import KINDS, draw
+from util.data.parallel import on_all_cores
 from util.data.source import SUBSETS
 
 _MARKER = "demo.json"
@@ -59,10 +58,8 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     _write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
     counts = dict(zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True))
     jobs = [(subset, i) for subset in SUBSETS for i in range(counts[subset])]
-    # fork: a worker needs nothing but NumPy and OpenCV, and starts at once.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        list(pool.map(partial(_make_one, root, seed), jobs, chunksize=16))
+    for _ in on_all_cores(partial(_make_one, root, seed), jobs, "drawing the demo"):
+        pass
     for subset in SUBSETS:
         ids = [_name(seed, *job) for job in jobs if job[0] == subset]
         _write_ids(root / "ImageSets" / "Segmentation" / f"{subset}.txt", ids)

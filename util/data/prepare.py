@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from util import logger
 from util.data.folds import FOLDS
@@ -22,13 +21,10 @@ from util.data.prepare_custom import prepare_custom
 from util.data.prepare_voc import prepare_voc
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; {self.prog} --help lists the options")
-
-
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m util.data.prepare", description=__doc__.partition("\n")[0])
+    parser = logger.Parser(
+        prog="python -m util.data.prepare", description=__doc__.partition("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="voc|coco|custom|base")
     path = {"type": Path, "required": True}
     voc = commands.add_parser("voc", help="PASCAL VOC 2012 + SBD")

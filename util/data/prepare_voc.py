@@ -1,6 +1,7 @@
 """PASCAL VOC 2012 with SBD's masks, from the two downloads."""
 
 import io
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ from util.data.build import Job, build, note
 from util.data.folds import CLASSES, IGNORE
 from util.data.make_demo import voc_palette
 from util.data.pictures import picture_jobs, require_outside
-from util.data.source import SUBSETS
+from util.data.source import SUBSETS, read_label
 
 ROOT = "VOCdevkit2012/VOC2012"
 """The data set's folder among others."""
@@ -42,9 +43,10 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
         require_outside(archive, folder, root)
     lists = {subset: voc.read(join(base, f"{_LISTS}/{subset}.txt")) for subset in SUBSETS}
     drawn = voc.files(join(base, "SegmentationClass"), ".png")
-    added = {f"{name[:-4]}.png": size for name, size in sbd.files(cls, ".mat").items()}
-    masks = _voc_jobs(voc, join(base, "SegmentationClass"), drawn, root)
-    masks += _sbd_jobs(sbd, cls, {n: s for n, s in added.items() if n not in drawn}, root)
+    found = sbd.files(cls, ".mat").items()
+    added = {name: size for name, size in found if f"{name[:-4]}.png" not in drawn}
+    masks = _mask_jobs(voc, join(base, "SegmentationClass"), drawn, root, _voc_mask, True)
+    masks += _mask_jobs(sbd, cls, added, root, _sbd_mask, False)
     noval = _train_noval(sbd, cls, lists["val"], root)
     for place, ids in (*lists.items(), (_NOVAL, noval)):
         _require_masks(place, _ids(ids, place), masks)
@@ -137,13 +139,21 @@ def _note_counts(masks: int, train_noval: int) -> None:
         )
 
 
-def _voc_jobs(voc: Archive, folder: str, sizes: dict[str, int], root: Path) -> list[Job]:
+def _mask_jobs(
+    archive: Archive,
+    folder: str,
+    sizes: dict[str, int],
+    root: Path,
+    make: Callable[[Archive, str, Path], bytes],
+    is_copy: bool,
+) -> list[Job]:
+    """Says what to make of the files of a folder, by name and size: a mask of each."""
     return [
         Job(
-            root / "SegmentationClassAug" / name,
-            partial(_voc_mask, voc, f"{folder}/{name}", root),
+            root / "SegmentationClassAug" / f"{PurePosixPath(name).stem}.png",
+            partial(make, archive, join(folder, name), root),
             size,
-            is_copy=True,
+            is_copy,
         )
         for name, size in sizes.items()
     ]
@@ -152,28 +162,8 @@ def _voc_jobs(voc: Archive, folder: str, sizes: dict[str, int], root: Path) -> l
 def _voc_mask(voc: Archive, name: str, root: Path) -> bytes:
     """Returns VOC's own file, after a look at what it holds."""
     content, path = voc.read(name), voc.path / name
-    try:
-        with Image.open(io.BytesIO(content)) as mask:
-            kind, label = f"{mask.format} of mode {mask.mode}", np.array(mask)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a mask ({error}); fetch it again") from None
-    if kind not in ("PNG of mode P", "PNG of mode L"):
-        raise ValueError(
-            f"{path}: is a {kind}; a mask is an 8-bit palette or grayscale PNG, fetch it again"
-        )
-    _check_label(label, path, root)
+    _check_label(read_label(path, content), path, root)
     return content
-
-
-def _sbd_jobs(sbd: Archive, cls: str, sizes: dict[str, int], root: Path) -> list[Job]:
-    return [
-        Job(
-            root / "SegmentationClassAug" / name,
-            partial(_sbd_mask, sbd, f"{cls}/{name[:-4]}.mat", root),
-            size,
-        )
-        for name, size in sizes.items()
-    ]
 
 
 def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:

@@ -1,5 +1,6 @@
 """Where a data set's pictures and masks lie, and how they are read."""
 
+import io
 import os
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from util.data.folds import CLASSES, IGNORE, fold_of
 
@@ -30,8 +31,8 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_label(path: str | Path) -> np.ndarray:
-    """Reads a mask of class ids (uint8 [H,W]).
+def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
+    """Reads a mask of class ids (uint8 [H,W]); `content`: of a file that is not on disk by itself.
 
     The palette INDEX of a palette PNG is the class (VOC), or the value of a grayscale one (COCO).
     OpenCV is no help here: its grayscale read turns a palette into luminance.
@@ -40,14 +41,14 @@ def read_label(path: str | Path) -> np.ndarray:
         ValueError: when the file is missing, unreadable or holds no class ids (RGB, 16 bits, ...).
     """
     try:
-        with Image.open(path) as mask:
+        with Image.open(path if content is None else io.BytesIO(content)) as mask:
             kind = f"{mask.format} of mode {mask.mode}"
             label = np.array(mask) if kind in ("PNG of mode P", "PNG of mode L") else None
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such mask; check Data.data_root and that it was unpacked"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
         ) from None

@@ -5,18 +5,16 @@ each image, in the order of the ids. The lists of every fold follow from it (`li
 """
 
 import json
-import multiprocessing
 import os
-import sys
 import zlib
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from util.data.folds import IGNORE
+from util.data.parallel import on_all_cores
 from util.data.source import Source, read_label
 
 Table = dict[str, dict[int, int]]
@@ -67,34 +65,31 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
 
 
 def build_table(source: Source, ids: list[str]) -> Table:
-    """Reads every mask once, on all cores, with one line of progress on stderr.
+    """Reads every mask once, on all cores, with a bar of progress on stderr.
 
     Raises:
         ValueError: when a mask cannot be read or holds a class the data set does not have.
     """
     paths = [str(source.label_path(i)) for i in ids]
     limit, table = source.classes, {}
-    # fork: a worker needs nothing but NumPy, and starts at once.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        counts = pool.map(pixels_by_class, paths, chunksize=64)
-        for image_id, path, has in zip(ids, paths, counts, strict=True):
-            if max(has, default=0) > limit:
-                raise ValueError(
-                    f"{path}: holds class {max(has)}, but {source.data_set} has {limit}; a palette"
-                    " mask must keep its palette indices"
-                )
-            table[image_id] = has
-            if len(table) % 500 == 0 or len(table) == len(ids):
-                end = "\n" if len(table) == len(ids) else ""
-                text = f"\rreading masks of {source.subset}: {len(table)}/{len(ids)}"
-                print(text, end=end, file=sys.stderr, flush=True)
+    counts = on_all_cores(_count, paths, f"reading masks of {source.subset}")
+    for image_id, path, has in zip(ids, paths, counts, strict=True):
+        if max(has, default=0) > limit:
+            raise ValueError(
+                f"{path}: holds class {max(has)}, but {source.data_set} has {limit}; a palette"
+                " mask must keep its palette indices"
+            )
+        table[image_id] = has
     return table
 
 
-def pixels_by_class(path: str | Path) -> dict[int, int]:
+def _count(path: str) -> dict[int, int]:
+    return pixels_by_class(read_label(path))
+
+
+def pixels_by_class(label: np.ndarray) -> dict[int, int]:
     """Returns {class id: pixels} of a mask, background and 255 left out."""
-    pixels = np.bincount(read_label(path).ravel(), minlength=256)
+    pixels = np.bincount(label.ravel(), minlength=256)
     return {int(c): int(pixels[c]) for c in np.flatnonzero(pixels) if c not in (0, IGNORE)}
 
 
