@@ -3,9 +3,9 @@
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
 
-Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, or `--visualize 6`
-after `python test.py --config FILE --gpus N`, also draws episodes: `episodes.png` (evenly spread),
-`worst.png` and `best.png`.
+Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, which is
+`--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
+`worst.png` and `best.png` (lowest and highest IoU).
 """
 
 import json
@@ -20,7 +20,7 @@ from util import distributed, speed
 from util.config import arguments, to_dict
 from util.cost import peak_gb
 from util.data.dataset import open_episodes
-from util.evaluate import Evaluator, summarize, summed, table
+from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.logger import Progress, main
 from util.visualize import Gallery, save_strips
 from util.weights import checkpoint_path, load_checkpoint
@@ -62,7 +62,7 @@ def test() -> None:
             "checkpoint": str(path),
             "iteration": state.get("iteration"),
             "summary": summary,
-            "seeds": {str(seed): asdict(scores) for seed, scores in results.items()},
+            "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},
             "confusion": summed(scores.confusion for scores in results.values()),
             "cost": {
                 "seconds": seconds,
@@ -80,6 +80,11 @@ def test() -> None:
             save_strips(pictures, folder / f"{name}.png")
             progress.note(f"written: {folder / f'{name}.png'}")
     distributed.close()
+
+
+def without_confusion(scores: Scores) -> dict:
+    """A seed's scores; the confusion is written once, summed over the seeds."""
+    return {name: value for name, value in asdict(scores).items() if name != "confusion"}
 
 
 if __name__ == "__main__":

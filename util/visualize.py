@@ -133,10 +133,11 @@ def _square(mask: Tensor) -> Tensor:
 
 
 def _painted(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
-    """A picture with a mask over it, coloured by what is true."""
+    """A picture in grey, so that colours are the mask's, and the mask coloured by what is true."""
+    grey = picture.float().mean(0, keepdim=True).byte().expand(3, -1, -1)
     there, unknown = truth == 1, truth == 255
     masks = torch.stack((mask & there, mask & (truth == 0), ~mask & there, unknown))
-    return draw_segmentation_masks(picture, masks, alpha=0.55, colors=list(COLORS.values()))
+    return draw_segmentation_masks(grey, masks, alpha=0.55, colors=list(COLORS.values()))
 
 
 def _heat(prior: Tensor) -> Tensor:
