@@ -2,6 +2,7 @@
 
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
+    sh test.sh split0 pascal 1 Data.shot=5 Eval.kshot=ensemble   # a 1-shot model, five supports
 
 Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6` also
 `episodes.png`.
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from model import build_model
 from model.backbones import pixel_statistics
 from util import distributed, speed
 from util.config import arguments, to_dict
@@ -22,15 +22,14 @@ from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
 from util.logger import Progress, main
 from util.visualize import save_strips, strip
-from util.weights import checkpoint_path, load_checkpoint
+from util.weights import checkpoint_path, trained_model
 
 
 def test() -> None:
     cfg, gpus = arguments(__doc__)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
-    model = build_model(cfg)
-    state = load_checkpoint(model, path)
+    model, state = trained_model(cfg, path)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)
