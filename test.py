@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from model.backbones import pixel_statistics
-from util import distributed, speed
+from util import checkpoint, distributed, speed
 from util.config import arguments, to_dict
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
@@ -29,7 +29,8 @@ def test() -> None:
     cfg, gpus = arguments(__doc__)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
-    model, state = trained_model(cfg, path)
+    state = checkpoint.load(path)
+    model = trained_model(cfg, state, path)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)

@@ -156,21 +156,25 @@ class _Target:
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
 
-        def own_size(scores: Tensor) -> Tensor:  # grid -> S -> the image's own size, as published
-            scores = bilinear_ac(scores[row : row + 1], prediction.size)
-            return bilinear_ac(scores, tuple(target.shape))[0]
+        def own(scores: Tensor) -> Tensor:
+            return own_size(scores[row : row + 1], prediction.size, target)
 
-        final = labels(own_size(prediction.final))
+        final = labels(own(prediction.final))
         totals.final.add(final, target, index)
-        totals.meta.add(labels(own_size(prediction.logits[-1])), target, index)
+        totals.meta.add(labels(own(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = labels(own_size(prediction.base_logits))
+            self.base = labels(own(prediction.base_logits))
         totals.base.add(self.base, self.base_label)
-        for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
+        for values, prior in zip(own(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
         hit = ((final == 1) & (target == 1)).sum()
         union = ((final == 1) & (target != 255) | (target == 1)).sum()
         return (hit / union.clamp(min=1)).item()
+
+
+def own_size(scores: Tensor, size: tuple[int, int], target: Tensor) -> Tensor:
+    """Scores of one query [1,C,h,w] -> [C,H,W] of the target, by way of S x S as published."""
+    return bilinear_ac(bilinear_ac(scores, size), tuple(target.shape))[0]
 
 
 class _Totals:

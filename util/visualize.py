@@ -10,10 +10,27 @@ from torchvision.utils import draw_segmentation_masks, make_grid, save_image
 
 from model.resize import bilinear_ac
 from util.data.dataset import EpisodeDataset
+from util.data.make_demo import voc_palette
 from util.evaluate import Example
 
 OBJECT, IGNORED = "#ff3b30", "#ffd60a"
+COVER = 0.55  # how much of the picture a colour hides
 TITLE = 22  # pixels above each picture
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture with the classes of an index mask in VOC's colours, made twice as bright.
+
+    Args:
+        image: RGB, uint8 [H,W,3].
+        mask: 0 where nothing is, else a class (uint8 [H,W]).
+
+    Returns:
+        uint8 [H,W,3]
+    """
+    colors = np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
+    painted = COVER * colors[mask] + (1 - COVER) * image
+    return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
 
 
 def strip(example: Example, episodes: EpisodeDataset) -> Tensor:
@@ -54,7 +71,7 @@ def _read(episodes: EpisodeDataset, name: str, size: tuple[int, int]) -> Tensor:
 def _masked(picture: Tensor, mask: Tensor) -> Tensor:
     mask = mask.cpu()
     masks = torch.stack((mask == 1, mask == 255))
-    return draw_segmentation_masks(picture, masks, alpha=0.55, colors=[OBJECT, IGNORED])
+    return draw_segmentation_masks(picture, masks, alpha=COVER, colors=[OBJECT, IGNORED])
 
 
 def _heat(values: Tensor) -> Tensor:

@@ -45,19 +45,20 @@ def load_checkpoint(model: AMFormer, path: Path) -> dict:
     return state
 
 
-def trained_model(cfg, path: Path) -> tuple[AMFormer, dict]:
-    """The model that a config describes, filled from a checkpoint of train.py, to predict with.
+def trained_model(cfg, state: dict, path: Path) -> AMFormer:
+    """The model that a config describes, to predict with, on the CPU.
 
     Unless `Eval.kshot` is "model", the K-shot weights have no part in a prediction, and a
     checkpoint of any K serves any `Data.shot`.
 
-    Returns:
-        The model, on the CPU, and all that the file holds.
+    Args:
+        cfg: the whole config.
+        state: what a checkpoint of train.py holds.
+        path: the file it came from, for messages.
 
     Raises:
-        ValueError: no such file, a torn one, or one of another architecture or K.
+        ValueError: the checkpoint is of another architecture or K.
     """
-    state = checkpoint.load(path)
     weights = state.get("model", state)
     if cfg.Eval.kshot != "model":
         weights = {name: value for name, value in weights.items() if not name.startswith(_KSHOT)}
@@ -70,7 +71,7 @@ def trained_model(cfg, path: Path) -> tuple[AMFormer, dict]:
         )
     model = build_model(cfg)
     checkpoint.load_into(model, weights, path)
-    return model, state
+    return model
 
 
 def trained_shot(weights: dict) -> int:
