@@ -2,6 +2,7 @@
 
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
+    sh test.sh split0 pascal 1 Data.shot=5 Eval.kshot=ensemble   # a 1-shot model, five supports
 
 Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, which is
 `--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
@@ -14,24 +15,23 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed, speed
+from util import checkpoint, distributed, speed
 from util.config import arguments, to_dict
 from util.cost import peak_gb
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.logger import Progress, main
 from util.visualize import Gallery, save_strips
-from util.weights import checkpoint_path, load_checkpoint
+from util.weights import checkpoint_path, trained_model
 
 
 def test() -> None:
     cfg, gpus = arguments(__doc__, {"--visualize": "Eval.visualize"})
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
-    model = build_model(cfg)
-    state = load_checkpoint(model, path)
+    state = checkpoint.load(path)
+    model = trained_model(cfg, state, path)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)

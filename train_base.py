@@ -12,7 +12,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
 
 from model import losses
-from model.backbones import load_pretrained, pixel_statistics
+from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.published import base_to_published
 from model.resize import bilinear_ac
@@ -41,6 +41,8 @@ def train_base() -> None:
 
     torch.manual_seed(base.seed + ranks.rank)
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
+    check_size(model.backbone, base.size, "Base.size")
+    check_size(model.backbone, cfg.Data.size, "Data.size")  # before hours go into stage one
     load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
     model.to(ranks.device).train()
     model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)

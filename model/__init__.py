@@ -12,6 +12,7 @@ warnings.filterwarnings("ignore", module="mmcv")
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 from model.amformer import AMFormer, Prediction  # noqa: E402
+from model.backbones import check_size  # noqa: E402
 
 __all__ = ["AMFormer", "Prediction", "build_model"]
 
@@ -21,9 +22,12 @@ def build_model(cfg) -> AMFormer:
 
     Args:
         cfg: see `util.config.load_config`.
+
+    Raises:
+        ValueError: there is no such backbone, or it does not take images of `Data.size`.
     """
     method = cfg.Method
-    return AMFormer(
+    model = AMFormer(
         method.backbone,
         cfg.num_base_classes,
         cfg.Data.shot,
@@ -33,3 +37,5 @@ def build_model(cfg) -> AMFormer:
         mining_softmax=method.mining_softmax,
         discriminator_sigmoid=method.discriminator_sigmoid,
     )
+    check_size(model.encoder.base.backbone, cfg.Data.size, "Data.size")
+    return model

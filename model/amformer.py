@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner
@@ -13,6 +14,18 @@ from model.object_mining import ObjectMining
 from model.precision import full
 from model.resize import bilinear_ac
 from model.views import Query, Support
+
+KSHOT = ("model", "ensemble", "prototype")
+"""How K supports become one prediction.
+
+- model: as published, by a model built for K. Prototypes and priors are averaged over the shots,
+  p = sum_k p_k / K, and psi = sum_k w_k d_k with the K-shot weights w of the Gram distances d.
+- prototype: by a model of any K. The same with w_k = 1 / K.
+- ensemble: by a model of any K. Every map is the mean of those of K one-shot predictions, the final
+  scores among them: final = sum_k final_k / K. A one-shot prediction has p_k and psi = d_k.
+
+With K = 1 a 1-shot model gives the same in all three.
+"""
 
 
 @dataclass
@@ -49,6 +62,19 @@ class Prediction:
     base_logits: Tensor
     final: Tensor
     foreground: Tensor
+
+    @staticmethod
+    def mean(parts: list["Prediction"]) -> "Prediction":
+        """The mean of every map (so `masks` of several parts are no longer 0 and 1)."""
+
+        def of(values: list) -> Tensor | list[Tensor] | tuple[int, int]:
+            if isinstance(values[0], Tensor):
+                return torch.stack(values).mean(0)
+            if isinstance(values[0], list):
+                return [of(list(each)) for each in zip(*values, strict=True)]
+            return values[0]
+
+        return Prediction(**{name: of([vars(p)[name] for p in parts]) for name in vars(parts[0])})
 
     @property
     def scores(self) -> Tensor:
@@ -154,21 +180,39 @@ class AMFormer(nn.Module):
         supports: list[list[Support]],
         *,
         class_index: Tensor | None = None,
+        kshot: str = "model",
     ) -> Prediction:
         """As forward, on what the encoder saw in B queries and their supports [B][K].
 
         One query may stand for all B episodes: what depends on it alone is then computed once.
+
+        Args:
+            query: B queries, or one.
+            supports: [B][K].
+            class_index: as in forward.
+            kshot: one of `KSHOT`: how K supports become one prediction.
+
+        Raises:
+            ValueError: no such `kshot`; or it is "model" and K is not what the model was built for.
         """
+        if kshot not in KSHOT:
+            raise ValueError(f"kshot is {kshot!r}: use one of {', '.join(KSHOT)}")
+        if kshot == "ensemble":
+            shots = zip(*supports, strict=True)
+            alone = ([[support] for support in shot] for shot in shots)
+            return Prediction.mean(
+                [self.match(query, s, class_index=class_index, kshot="prototype") for s in alone]
+            )
         batch, shot = len(supports), len(supports[0])
-        if shot != self.shot:
+        if kshot == "model" and shot != self.shot:
             raise ValueError(
                 f"the model was built for {self.shot} supports per query and got {shot}: "
-                "set Data.shot to the number of supports"
+                "set Data.shot to the number of supports, or Eval.kshot to ensemble or prototype"
             )
         clue = self.clue(query, supports)
         base_logits = full(self.encoder.base_logits(query.features))
         base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
-        psi = self.ensemble.psi(clue.distances)
+        psi = self.ensemble.psi(clue.distances, learned=kshot == "model")
         mined = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
         final, foreground = self.ensemble(mined.logits[-1], base, psi)
         return Prediction(

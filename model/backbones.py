@@ -1,20 +1,27 @@
 """Backbones: image -> outputs of stages 2, 3 and 4, at stride 8 where the architecture allows.
 
-Every backbone has `channels`, those of the three outputs; what its input has to look like is told
-by `pixel_statistics`.
+Every backbone has `channels`, those of the three outputs, and says which square images it takes:
+of a side S >= `smallest` with S = 1 mod `step` (`check_size`). What its input has to look like is
+told by `pixel_statistics`. docs/backbones.md shows how to plug one in.
 """
 
+import math
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
+TRIAL = 65  # pixels a side of the image that a timm model is tried with
+SERVING = "ResNets, ConvNeXts, EfficientNets, Swins and ViTs serve, see docs/backbones.md"
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -28,19 +35,37 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def build_backbone(name: str) -> nn.Module:
-    """`resnet50 | resnet101 | vgg16 | timm/<name>` -> a backbone with random weights.
+    """A name of `BUILDERS`, or `timm/<name>` -> a backbone with random weights.
 
     Raises:
-        ValueError: there is no such backbone, or it has fewer than three feature stages.
+        ValueError: there is no such backbone, or it cannot serve.
     """
-    if name in ("resnet50", "resnet101"):
-        return ResNet(int(name.removeprefix("resnet")))
-    if name == "vgg16":
-        return VGG16()
+    if name in BUILDERS:
+        return BUILDERS[name]()
     if name.startswith("timm/"):
         return TimmBackbone(name.removeprefix("timm/"))
+    known = ", ".join((*BUILDERS, "timm/<name>"))
+    raise ValueError(f"Method.backbone: {name!r} is none of {known}")
+
+
+def check_size(backbone: nn.Module, size: int, key: str) -> None:
+    """Makes sure that a backbone takes images of size x size.
+
+    Args:
+        backbone: what takes them.
+        size: S.
+        key: the key that gave it, for the message.
+
+    Raises:
+        ValueError: it does not.
+    """
+    step, smallest = backbone.step, backbone.smallest
+    if size % step == 1 and size >= smallest:
+        return
+    nearest = max(round((size - 1) / step), -(-(smallest - 1) // step)) * step + 1
     raise ValueError(
-        f"Method.backbone: {name!r} is none of resnet50, resnet101, vgg16, timm/<name>"
+        f"{key} must be 1 mod {step} and at least {smallest} for this Method.backbone, given "
+        f"{size}; the nearest is {nearest}"
     )
 
 
@@ -50,6 +75,8 @@ class ResNet(nn.Module):
     Unlike with timm's own `output_stride=8`, the first block of a dilated stage has the full
     dilation of its stage.
     """
+
+    step, smallest = 8, 33
 
     def __init__(self, depth: int):
         super().__init__()
@@ -74,6 +101,8 @@ class ResNet(nn.Module):
 class VGG16(nn.Module):
     """VGG-16 with batch norm and ceil-mode pools, cut as published; f3 and f4 are at stride 16."""
 
+    step, smallest = 8, 49
+
     def __init__(self):
         super().__init__()
         features = torchvision.models.vgg16_bn(weights=None).features
@@ -91,39 +120,96 @@ class VGG16(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """The last three feature maps of any timm model; dilated to stride 8 where timm can.
+    """Three feature maps of any timm model that takes images of any size.
 
-    Maps of a model that timm cannot dilate come at their own strides; the base learner brings
-    them to the grid of f3.
+    A model with stages gives the last three, dilated to stride 8 where timm can; else they come at
+    their own strides, and the base learner brings them to the grid of f3. A plain vision
+    transformer, whose blocks share one stride, gives those at 1/2, 3/4 and the whole of its depth.
+
+    A model of patches needs a multiple of them. Its images get a border of zeros (the mean colour)
+    before the first and behind the last pixel, so that the centre of cell i of f3 is pixel
+    i * stride, where bilinear(AC) expects it: S = 1 mod stride gives (S - 1) / stride + 1 cells a
+    side, as the published backbones do at stride 8.
 
     Args:
         name: as timm calls the model.
         **weights: keywords of `timm.create_model` that name pretrained weights.
 
     Raises:
-        ValueError: timm has no such model, or it has fewer than three feature stages.
+        ValueError: timm has no such model, or it cannot serve.
     """
 
     def __init__(self, name: str, **weights):
         super().__init__()
         try:
-            depth = len(timm.create_model(name, features_only=True).feature_info)
+            info = timm.create_model(name, features_only=True).feature_info
         except (RuntimeError, AttributeError) as error:
             raise ValueError(f"Method.backbone: timm/{name}: {error}") from error
+        depth = len(info)
         if depth < 3:
             raise ValueError(
                 f"Method.backbone: timm/{name} has {depth} feature stages; 3 are needed"
             )
-        settings = {"features_only": True, "out_indices": tuple(range(depth - 3, depth)), **weights}
-        try:
-            self.net = timm.create_model(name, output_stride=8, **settings)
-        except (NotImplementedError, TypeError, AssertionError):  # it has no dilated form
-            self.net = timm.create_model(name, **settings)
+        plain = len(set(info.reduction(list(range(depth))))) == 1
+        chosen = (depth // 2, 3 * depth // 4, depth) if plain else (depth - 2, depth - 1, depth)
+        settings = {"out_indices": tuple(i - 1 for i in chosen), **weights}
+        self.net, patches = _create(name, settings)
         self.channels = tuple(self.net.feature_info.channels())
+        stride = self.net.feature_info.reduction()[1]
+        self.multiple = stride if patches else 1
+        self.step = math.lcm(8, self.multiple)
+        self.smallest = 3 * stride + 1 if patches else 4 * stride + 1  # G needs 4 cells a side
+        self.channels_last = self._try(name)  # which maps come as [N,h,w,C]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = zip(self.net(image), self.channels, strict=True)
-        return tuple(f if f.shape[1] == c else f.permute(0, 3, 1, 2) for f, c in maps)  # Swin: NHWC
+        maps = zip(self.net(self._bordered(image)), self.channels_last, strict=True)
+        return tuple(f.permute(0, 3, 1, 2) if channels_last else f for f, channels_last in maps)
+
+    def _bordered(self, image: Tensor) -> Tensor:
+        extra = [-side % self.multiple for side in (image.shape[3], image.shape[2])]
+        return F.pad(image, [part for e in extra for part in ((e + 1) // 2, e // 2)])
+
+    @torch.no_grad()
+    def _try(self, name: str) -> tuple[bool, ...]:
+        """Runs a small image of an odd size; which of the maps have their channels last."""
+        image = next(self.net.parameters()).new_zeros(1, 3, TRIAL, TRIAL)
+        self.net.eval()
+        try:
+            shapes = [tuple(f.shape) for f in self.net(self._bordered(image))]
+        except Exception as error:  # whatever a model does with a size that is not its own
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"Method.backbone: timm/{name} takes no images of {TRIAL}x{TRIAL}, so its size is "
+                f"fixed ({reason}); {SERVING}"
+            ) from error
+        self.net.train()
+        for shape, channels in zip(shapes, self.channels, strict=True):
+            if len(shape) != 4 or channels not in (shape[1], shape[3]):
+                raise ValueError(
+                    f"Method.backbone: timm/{name} gives {list(shape)}, which is no map of "
+                    f"{channels} channels; {SERVING}"
+                )
+        return tuple(s[1] != c for s, c in zip(shapes, self.channels, strict=True))
+
+
+def _create(name: str, settings: dict) -> tuple[nn.Module, bool]:
+    """timm's model as a source of features, in the first of the forms that it knows: dilated to
+    stride 8; of patches, at any number of them; as it is. And whether it is the second."""
+    for form in ({"output_stride": 8}, {"dynamic_img_size": True}):
+        try:
+            net = timm.create_model(name, features_only=True, **form, **settings)
+            return net, "dynamic_img_size" in form
+        except (NotImplementedError, TypeError, AssertionError):  # it has no such form
+            continue
+    return timm.create_model(name, features_only=True, **settings), False
+
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "resnet50": partial(ResNet, 50),
+    "resnet101": partial(ResNet, 101),
+    "vgg16": VGG16,
+}
+"""Name, as `Method.backbone` -> what makes it, with random weights."""
 
 
 def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:

@@ -24,13 +24,14 @@ class Ensemble(nn.Module):
             conv.weight.copy_(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
         return conv
 
-    def psi(self, distances: Tensor) -> Tensor:
+    def psi(self, distances: Tensor, *, learned: bool = True) -> Tensor:
         """Gram distances of the shots [B,K] -> one per query [B].
 
         As published: the weights are computed from the sorted distances and applied in shot order.
+        Their plain mean where there are no such weights (a 1-shot model), or `learned` is False.
         """
-        if self.kshot is None:
-            return distances[:, 0]
+        if self.kshot is None or not learned:
+            return distances.mean(1)
         with exact(distances):
             weights = self.kshot(distances.sort(dim=1).values[..., None, None])
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)

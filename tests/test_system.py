@@ -304,7 +304,7 @@ def test_a_fault_in_the_data_is_one_line_that_names_the_file(
         (["Train.save_path=/nowhere/run"], "/nowhere/run/best.pth"),
         (["Eval.weight=/nowhere/weights.pth"], "/nowhere/weights.pth"),
         (["Method.backbone=timm/resnet18", "Method.pretrained=none"], "another architecture"),
-        (["Data.shot=5"], "another architecture"),
+        (["Data.shot=5"], "trained with 1 support per query, and Data.shot is 5; set Eval.kshot"),
     ],
 )
 def test_testing_refuses_a_missing_or_foreign_checkpoint(

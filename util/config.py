@@ -46,7 +46,30 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ValueError: any mistake, in one line.
     """
-    values = _read(Path(path), ())
+    return _resolved(_read(Path(path), ()), str(path), overrides)
+
+
+def config_from(sections: Mapping, source: str, overrides: list[str] | None = None) -> Config:
+    """The configuration that `to_dict` made `sections` of, then the overrides.
+
+    Args:
+        sections: as a checkpoint holds them.
+        source: the file that they are from, for messages.
+        overrides: as in `load_config`.
+
+    Raises:
+        ValueError: any mistake, in one line.
+    """
+    values = {
+        f"{section}.{option}": _checked(source, f"{section}.{option}", value)
+        for section, options in sections.items()
+        for option, value in options.items()
+    }
+    return _resolved(values, source, overrides)
+
+
+def _resolved(values: dict[str, Any], source: str, overrides: list[str] | None) -> Config:
+    """`Section.key` -> checked value, and the overrides -> the validated configuration."""
     for word in overrides or []:
         name, equals, text = word.partition("=")
         if not equals:
@@ -61,7 +84,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     for name, value in values.items():
         section, _, option = name.partition(".")
         given[section][option] = value
-    source = f"{path} with the command line" if overrides else str(path)
+    source = f"{source} with the command line" if overrides else source
     data = given["Data"]
     if data.get("data_set") == "custom" and not data.get("classes"):
         data["classes"] = read_classes(data.get("data_root", Config.Data.data_root))

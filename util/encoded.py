@@ -66,6 +66,16 @@ def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     )
 
 
+def see(encoder: Encoder, image: Tensor, mask: Tensor | None = None) -> Query | Support:
+    """One image [3,S,S] as a query or, with a mask [S,S] of 0, 1 and 255, as a support."""
+    device = next(encoder.parameters()).device
+    image = image.to(device)[None]
+    if mask is None:
+        return encoder.query(image)
+    [support] = encoder.supports(image, mask.to(device)[None])
+    return support
+
+
 @dataclass
 class Seen:
     """An encoded image: a query, or a support of one class.
@@ -125,13 +135,10 @@ class FeatureStore:
         image, label, original = self.episodes.load_pair(name, None, class_id)
         if mirrored:
             image, label = image.flip(-1), label.flip(-1)
-        device = next(self.encoder.parameters()).device
-        image, label = image.to(device)[None], label.to(device)
+        label = label.to(next(self.encoder.parameters()).device)
         self.passes += 1
-        if class_id is None:
-            return Seen(self.encoder.query(image), label, original)
-        [view] = self.encoder.supports(image, binary_mask(label, class_id)[None])
-        return Seen(view, label, original)
+        mask = None if class_id is None else binary_mask(label, class_id)
+        return Seen(see(self.encoder, image, mask), label, original)
 
     def _joined(
         self, query: Query, queries: list[Seen], supports: list[list[Seen]], plans: list[Plan]

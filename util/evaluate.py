@@ -148,7 +148,8 @@ class Evaluator:
             query = _Target(self, name)
             for group in groups:
                 batch = self.store.of_query(query.seen, [task.plan for task in group])
-                prediction = self.model.match(batch.query, batch.supports)
+                kshot = self.cfg.Eval.kshot
+                prediction = self.model.match(batch.query, batch.supports, kshot=kshot)
                 for row, task in enumerate(group):
                     yield query, batch, prediction, row, task
 

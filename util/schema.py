@@ -137,6 +137,11 @@ class EvalSection:
     val_seed: int = key(321, "seed of the validation episodes", low=0)
     visualize: int = key(0, "episodes that test.py draws: so many spread, worst, best", low=0)
     batch_size: int = key(1, "episodes per step, per rank", low=1)
+    kshot: str = key(
+        "model",
+        "how K supports give one prediction (docs/deviations.md)",
+        choices=("model", "ensemble", "prototype"),
+    )
     weight: str = key("best", "what test.py loads: best, last, or a checkpoint file", pattern=r".+")
     cache_gb: float = key(2.0, "memory for encoded supports in GB, per rank", low=0.0)
     precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))

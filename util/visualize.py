@@ -14,11 +14,13 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 from model.resize import bilinear_ac
 from util import distributed
 from util.data.dataset import EpisodeDataset
+from util.data.make_demo import voc_palette
 from util.evaluate import Example, own_size
 from util.metrics import labels, object_iou
 
 HIT, WRONG, MISSED, UNKNOWN = "#34c759", "#ff3b30", "#0a84ff", "#ffd60a"
 COLORS = {"object, hit": HIT, "wrongly taken": WRONG, "missed": MISSED, "not labelled": UNKNOWN}
+COVER = 0.55  # how much of the picture a colour hides
 TILE, TITLE = 192, 22  # pixels: side of a picture, and height of the title above it
 GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}
 
@@ -79,6 +81,21 @@ class Gallery:
         return {name: strips for name, strips in found.items() if strips}
 
 
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture with the classes of an index mask in VOC's colours, made twice as bright.
+
+    Args:
+        image: RGB, uint8 [H,W,3].
+        mask: 0 where nothing is, else a class (uint8 [H,W]).
+
+    Returns:
+        uint8 [H,W,3]
+    """
+    colors = np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
+    painted = COVER * colors[mask] + (1 - COVER) * image
+    return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
+
+
 def strip(example: Example, episodes: EpisodeDataset) -> np.ndarray:
     """One evaluated episode as an RGB picture; the first support stands for all K.
 
@@ -137,7 +154,7 @@ def _painted(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
     grey = picture.float().mean(0, keepdim=True).byte().expand(3, -1, -1)
     there, unknown = truth == 1, truth == 255
     masks = torch.stack((mask & there, mask & (truth == 0), ~mask & there, unknown))
-    return draw_segmentation_masks(grey, masks, alpha=0.55, colors=list(COLORS.values()))
+    return draw_segmentation_masks(grey, masks, alpha=COVER, colors=list(COLORS.values()))
 
 
 def _heat(prior: Tensor) -> Tensor:

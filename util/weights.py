@@ -1,8 +1,9 @@
 """Weight files -> models: the base learner of stage two, and the checkpoint that is tested."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from model import AMFormer
+from model import AMFormer, build_model
 from model.base_learner import BaseLearner
 from model.published import base_from_published
 from util import checkpoint
@@ -42,3 +43,41 @@ def load_checkpoint(model: AMFormer, path: Path) -> dict:
     state = checkpoint.load(path)
     checkpoint.load_into(model, state.get("model", state), path)
     return state
+
+
+def trained_model(cfg, state: dict, path: Path) -> AMFormer:
+    """The model that a config describes, to predict with, on the CPU.
+
+    Unless `Eval.kshot` is "model", the K-shot weights have no part in a prediction, and a
+    checkpoint of any K serves any `Data.shot`.
+
+    Args:
+        cfg: the whole config.
+        state: what a checkpoint of train.py holds.
+        path: the file it came from, for messages.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture or K.
+    """
+    weights = state.get("model", state)
+    if cfg.Eval.kshot != "model":
+        weights = {name: value for name, value in weights.items() if not name.startswith(_KSHOT)}
+        cfg = replace(cfg, Data=replace(cfg.Data, shot=1))
+    elif "ensemble.gram_merge.weight" in weights and trained_shot(weights) != cfg.Data.shot:
+        shot = trained_shot(weights)
+        raise ValueError(
+            f"{path}: trained with {shot} support{'s' * (shot > 1)} per query, and Data.shot is "
+            f"{cfg.Data.shot}; set Eval.kshot to ensemble or prototype, or Data.shot to {shot}"
+        )
+    model = build_model(cfg)
+    checkpoint.load_into(model, weights, path)
+    return model
+
+
+def trained_shot(weights: dict) -> int:
+    """K of the model that a state dict is of."""
+    kshot = weights.get(f"{_KSHOT}0.weight")
+    return 1 if kshot is None else kshot.shape[1]
+
+
+_KSHOT = "ensemble.kshot."

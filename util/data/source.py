@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from util.data.folds import CLASSES, IGNORE, fold_of
 
@@ -18,14 +18,19 @@ _PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see doc
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as RGB (uint8 [H,W,3]).
+    """Reads a picture as RGB (uint8 [H,W,3]), upright as its EXIF orientation says.
+
+    Grey is repeated three times, an alpha channel left out, and of 16 bits the upper 8 are taken.
 
     Raises:
         ValueError: when the file is missing or no picture.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"{path}: no such image; check Data.data_root and that it was unpacked")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        raise ValueError(f"{path}: no such image; check the path, or Data.data_root")
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # a header that promises more pixels than OpenCV takes
+        image = None
     if image is None:
         raise ValueError(f"{path}: cannot be read as an image; fetch or copy the file again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -35,7 +40,8 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """Reads a mask of class ids (uint8 [H,W]); `content`: of a file that is not on disk by itself.
 
     The palette INDEX of a palette PNG is the class (VOC), or the value of a grayscale one (COCO).
-    OpenCV is no help here: its grayscale read turns a palette into luminance.
+    OpenCV is no help here: its grayscale read turns a palette into luminance. An EXIF orientation
+    is obeyed, as that of a picture is.
 
     Raises:
         ValueError: when the file is missing, unreadable or holds no class ids (RGB, 16 bits, ...).
@@ -43,10 +49,11 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
             kind = f"{mask.format} of mode {mask.mode}"
-            label = np.array(mask) if kind in ("PNG of mode P", "PNG of mode L") else None
+            known = kind in ("PNG of mode P", "PNG of mode L")
+            label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
         raise ValueError(
-            f"{path}: no such mask; check Data.data_root and that it was unpacked"
+            f"{path}: no such mask; check the path, or Data.data_root"
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(

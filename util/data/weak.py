@@ -6,6 +6,7 @@ nothing unless all parts are that small.
 """
 
 import zlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -49,11 +50,30 @@ def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.n
     for part in _objects(mask):
         if kind == "bbox":
             x, y, width, height = cv2.boundingRect(part)
-            drawn[y : y + height, x : x + width] = 1
+            drawn |= box(mask.shape, x, y, x + width, y + height)
         else:
             drawn |= _stroke(part, 1 + TURNS * (kind == "scribble"), rng)
     other = np.where(label == class_id, 0, label)
     return np.where(drawn == 1, class_id, other).astype(np.uint8)
+
+
+def box(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    """A filled box, without its right and lower edge x1 and y1 (uint8 [H,W] of 0 and 1)."""
+    drawn = np.zeros(shape, np.uint8)
+    drawn[y0:y1, x0:x1] = 1
+    return drawn
+
+
+def discs(shape: tuple[int, int], points: Iterable[tuple[int, int]]) -> np.ndarray:
+    """What a round pen leaves at each of the points (x, y) (uint8 [H,W] of 0 and 1)."""
+    drawn = np.zeros(shape, np.uint8)
+    for x, y in points:
+        cv2.circle(drawn, (int(x), int(y)), _radius(shape), 1, thickness=-1)
+    return drawn
+
+
+def _radius(shape: tuple[int, int]) -> int:
+    return max(3, round(STROKE * max(shape)))
 
 
 def _objects(mask: np.ndarray) -> list[np.ndarray]:
@@ -72,9 +92,7 @@ def _stroke(part: np.ndarray, places: int, rng: np.random.Generator) -> np.ndarr
     deep = np.flatnonzero((depth >= np.median(inside)) & (part == 1))
     ys, xs = np.unravel_index(rng.choice(deep, places), part.shape)
     points = np.stack([xs, ys], axis=1).astype(np.int32)
-    radius = max(3, round(STROKE * max(part.shape)))
-    drawn = np.zeros_like(part)
-    cv2.polylines(drawn, [points.reshape(-1, 1, 2)], False, 1, thickness=2 * radius + 1)
-    for x, y in points.tolist():
-        cv2.circle(drawn, (x, y), radius, 1, thickness=-1)
+    drawn = discs(part.shape, points.tolist())
+    width = 2 * _radius(part.shape) + 1
+    cv2.polylines(drawn, [points.reshape(-1, 1, 2)], False, 1, thickness=width)
     return drawn & part
