@@ -22,7 +22,7 @@ from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
 from util.logger import Progress, main
 from util.visualize import save_strips, strip
-from util.weights import checkpoint_path, load_checkpoint
+from util.weights import checkpoint_path, load_checkpoint, require_unseen
 
 
 def test() -> None:
@@ -31,6 +31,7 @@ def test() -> None:
     path = checkpoint_path(cfg)
     model = build_model(cfg)
     state = load_checkpoint(model, path)
+    require_unseen(state, path, cfg)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)

@@ -149,6 +149,7 @@ class _Target:
         self.label = self.seen.original.to(device)
         self.base_label = evaluator.episodes.base_mask(self.seen.original).to(device)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
+        self.comparable = evaluator.episodes.comparable
 
     def score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
         """Adds one episode at the query's own size; returns its IoU (of the object, 0..1)."""
@@ -163,7 +164,7 @@ class _Target:
         totals.final.add(final, target, index)
         totals.meta.add(labels(own_size(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = labels(own_size(prediction.base_logits))
+            self.base = self.comparable(labels(own_size(prediction.base_logits)))
         totals.base.add(self.base, self.base_label)
         for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
