@@ -23,7 +23,7 @@ from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.logger import Progress, main
 from util.visualize import Gallery, save_strips
-from util.weights import checkpoint_path, trained_model
+from util.weights import checkpoint_path, require_unseen, trained_model
 
 
 def test() -> None:
@@ -31,6 +31,7 @@ def test() -> None:
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
     state = checkpoint.load(path)
+    require_unseen(state, path, cfg)
     model = trained_model(cfg, state, path)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)

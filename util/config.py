@@ -219,7 +219,7 @@ def _checked_one(source: str, name: str, value: Any, kind: type, limits: Mapping
         raise ValueError(f"{source}: {name} wants {_KINDS[kind][0]}, given {_shown(given)}")
     wanted = ""
     if "choices" in limits and value not in limits["choices"]:
-        wanted = " or ".join(limits["choices"])
+        wanted = " or ".join(choice or "''" for choice in limits["choices"])
     elif "pattern" in limits and not re.fullmatch(limits["pattern"], value):
         wanted = _KEYS[name].metadata["help"]
     elif "low" in limits and value < limits["low"]:
@@ -256,7 +256,11 @@ def _check_together(config: Config, source: str) -> None:
         (data.scale[0] > data.scale[1], "Data.scale wants the smaller number first"),
         (base.scale[0] > base.scale[1], "Base.scale wants the smaller number first"),
         (
-            not data.use_split_coco and data.data_set != "coco",
+            bool(data.trained_on) and data.data_set != "pascal",
+            "Data.trained_on coco is for Data.data_set pascal; set it, or remove Data.trained_on",
+        ),
+        (
+            not data.use_split_coco and "coco" not in (data.data_set, data.trained_on),
             "Data.use_split_coco False has no effect without Data.data_set coco; remove it",
         ),
         (

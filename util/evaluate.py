@@ -165,6 +165,7 @@ class _Target:
         novel = (self.base_label == 0) & (self.label != 0)
         self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
+        self.comparable = evaluator.episodes.comparable
 
     def score(
         self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals"
@@ -180,7 +181,7 @@ class _Target:
         totals.final.add(final, target, index)
         totals.meta.add(labels(own(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = labels(own(prediction.base_logits))
+            self.base = self.comparable(labels(own(prediction.base_logits)))
         totals.base.add(self.base, self.base_label)
         totals.confusion.add(final, target, self.truth, self.base, index)
         for values, prior in zip(own(prediction.prior), totals.priors, strict=True):

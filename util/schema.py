@@ -34,6 +34,11 @@ class DataSection:
     data_root: str = key("data/VOCdevkit2012/VOC2012", "folder of the data set")
     list_dir: str = key("lists/pascal", "folder of the fold lists that util.data writes")
     split: int = key(0, "fold", low=0)
+    trained_on: str = key(
+        "",
+        "coco: only test, on the PASCAL classes that this fold of COCO never trained on",
+        choices=("", "coco"),
+    )
     classes: tuple[str, ...] = key((), "custom: names in id order; else classes.txt", kind=str)
     novel: tuple[str, ...] = key((), "custom: the classes that this fold holds out", kind=str)
     min_pixels: int = key(2048, "pixels that make a mask a support or a query", low=1)
@@ -171,7 +176,7 @@ class Config:
     @property
     def num_base_classes(self) -> int:
         """Base classes of a fold, background not counted."""
-        return len(fold_of(self.Data).base)
+        return len(fold_of(self.Data).learned.base)
 
     @property
     def workers(self) -> int:
@@ -183,4 +188,5 @@ class Config:
         """Short name of the experiment, such as `pascal_split0_5shot_resnet50`."""
         shots = f"_{self.Data.shot}shot" if self.Data.shot > 1 else ""
         net = self.Method.backbone.removeprefix("timm/")
-        return f"{self.Data.data_set}_split{self.Data.split}{shots}_{net}"
+        trained_on = f"{self.Data.trained_on}2" if self.Data.trained_on else ""
+        return f"{trained_on}{self.Data.data_set}_split{self.Data.split}{shots}_{net}"

@@ -1,12 +1,14 @@
 """Weight files -> models: the base learner of stage two, and the checkpoint that is tested."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from model import AMFormer, build_model
 from model.base_learner import BaseLearner
 from model.published import base_from_published
 from util import checkpoint
+from util.data.folds import COCO_NAMES, fold_of
+from util.schema import Config, DataSection
 
 
 def load_base_learner(base: BaseLearner, cfg) -> None:
@@ -81,3 +83,29 @@ def trained_shot(weights: dict) -> int:
 
 
 _KSHOT = "ensemble.kshot."
+
+
+def require_unseen(state: dict, path: Path, cfg: Config) -> None:
+    """Makes sure that a checkpoint was not trained on a class that the config tests as novel.
+
+    Args:
+        state: what the file holds; one without a config (published weights) is taken as it is.
+        path: of the file, for the message.
+        cfg: of the test.
+
+    Raises:
+        ValueError: naming the classes.
+    """
+    if "config" not in state:
+        return
+    kept, known = state["config"]["Data"], {field.name for field in fields(DataSection)}
+    trained = fold_of(DataSection(**{k: v for k, v in kept.items() if k in known})).learned
+    tested = fold_of(cfg.Data)
+    seen = {trained.names[c - 1] for c in trained.base}
+    names = [tested.names[c - 1] for c in tested.novel]
+    leaked = [n for n in names if not seen.isdisjoint((n, COCO_NAMES.get(n, n)))]
+    if leaked:
+        raise ValueError(
+            f"{path}: was trained on {', '.join(leaked)}, which this config tests as novel; give"
+            " the config or Eval.weight of the fold that it was trained on"
+        )

@@ -14,7 +14,7 @@ from util.config import config_argument
 from util.data.folds import IGNORE, fold_of
 from util.data.lists import FoldList, compare, fold_list, list_name
 from util.data.parallel import on_all_cores
-from util.data.source import SUBSETS, Source, open_source, read_label
+from util.data.source import Source, open_source, read_label, subsets
 from util.data.tables import Table, pixels_by_class
 from util.logger import main
 
@@ -113,7 +113,7 @@ def describe(report: Report, subset: str) -> str:
 def _main() -> None:
     data = config_argument(__doc__).Data
     wrong = []
-    for subset in SUBSETS:
+    for subset in subsets(data):
         report = check(data, subset)
         print(describe(report, subset))
         for line in report.wrong:

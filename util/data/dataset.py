@@ -196,6 +196,14 @@ class EpisodeDataset(Dataset):
         """Returns the base learner's label (0..N, 255; uint8) of a label of class ids."""
         return self.base_table[label.long()]
 
+    def comparable(self, base: Tensor) -> Tensor:
+        """Returns base labels, those that no mask can hold as 0: COCO classes on PASCAL's images.
+
+        PASCAL labels 14 to 16 of the 60 classes that a model of COCO knows.
+        """
+        known = torch.unique(self.base_table).to(base.device)
+        return torch.where(torch.isin(base, known), base, 0)
+
 
 def open_episodes(
     cfg: Any,

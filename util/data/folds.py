@@ -32,6 +32,16 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 """Class names; class id = position + 1 (COCO: ascending category id). 0 is background."""
 
+COCO_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""What COCO calls a class of PASCAL; the other fourteen have one name in both."""
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -40,10 +50,18 @@ class Fold:
     Attributes:
         names: class names; class id = position + 1.
         novel: ids of the classes held out, ascending.
+        trained_on: the fold of COCO that the model was trained on, where it is tested on PASCAL;
+            None: it is this one.
     """
 
     names: tuple[str, ...]
     novel: tuple[int, ...]
+    trained_on: "Fold | None" = None
+
+    @property
+    def learned(self) -> "Fold":
+        """The fold whose base classes the base learner knows."""
+        return self.trained_on or self
 
     @property
     def base(self) -> tuple[int, ...]:
@@ -58,10 +76,17 @@ class Fold:
         """Returns the look-up from a label to the base learner's label (uint8 [256]).
 
         Base classes are numbered 1.. in ascending order, 255 stays, everything else is 0. It
-        replaces the `base_annotation/` folders of the published code: `base_table()[label]`.
+        replaces the `base_annotation/` folders of the published code: `base_table()[label]`. Where
+        the model was trained on another data set, the numbers are those of its base classes.
         """
         table = np.zeros(256, np.uint8)
-        table[list(self.base)] = np.arange(1, len(self.base) + 1)
+        if self.trained_on is None:
+            table[list(self.base)] = np.arange(1, len(self.base) + 1)
+        else:
+            numbers, learned = self.trained_on.base_table(), self.trained_on.names
+            for c in self.base:
+                name = self.names[c - 1]
+                table[c] = numbers[learned.index(COCO_NAMES.get(name, name)) + 1]
         table[IGNORE] = IGNORE
         return table
 
@@ -91,15 +116,32 @@ def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fo
     return Fold(names, tuple(range(size * split + 1, size * (split + 1) + 1)))
 
 
+def coco_to_pascal(split: int, use_split_coco: bool = True) -> Fold:
+    """Returns the classes of PASCAL that a model trained on a fold of COCO-20i never saw.
+
+    They are those whose COCO counterpart the fold holds out: six, four, six and four of the twenty
+    in folds 0 to 3. The protocol is that of Boudiaf et al., "Few-Shot Segmentation Without
+    Meta-Learning: A Good Transductive Inference Is All You Need?", CVPR 2021 (RePRI).
+    """
+    learned = published_fold("coco", split, use_split_coco)
+    held_out = {learned.names[c - 1] for c in learned.novel}
+    names = CLASSES["pascal"]
+    novel = (c for c, n in enumerate(names, 1) if COCO_NAMES.get(n, n) in held_out)
+    return Fold(names, tuple(novel), learned)
+
+
 def fold_of(data: Any) -> Fold:
     """Returns the fold of a config's `Data` section.
 
     Args:
-        data: `.data_set`, `.split` and `.use_split_coco`; for 'custom' `.classes` and `.novel`.
+        data: `.data_set`, `.split`, `.use_split_coco` and `.trained_on`; for 'custom' `.classes`
+            and `.novel`.
 
     Raises:
         ValueError: for an unknown data set, fold or class.
     """
+    if data.trained_on:
+        return coco_to_pascal(data.split, data.use_split_coco)
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
     for name in data.novel:

@@ -16,7 +16,7 @@ from typing import Any
 
 from util.config import config_argument
 from util.data.folds import FOLDS, Fold, fold_of
-from util.data.source import SUBSETS, open_source
+from util.data.source import open_source, subsets
 from util.data.tables import Table, fingerprint, load_table, write_text
 from util.logger import main
 
@@ -178,8 +178,9 @@ def _difference(what: str, ids: list[str], want: list[int]) -> str:
 
 def list_name(data: Any, subset: str) -> str:
     """Returns the name of a config's list, such as `pascal/train_0`."""
+    trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
-    return f"{Path(data.list_dir).name}/{subset}_{data.split}{consecutive}"
+    return f"{Path(data.list_dir).name}/{subset}_{data.split}{trained_on}{consecutive}"
 
 
 def every_fold(data: Any) -> Iterator[Any]:
@@ -187,7 +188,8 @@ def every_fold(data: Any) -> Iterator[Any]:
     if data.data_set == "custom":
         yield data
         return
-    for use_split_coco in (True, False) if data.data_set == "coco" else (True,):
+    conventions = (True, False) if "coco" in (data.data_set, data.trained_on) else (True,)
+    for use_split_coco in conventions:
         for split in range(FOLDS):
             yield replace(data, split=split, use_split_coco=use_split_coco)
 
@@ -205,7 +207,7 @@ def write_lists(data: Any) -> list[str]:
         ValueError: when data is missing or broken.
     """
     differs = []
-    for subset in SUBSETS:
+    for subset in subsets(data):
         table = load_table(open_source(data, subset), data.list_dir)
         for section in every_fold(data):
             fold = fold_list(table, fold_of(section), subset, data.min_pixels)

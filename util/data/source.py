@@ -261,8 +261,22 @@ class Source:
         return ids
 
 
+def subsets(data: Any) -> tuple[str, ...]:
+    """Returns the subsets that a config's `Data` section uses."""
+    return ("val",) if data.trained_on else SUBSETS
+
+
 def open_source(data: Any, subset: str) -> Source:
-    """Opens the data of a config's `Data` section for 'train' or 'val'."""
+    """Opens the data of a config's `Data` section for 'train' or 'val'.
+
+    Raises:
+        ValueError: for 'train' where the model was trained on another data set.
+    """
+    if subset not in subsets(data):
+        raise ValueError(
+            f"Data.trained_on {data.trained_on}: this config only tests; train with one of"
+            f" config/{data.trained_on}/"
+        )
     classes = len(fold_of(data).names)
     return Source(data.data_root, data.data_set, subset, classes, data.cache)
 
