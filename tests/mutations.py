@@ -1,7 +1,7 @@
 """Would the tests notice? Each fault is put into a copy of the tree, and a test must fail.
 
-    python -m tests.mutations            # all faults, some minutes on two cores
-    python -m tests.mutations schedule   # those with this word in their name
+    python tests/mutations.py            # all faults, some minutes on two cores
+    python tests/mutations.py schedule   # those with this word in their name
 
 A fault is a text replaced by another, which must be there exactly once, and the tests that must
 catch it: all run without `../shared`. Prints a line for each; the exit status is 2 when one
@@ -431,7 +431,7 @@ def _run(test: str, folder: Path) -> None:
     import pytest
 
     os.chdir(folder)
-    sys.path[:] = [str(folder), *(p for p in sys.path if p and Path(p).resolve() != ROOT)]
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests")]
     name, *options = test.split()
     words = [f"tests/{name}", *options, "-x", "-q", "-m", "", "-p", "no:cacheprovider"]
     with contextlib.redirect_stdout(io.StringIO()):
