@@ -3,30 +3,31 @@
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
 
-Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6` also
-`episodes.png`.
+Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, which is
+`--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
+`worst.png` and `best.png` (lowest and highest IoU).
 """
 
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
 from util import distributed, speed
 from util.config import arguments, to_dict
+from util.cost import peak_gb
 from util.data.dataset import open_episodes
-from util.evaluate import Evaluator, summarize, table
+from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.logger import Progress, main
-from util.visualize import save_strips, strip
+from util.visualize import Gallery, save_strips
 from util.weights import checkpoint_path, load_checkpoint
 
 
 def test() -> None:
-    cfg, gpus = arguments(__doc__)
+    cfg, gpus = arguments(__doc__, {"--visualize": "Eval.visualize"})
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
     model = build_model(cfg)
@@ -46,14 +47,10 @@ def test() -> None:
         f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes"
     )
 
-    strips: list[torch.Tensor] = []
-
-    results = evaluator.run(
-        work,
-        watch=lambda done: progress.step(done, {}),
-        show=lambda example: strips.append(strip(example, episodes)),
-        shown=cfg.Eval.visualize * ranks.is_main,
-    )
+    gallery = Gallery(episodes, cfg.Eval.visualize, work.episodes, extremes=True)
+    begin = time.monotonic()
+    results = evaluator.run(work, watch=lambda done: progress.step(done, {}), show=gallery.add)
+    seconds, strips = time.monotonic() - begin, gallery.gathered()
     for seed, scores in results.items():
         progress.note(f"seed {seed}: {scores.line()}")
 
@@ -65,7 +62,13 @@ def test() -> None:
             "checkpoint": str(path),
             "iteration": state.get("iteration"),
             "summary": summary,
-            "seeds": {str(seed): asdict(scores) for seed, scores in results.items()},
+            "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},
+            "confusion": summed(scores.confusion for scores in results.values()),
+            "cost": {
+                "seconds": seconds,
+                "episodes_per_s": count * len(seeds) / seconds,
+                "peak_memory_gb": peak_gb(ranks.device),
+            },
             "config": to_dict(cfg),
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,10 +76,15 @@ def test() -> None:
         temporary.write_text(json.dumps(result, indent=1))
         os.replace(temporary, folder / "result.json")
         progress.note(f"written: {folder / 'result.json'}")
-        if strips:
-            save_strips(strips, folder / "episodes.png")
-            progress.note(f"written: {folder / 'episodes.png'}")
+        for name, pictures in strips.items():
+            save_strips(pictures, folder / f"{name}.png")
+            progress.note(f"written: {folder / f'{name}.png'}")
     distributed.close()
+
+
+def without_confusion(scores: Scores) -> dict:
+    """A seed's scores; the confusion is written once, summed over the seeds."""
+    return {name: value for name, value in asdict(scores).items() if name != "confusion"}
 
 
 if __name__ == "__main__":

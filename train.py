@@ -6,7 +6,6 @@ sh train.sh split0 pascal 4 Train.resume=exp/pascal/split0_resnet50/last.pth
 """
 
 import torch
-from torch import Tensor
 
 from model import build_model
 from model.backbones import pixel_statistics
@@ -14,11 +13,11 @@ from util import distributed, speed
 from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
-from util.evaluate import Evaluator, Example
+from util.evaluate import Evaluator
 from util.game import Game
 from util.logger import Progress, main
 from util.run import Run
-from util.visualize import strip
+from util.visualize import Gallery
 from util.weights import load_base_learner
 
 STRIPS = 4  # episodes drawn per validation
@@ -61,15 +60,10 @@ def train() -> None:
         end_of_epoch = in_epoch == schedule.per_epoch - 1
         if done < schedule.total and not (end_of_epoch and (epoch + 1) % cfg.Train.val_period == 0):
             continue
-        strips: list[Tensor] = []
-
-        def draw(example: Example, strips: list[Tensor] = strips) -> None:
-            strips.append(strip(example, tests))
-
-        seed = cfg.Eval.val_seed
-        work = evaluator.schedule(cfg.Eval.val_episodes, [seed])
-        scores = evaluator.run(work, show=draw, shown=STRIPS * ranks.is_main)[seed]
-        run.validated(scores, strips, done)
+        work = evaluator.schedule(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
+        gallery = Gallery(tests, STRIPS, work.episodes)
+        scores = evaluator.run(work, show=gallery.add)[cfg.Eval.val_seed]
+        run.validated(scores, gallery.gathered()["episodes"], done)
         progress.note(f"epoch {epoch + 1}, iteration {done}: {scores.line()}  best {run.best:.2f}")
         if run.exhausted():
             progress.note(f"stopped early: {run.stale} epochs without a better mIoU")

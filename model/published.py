@@ -64,7 +64,8 @@ _INSIDE = {
 
 def published_name(ours: str) -> str:
     """The published name of one of our state dict's names; a backbone of timm's keeps its own."""
-    pattern, replacement = next(rule for rule in _STARTS if re.match(rule[0], ours))
+    rules = (rule for rule in _STARTS if re.match(rule[0], ours))
+    pattern, replacement = next(rules, ("$", ""))  # a name that is not ours stays, to be refused
     name = re.sub("^" + pattern, replacement, ours)
     for start, rules in _INSIDE.items():
         if name.startswith(start):
@@ -79,7 +80,7 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name is missing or surplus; the message names it.
     """
-    state = _bare(state)
+    state = bare(state)
     names = {published_name(name): name for name in _our_names(state)}
     _check(set(state), set(names))
     return {names[key]: value for key, value in state.items()}
@@ -91,7 +92,7 @@ def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name is missing or surplus (backbones of timm's have no published form).
     """
-    _check(set(state), _our_names({published_name(k): v for k, v in state.items() if "." in k}))
+    _check(set(state), _our_names({published_name(k): v for k, v in state.items()}))
     return {published_name(name): value for name, value in state.items()}
 
 
@@ -103,7 +104,7 @@ def base_from_published(state: dict[str, Tensor], own: Iterable[str]) -> dict[st
         own: the names of the `BaseLearner`'s state dict.
     """
     names = {published_name(_BASE + name): name for name in own}
-    state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in _bare(state).items()}
+    state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in bare(state).items()}
     return {names.get(key, key): value for key, value in state.items()}
 
 
@@ -113,21 +114,32 @@ def base_to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {names[k].replace(_CLASSIFIER, _BAM_CLASSIFIER): v for k, v in state.items()}
 
 
-def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names without the `module.` of a run on several GPUs."""
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _our_names(published: dict[str, Tensor]) -> set[str]:
-    """All our names of the architecture that a published state dict's names and shapes tell."""
+def architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
+    """What a published state dict's names and shapes tell, for an AMFormer or a base learner.
+
+    Returns:
+        (backbone, base classes, shots); where nothing tells, resnet50, 15 and 1.
+    """
     if "layer1.0.conv1.weight" in published:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
     else:
         backbone = "vgg16" if "layer4.0.weight" in published else "resnet50"
-    classifier = published.get(_CLASSIFIER + "bias")
+    biases = (published.get(start + "bias") for start in (_CLASSIFIER, _BAM_CLASSIFIER))
+    classifier = next((bias for bias in biases if bias is not None), None)
     kshot = published.get("kshot_rw.0.weight")
     classes = 15 if classifier is None else len(classifier) - 1
+    return backbone, classes, 1 if kshot is None else kshot.shape[1]
+
+
+def _our_names(published: dict[str, Tensor]) -> set[str]:
+    """All our names of the architecture that a published state dict's names and shapes tell."""
     with torch.device("meta"):
-        model = AMFormer(backbone, classes, 1 if kshot is None else kshot.shape[1])
+        model = AMFormer(*architecture(published))
     return set(model.state_dict())
 
 

@@ -15,7 +15,6 @@ is kept, which is the most it can cost.
 import argparse
 import importlib.util
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from torch import Tensor
 from model import AMFormer, build_model
 from util import distributed, speed
 from util.config import load_config
+from util.cost import resident_peak
 from util.counting import count
 from util.data.dataset import EpisodeBatch
 from util.distributed import Ranks
@@ -165,12 +165,6 @@ def peak_memory(run: Callable[[], object], device: torch.device, before: int) ->
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resident_peak() - before
-
-
-def resident_peak() -> int:
-    """Bytes of this process at its peak. Not `ru_maxrss`, which starts from the parent's peak."""
-    [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(line) * 1024
 
 
 def measured(args: argparse.Namespace, *flags: str) -> dict:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +65,33 @@ def load_into(module: nn.Module, state: dict[str, torch.Tensor], path: str | Pat
     Raises:
         ValueError: names that are missing, surplus, or of another shape; the module is unchanged.
     """
-    own = module.state_dict()
-    shared = own.keys() & state.keys()
+    if told := differences(module.state_dict(), state):
+        raise ValueError(
+            f"{path}: a checkpoint of another architecture: {told}; name "
+            "one that was trained with this config"
+        )
+    module.load_state_dict(state)
+
+
+def differences(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """What of a state dict is missing, surplus or of another shape than in `own`; '': nothing.
+
+    Of each kind the number and the first three names.
+    """
     faults = {
         "missing": [name for name in own if name not in state],
         "surplus": [name for name in state if name not in own],
         "of another shape": [
             f"{name} {_shape(state[name])} for {_shape(own[name])}"
             for name in own
-            if name in shared and _shape(state[name]) != _shape(own[name])
+            if name in state and _shape(state[name]) != _shape(own[name])
         ],
     }
-    told = [
+    return "; ".join(
         f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for fault, names in faults.items()
         if names
-    ]
-    if told:
-        raise ValueError(
-            f"{path}: a checkpoint of another architecture: {'; '.join(told)}; name "
-            "one that was trained with this config"
-        )
-    module.load_state_dict(state)
+    )
 
 
 def random_state() -> dict[str, Any]:

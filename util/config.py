@@ -70,11 +70,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     return config
 
 
-def arguments(text: str) -> tuple[Config, int]:
+def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config, int]:
     """Reads the command line of an entry point.
 
     Args:
         text: what `--help` says, the docstring of the script.
+        flags: `--flag VALUE` -> the key that it is another way to set.
 
     Returns:
         The configuration and GPUS (0: the CPU).
@@ -82,9 +83,14 @@ def arguments(text: str) -> tuple[Config, int]:
     parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE")
     parser.add_argument("--gpus", required=True, type=int, metavar="N", help="0: the CPU")
+    for flag, name in (flags or {}).items():
+        about = f"{_KEYS[name].metadata['help']}; as {name}=N"
+        parser.add_argument(flag, dest=name, metavar="N", help=about)
     parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    args = parser.parse_args()
-    return load_config(args.config, args.overrides), args.gpus
+    args = parser.parse_intermixed_args()
+    given = {name: getattr(args, name) for name in (flags or {}).values()}
+    words = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return load_config(args.config, [*args.overrides, *words]), args.gpus
 
 
 def config_argument(text: str) -> Config:

@@ -1,7 +1,8 @@
 """The one evaluator, for train.py and test.py: episodes -> Scores (method 7)."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,19 +14,23 @@ from model.resize import bilinear_ac
 from util import speed
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
+from util.data.folds import fold_of
 from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
 from util.metrics import (
     BaseTotals,
     BinaryTotals,
+    ConfusionTotals,
     Score,
     ThresholdTotals,
     labels,
+    object_iou,
     sum_over_ranks,
 )
 from util.schedule import Schedule, Task, schedule
 
 PRIORS = ("f5", "f4")  # the prior's channels
+Confusion = dict[str, dict[str, dict[str, int]]]
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Scores:
         prior: the training-free prior at its best threshold, the better of its two channels;
             `prior_channel` and `prior_threshold` say which.
         episodes: how many.
+        confusion: pixels by class, see `confusion`.
     """
 
     final: Score
@@ -48,6 +54,7 @@ class Scores:
     prior_channel: str
     prior_threshold: float
     episodes: int
+    confusion: "Confusion"
 
     def line(self) -> str:
         """The scores in one line."""
@@ -59,12 +66,19 @@ class Scores:
 
 @dataclass
 class Example:
-    """One evaluated episode, for pictures: labels at the query's own size."""
+    """One evaluated episode, for pictures.
+
+    Attributes:
+        batch, prediction: of the episodes that ran as one batch; `row` is this one's in them.
+        target: 0, 1 and 255 [H,W] at the query's own size.
+        iou: of the object at that size, 0..1.
+    """
 
     plan: Plan
     batch: EncodedBatch
     prediction: Prediction
     row: int
+    target: Tensor
     iou: float
 
 
@@ -87,6 +101,7 @@ class Evaluator:
         fold = episodes.sampler.fold
         self.classes = sorted(fold.by_class)  # those that the lists can serve
         self.names = [fold.name(c) for c in self.classes]
+        self.base_names = [fold.name(c) for c in fold_of(cfg.Data).base]
 
     def schedule(self, count: int, seeds: Sequence[int]) -> Schedule:
         """This rank's share of episodes 0..count-1 of every seed."""
@@ -100,32 +115,30 @@ class Evaluator:
         *,
         watch: Callable[[int], None] | None = None,
         show: Callable[[Example], None] | None = None,
-        shown: int = 0,
     ) -> dict[int, Scores]:
         """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
         Args:
             work: see `schedule`.
             watch: called with the number of episodes done on this rank.
-            show: called with `shown` episodes of this rank, spread evenly over its share.
-            shown: how many.
+            show: called with each episode of this rank; see `util.visualize.Gallery`.
         """
         training = self.model.training
         self.model.eval()
         rows, device = self.cfg.num_base_classes, self.ranks.device
         totals = {seed: _Totals(len(self.classes), rows, device) for seed in work.seeds}
-        pictured = {work.episodes * i // max(1, shown) for i in range(shown)}
         try:
             with speed.autocast(self.cfg.Eval.precision, device):
                 for done, (query, batch, prediction, row, task) in enumerate(self._predict(work)):
-                    iou = query.score(prediction, row, task.plan, totals[task.seed])
-                    if show and done in pictured:
-                        show(Example(task.plan, batch, prediction, row, iou))
+                    target, iou = query.score(prediction, row, task.plan, totals[task.seed])
+                    if show:
+                        show(Example(task.plan, batch, prediction, row, target, iou))
                     if watch:
                         watch(done + 1)
         finally:
             self.model.train(training)
-        return {seed: total.scores(self.names, work.count) for seed, total in totals.items()}
+        names, base = self.names, self.base_names
+        return {seed: total.scores(names, base, work.count) for seed, total in totals.items()}
 
     def _predict(
         self, work: Schedule
@@ -148,38 +161,46 @@ class _Target:
         self.classes, device = evaluator.classes, evaluator.ranks.device
         self.label = self.seen.original.to(device)
         self.base_label = evaluator.episodes.base_mask(self.seen.original).to(device)
+        novel = (self.base_label == 0) & (self.label != 0)
+        self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
 
-    def score(self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals") -> float:
-        """Adds one episode at the query's own size; returns its IoU (of the object, 0..1)."""
+    def score(
+        self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals"
+    ) -> tuple[Tensor, float]:
+        """Adds one episode at the query's own size; returns its target and the object's IoU."""
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
 
-        def own_size(scores: Tensor) -> Tensor:  # grid -> S -> the image's own size, as published
-            scores = bilinear_ac(scores[row : row + 1], prediction.size)
-            return bilinear_ac(scores, tuple(target.shape))[0]
+        def own(scores: Tensor) -> Tensor:
+            return own_size(scores[row : row + 1], prediction.size, target)
 
-        final = labels(own_size(prediction.final))
+        final = labels(own(prediction.final))
         totals.final.add(final, target, index)
-        totals.meta.add(labels(own_size(prediction.logits[-1])), target, index)
+        totals.meta.add(labels(own(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = labels(own_size(prediction.base_logits))
+            self.base = labels(own(prediction.base_logits))
         totals.base.add(self.base, self.base_label)
-        for values, prior in zip(own_size(prediction.prior), totals.priors, strict=True):
+        totals.confusion.add(final, target, self.truth, self.base, index)
+        for values, prior in zip(own(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
-        hit = ((final == 1) & (target == 1)).sum()
-        union = ((final == 1) & (target != 255) | (target == 1)).sum()
-        return (hit / union.clamp(min=1)).item()
+        return target, object_iou(final, target)
+
+
+def own_size(scores: Tensor, size: tuple[int, int], target: Tensor) -> Tensor:
+    """Scores of one query [1,C,h,w] -> [C,H,W] of the target, by way of S x S as published."""
+    return bilinear_ac(bilinear_ac(scores, size), tuple(target.shape))[0]
 
 
 class _Totals:
     def __init__(self, classes: int, base_classes: int, device: torch.device):
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
         self.base = BaseTotals(base_classes, device)
+        self.confusion = ConfusionTotals(classes, base_classes, device)
         self.priors = [ThresholdTotals(classes, device) for _ in PRIORS]
 
-    def scores(self, names: list[str], episodes: int) -> Scores:
-        sum_over_ranks(self.final, self.meta, self.base, *self.priors)
+    def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
+        sum_over_ranks(self.final, self.meta, self.base, self.confusion, *self.priors)
         priors = [prior.best() for prior in self.priors]
         best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
         threshold, iou, fb_iou = priors[best]
@@ -191,7 +212,37 @@ class _Totals:
             prior_channel=PRIORS[best],
             prior_threshold=threshold,
             episodes=episodes,
+            confusion=confusion(self.confusion, names, base_names),
         )
+
+
+def confusion(totals: ConfusionTotals, names: list[str], base_names: list[str]) -> Confusion:
+    """Names for the counts of pixels, without those that are 0.
+
+    Returns:
+        novel class -> `predicted` (what its predicted pixels are) and `object` (what its own pixels
+        were taken for: the system's hits, else the base learner's label) -> base class,
+        `background`, `another novel class` or `hit` -> pixels.
+    """
+    columns = ["background", *base_names, "another novel class", "hit"]
+    return {
+        name: {
+            kind: {column: n for column, n in zip(columns, counts, strict=True) if n}
+            for kind, counts in zip(("predicted", "object"), rows, strict=True)
+        }
+        for name, rows in zip(names, totals.totals.tolist(), strict=True)
+    }
+
+
+def summed(parts: Iterable[Confusion]) -> Confusion:
+    """The sum of the counts of several evaluations."""
+    total: dict = {}
+    for part in parts:
+        for name, kinds in part.items():
+            for kind, counts in kinds.items():
+                into = total.setdefault(name, {}).setdefault(kind, Counter())
+                into.update(counts)
+    return {name: {k: dict(c) for k, c in kinds.items()} for name, kinds in total.items()}
 
 
 def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:

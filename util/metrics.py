@@ -77,6 +77,41 @@ class BaseTotals:
         return iou[seen].mean().item() if seen.any() else 0.0
 
 
+class ConfusionTotals:
+    """Where the pixels of each novel class went, counted by base class.
+
+    Column 0 is background, 1..N are the base classes, N + 1 is another novel class, N + 2 a hit.
+
+    Attributes:
+        totals: int64 [classes, 2, N + 3]. Row 0: the pixels predicted as the object, by what they
+            are; row 1: the object's pixels, the missed ones by what the base learner says there.
+    """
+
+    def __init__(self, classes: int, base_classes: int, device: torch.device):
+        self.novel, self.hit = base_classes + 1, base_classes + 2
+        size = (classes, 2, base_classes + 3)
+        self.totals = torch.zeros(size, dtype=torch.int64, device=device)
+
+    def add(
+        self, prediction: Tensor, target: Tensor, truth: Tensor, base: Tensor, index: int
+    ) -> None:
+        """One episode of class `index`, all [H,W].
+
+        Args:
+            prediction: 0 and 1.
+            target: 0, 1, 255.
+            truth: 0..N + 1, anything where the target is not 0.
+            base: the base learner's labels, 0..N.
+            index: of the class.
+        """
+        predicted = (prediction == 1) & (target != IGNORE)
+        there = target == 1
+        columns = torch.where(there, self.hit, truth.long())[predicted]
+        missed = torch.where(predicted, self.hit, base.long())[there]
+        for row, found in enumerate((columns, missed)):
+            self.totals[index, row] += torch.bincount(found, minlength=self.hit + 1)
+
+
 class ThresholdTotals:
     """What every threshold of a map in [0, 1] would score, from histograms of its values.
 
@@ -128,7 +163,17 @@ class Score:
         return Score(100 * iou.mean().item(), 100 * fb_iou, per_class)
 
 
-def sum_over_ranks(*totals: BinaryTotals | BaseTotals | ThresholdTotals) -> None:
+def object_iou(prediction: Tensor, target: Tensor) -> float:
+    """IoU of the object in 0..1; prediction of 0 and 1, target of 0, 1, 255, both [H,W]."""
+    hit = ((prediction == 1) & (target == 1)).sum()
+    union = ((prediction == 1) & (target != IGNORE) | (target == 1)).sum()
+    return ratio(hit, union).item()
+
+
+Totals = BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals
+
+
+def sum_over_ranks(*totals: Totals) -> None:
     """Adds up the totals of all ranks, in place."""
     for each in totals:
         distributed.all_reduce_sum(each.totals)

@@ -10,6 +10,7 @@ from torch import Tensor
 from model import AMFormer
 from util import checkpoint, distributed
 from util.config import save_config, to_dict
+from util.cost import Cost
 from util.distributed import Batches, Ranks
 from util.evaluate import Scores
 from util.game import Game
@@ -28,6 +29,7 @@ class Run:
         self.folder = Path(cfg.Train.save_path)
         self.best, self.stale = -1.0, 0
         self.writer = None
+        self.cost = Cost(ranks.device)
 
     def start(self, schedule: Batches) -> None:
         """Takes up `Train.resume` if there is one; opens the folder.
@@ -56,11 +58,12 @@ class Run:
 
     def log_step(self, done: int, losses: Mapping[str, Tensor]) -> None:
         """Curves of every loss and both learning rates, every `Train.print_freq` iterations."""
+        self.cost.step()
         if self.writer and done % self.cfg.Train.print_freq < 2:  # a G and a D step
             for name, value in {**losses, **self.game.rates()}.items():
                 self.writer.add_scalar(f"train/{name}", float(value), done)
 
-    def validated(self, scores: Scores, strips: list[Tensor], done: int) -> None:
+    def validated(self, scores: Scores, strips: list[np.ndarray], done: int) -> None:
         """Curves, pictures and checkpoints after a validation; counts towards early stopping."""
         better = scores.final.miou > self.best
         self.stale = 0 if better else self.stale + self.cfg.Train.val_period
@@ -70,9 +73,10 @@ class Run:
             return
         curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
         curves |= {"miou_base": scores.base_miou, "fb_iou": scores.final.fb_iou}
-        for name, value in curves.items():
-            self.writer.add_scalar(f"val/{name}", value, done)
-        self.writer.add_image("val/episodes", np.concatenate(strips, axis=1), done)
+        for kind, values in (("val", curves), ("cost", self.cost.taken())):
+            for name, value in values.items():
+                self.writer.add_scalar(f"{kind}/{name}", value, done)
+        self.writer.add_image("val/episodes", np.concatenate(strips), done, dataformats="HWC")
         self.writer.flush()
         state = {"model": self.model.state_dict(), **self.game.state_dict()}
         state |= {"iteration": done, "best": self.best, "stale": self.stale, "random": random}

@@ -135,7 +135,7 @@ class EvalSection:
     episodes: int = key(1000, "test episodes per seed", low=1)
     val_episodes: int = key(1000, "episodes of a validation", low=1)
     val_seed: int = key(321, "seed of the validation episodes", low=0)
-    visualize: int = key(0, "episodes that test.py draws into episodes.png", low=0)
+    visualize: int = key(0, "episodes that test.py draws: so many spread, worst, best", low=0)
     batch_size: int = key(1, "episodes per step, per rank", low=1)
     weight: str = key("best", "what test.py loads: best, last, or a checkpoint file", pattern=r".+")
     cache_gb: float = key(2.0, "memory for encoded supports in GB, per rank", low=0.0)

@@ -1,0 +1,66 @@
+"""Pages and tables of runs; docs/report.md.
+
+python -m util.report exp/demo/split0_lite0               # one page of one run
+python -m util.report exp/a exp/b --out both.html         # one page of several
+python -m util.report --table exp                         # the paper's table of all below exp
+"""
+
+import argparse
+import os
+from datetime import datetime
+from pathlib import Path
+
+from util.logger import Parser, main
+from util.report.page import page
+from util.report.runs import read_runs
+from util.report.table import as_csv, as_latex, as_markdown, gather
+
+
+def _main() -> None:
+    parser = Parser(
+        prog="python -m util.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "runs", nargs="*", default=[], type=Path, metavar="RUN", help="a run's folder"
+    )
+    what.add_argument(
+        "--table", type=Path, metavar="DIR", help="gather every result.json below DIR"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH",
+        help="the page's file (report.html in the run's folder, of several runs in the one above), "
+        "or the folder of table.md, table.tex and table.csv (DIR)",
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.table:
+        rows = gather(args.table)
+        folder = args.out or args.table
+        for suffix, form in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
+            _write(folder / f"table.{suffix}", form(rows))
+        print(as_markdown(rows))
+        print(f"written: {folder}/table.md, table.tex, table.csv")
+        return
+    runs = read_runs(args.runs)
+    above = Path(os.path.commonpath(args.runs)) if len(runs) > 1 else args.runs[0]
+    path = args.out or above / "report.html"
+    text = page(runs, datetime.now())
+    _write(path, text)
+    for run in runs:
+        if run.result is None:
+            print(f"{run.folder}: no result.json, so the page has no scores of a test; test.sh ...")
+    print(f"written: {path}, {len(text.encode()) / 1e6:.1f} MB")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main(_main)

@@ -1,0 +1,154 @@
+"""What lies in a run's folder: config, curves, the test's result, pictures, environment."""
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf.message import DecodeError
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from util import checkpoint
+from util.visualize import GALLERIES
+
+Points = list[tuple[int, float]]  # (iteration, value)
+HEADER, FOOTER = 12, 4  # bytes around a record: its length with a CRC, the CRC of its content
+
+
+@dataclass
+class Record:
+    """A run as its folder tells it.
+
+    Attributes:
+        name: short, for titles.
+        config: section -> key -> value.
+        curves: tag such as `train/loss_g` -> points, ascending.
+        seconds: from the first to the last record of the curves; pauses between starts left out.
+        result: what test.py wrote; None before a test.
+        pictures: name in `GALLERIES` -> PNG.
+        environments: `training` and `test` -> record of `util.environment`, where there is one.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, dict[str, Any]]
+    curves: dict[str, Points]
+    seconds: float
+    result: dict[str, Any] | None
+    pictures: dict[str, Path]
+    environments: dict[str, dict[str, Any]]
+
+
+def read_runs(folders: list[Path]) -> list[Record]:
+    """Reads runs; their names are the parts of their paths in which they differ.
+
+    Raises:
+        ValueError: a folder holds no run, is given twice, or a file in it is torn.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"{folders[0]}: a run is named twice; name each once")
+    above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
+    return [
+        read_run(folder, path.relative_to(above).as_posix())
+        for folder, path in zip(folders, resolved, strict=True)
+    ]
+
+
+def read_run(folder: Path, name: str) -> Record:
+    """Reads one run's folder; see `read_runs`."""
+    result_path, config_path = folder / "result.json", folder / "config.yaml"
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    if not files and not result_path.is_file():
+        raise ValueError(
+            f"{folder}: no run is here, neither curves nor result.json; name a folder that "
+            "train.sh made, such as exp/pascal/split0_resnet50"
+        )
+    result = read_result(result_path) if result_path.is_file() else None
+    if config_path.is_file():
+        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    elif result:
+        config = result["config"]
+    else:
+        raise ValueError(f"{config_path}: missing; the run was moved without it, copy it too")
+    curves, seconds = read_curves(files)
+    environments = {}
+    if (folder / "last.pth").is_file():
+        environments["training"] = checkpoint.load(folder / "last.pth").get("environment")
+    environments["test"] = (result or {}).get("environment")
+    pictures = {name: folder / f"{name}.png" for name in GALLERIES}
+    return Record(
+        name=name,
+        folder=folder,
+        config=config,
+        curves=curves,
+        seconds=seconds,
+        result=result,
+        pictures={name: path for name, path in pictures.items() if path.is_file()},
+        environments={when: record for when, record in environments.items() if record},
+    )
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads a `result.json`.
+
+    Raises:
+        ValueError: it is missing, torn, or not test.py's.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; test.sh writes it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise ValueError(f"{path}: torn, or no JSON; run test.sh again") from None
+    wanted = ("checkpoint", "summary", "seeds", "config")
+    absent = [key for key in wanted if key not in result] if isinstance(result, dict) else wanted
+    if absent:
+        raise ValueError(f"{path}: {absent[0]!r} is missing, not test.py's; run test.sh again")
+    return result
+
+
+def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
+    """Reads tensorboard files of one run, in the order in which they were begun.
+
+    A run that was resumed begins a new file: from its first point on it replaces what a file before
+    it says of the same tag. The last record of a run that is under way may be unfinished and is
+    left out.
+
+    Returns:
+        Tag -> points, and the seconds that the files span, each for itself.
+    """
+    curves: dict[str, Points] = {}
+    seconds = 0.0
+    for path in files:
+        new: dict[str, Points] = {}
+        times = []
+        for event in _events(path.read_bytes()):
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    new.setdefault(value.tag, []).append((event.step, value.simple_value))
+                    times.append(event.wall_time)
+        seconds += max(times) - min(times) if times else 0.0
+        for tag, points in new.items():
+            kept = [point for point in curves.get(tag, []) if point[0] < points[0][0]]
+            curves[tag] = kept + points
+    return curves, seconds
+
+
+def _events(data: bytes):
+    """The whole records of a tensorboard file, up to the first one that is not."""
+    start = 0
+    while start + HEADER <= len(data):
+        length, crc = struct.unpack_from("<QI", data, start)
+        end = start + HEADER + length
+        if crc != masked_crc32c(data[start : start + 8]) or end + FOOTER > len(data):
+            return
+        try:
+            yield Event.FromString(data[start + HEADER : end])
+        except DecodeError:
+            return
+        start = end + FOOTER
