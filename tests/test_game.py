@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small import BASE_CLASSES, config, encoded
-from torch import nn
+from torch import Tensor, nn
 
 from model import AMFormer
 from model.backbones import LITE0
@@ -90,6 +91,26 @@ def test_the_sum_that_each_player_descends(game: Game) -> None:
     assert not d.prediction.features[0].requires_grad
     for result in (g, d):
         assert not any(value.requires_grad for value in result.losses.values())
+
+
+def test_segmentation_losses_are_means_over_the_labelled_pixels(game: Game) -> None:
+    batch = encoded(game.model, 1)
+    batch.query_mask[0, :20], batch.query_base_mask[0, :9] = 255, 255
+    with torch.no_grad():
+        prediction = game.predict(batch)
+        got = game.segmentation_losses(prediction, batch)
+
+    def entropy(scores: Tensor, target: Tensor) -> Tensor:
+        size = tuple(target.shape[-2:])
+        large = F.interpolate(scores, size, mode="bilinear", align_corners=True)
+        return F.cross_entropy(large, target, ignore_index=255)
+
+    mask, levels = batch.query_mask, prediction.logits
+    torch.testing.assert_close(got["main"], entropy(prediction.final, mask))
+    aux = sum(entropy(z, mask) for z in levels) / len(levels)
+    torch.testing.assert_close(got["aux"], aux)
+    base = entropy(prediction.base_logits, batch.query_base_mask)
+    torch.testing.assert_close(got["base"], base)
 
 
 def poisoned(change: Callable[[Game], None]) -> str:
