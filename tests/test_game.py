@@ -98,7 +98,7 @@ def test_segmentation_losses_are_means_over_the_labelled_pixels(game: Game) -> N
     batch.query_mask[0, :20], batch.query_base_mask[0, :9] = 255, 255
     with torch.no_grad():
         prediction = game.predict(batch)
-        got = game.segmentation_losses(prediction, batch)
+        got = {n: x.float() for n, x in game.segmentation_losses(prediction, batch).items()}
 
     def entropy(scores: Tensor, target: Tensor) -> Tensor:
         size = tuple(target.shape[-2:])
