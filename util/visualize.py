@@ -20,7 +20,7 @@ from util.metrics import labels, object_iou
 HIT, WRONG, MISSED, UNKNOWN = "#34c759", "#ff3b30", "#0a84ff", "#ffd60a"
 COLORS = {"object, hit": HIT, "wrongly taken": WRONG, "missed": MISSED, "not labelled": UNKNOWN}
 TILE, TITLE = 192, 22  # pixels: side of a picture, and height of the title above it
-GALLERIES = {"episodes": "evenly spread", "worst": "lowest IoU", "best": "highest IoU"}
+GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}
 
 Drawn = tuple[float, int, np.ndarray]  # IoU, order on its rank, strip
 

@@ -8,7 +8,7 @@ from html import escape
 # Okabe and Ito's colours, which stay apart for colour-blind readers; yellow, too light, left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 34, 44  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 62, 22, 34, 44  # margins around the plot
 MOST = 300  # points of a line; more are averaged
 DOTS = 40  # a line of at most so many points shows each
 
@@ -30,9 +30,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, max(last, first + 1) + 1)]
 
 
-def number(value: float) -> str:
-    """A number as an axis or a mark shows it."""
-    if value and not 1e-3 <= abs(value) < 1e5:
+def number(value: float, small: bool = False) -> str:
+    """A number as an axis or a mark shows it; `small`: as a power of ten."""
+    if value and (small or not 1e-3 <= abs(value) < 1e6):
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -48,11 +48,13 @@ def line_chart(title: str, lines: Sequence[Line], y_label: str = "") -> str:
     """A chart of lines over iterations, with a legend when there are several."""
     lines = [Line(line.label, thinned(line.points)) for line in lines if line.points]
     every = [point for line in lines for point in line.points]
-    x_ticks = [x for x in ticks(0, max(x for x, _ in every))]
+    longest = max(x for x, _ in every)
+    x_ticks = [tick for tick in ticks(0, longest) if tick <= longest]
     y_ticks = ticks(min(y for _, y in every), max(y for _, y in every))
+    small = max(map(abs, y_ticks)) < 0.01  # then all in powers of ten, for one look
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
+        across = x / max(longest, 1)
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
             HEIGHT - TOP - BOTTOM
@@ -61,9 +63,9 @@ def line_chart(title: str, lines: Sequence[Line], y_label: str = "") -> str:
     legend = _legend([line.label for line in lines]) if len(lines) > 1 else ""
     parts = [_text(WIDTH / 2, 16, title, "middle", "title")]
     for tick in y_ticks:
-        _, y = place(x_ticks[0], tick)
+        _, y = place(0, tick)
         parts += [_line(LEFT, y, WIDTH - RIGHT, y, "grid")]
-        parts += [_text(LEFT - 6, y + 4, number(tick), "end")]
+        parts += [_text(LEFT - 6, y + 4, number(tick, small), "end")]
     for tick in x_ticks:
         x, y = place(tick, y_ticks[0])
         parts += [_line(x, y, x, y + 4, "axis"), _text(x, y + 17, number(tick), "middle")]
@@ -118,7 +120,7 @@ def heat_map(title: str, columns: list[str], rows: dict[str, list[float]]) -> st
     """A table of shares (0 to 1) as shades; a share of half a percent or more is written out."""
     left, cell = 8 + 7 * max(map(len, rows)), 34
     head = 34 + 5 * max(map(len, columns))
-    width, height = left + cell * len(columns) + 60, head + 24 * len(rows) + 8
+    width, height = max(560, left + cell * len(columns) + 70), head + 24 * len(rows) + 8
     parts = [_text(8, 16, title, "start", "title")]
     for index, name in enumerate(columns):
         x = left + cell * index + cell / 2

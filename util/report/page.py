@@ -174,8 +174,12 @@ def _confusion(run: Record) -> str:
         rows = {}
         for novel, row in shares.items():
             cells = [row.get(name, 0.0) for name in columns]
-            rows[novel] = [*cells, max(0.0, sum(row.values()) - sum(cells))]
-        told += heat_map(title, [*columns, "other base classes"], rows)
+            rest = sum(share for name, share in row.items() if name not in columns)
+            rows[novel] = [*cells, rest]
+        columns.append("other base classes")
+        if not any(row[-1] > 0 for row in rows.values()):
+            columns, rows = columns[:-1], {name: row[:-1] for name, row in rows.items()}
+        told += heat_map(title, columns, rows)
     return told
 
 
@@ -191,7 +195,7 @@ def _pictures(run: Record) -> str:
         _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         source = base64.b64encode(coded.tobytes()).decode()
         image = f'<img alt="{name}" src="data:image/jpeg;base64,{source}">'
-        told += f"<h3>{GALLERIES[name].capitalize()}</h3>{image}"
+        told += f"<h3>{GALLERIES[name]}</h3>{image}"
     return told
 
 
