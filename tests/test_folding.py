@@ -11,9 +11,10 @@ from model.attention import (
     mining_attention,
     soft_correlation,
 )
-from model.base_learner import Features
+from model.backbones import LITE0
+from model.base_learner import BaseLearner, Features
 from model.clue import ClueExtractor, cross_prior, gram_distances, similarity
-from model.folding import LinearChain, conv3x3_of_enlarged
+from model.folding import LinearChain, conv3x3_of_enlarged, fold_batch_norms
 from model.resize import bilinear_ac
 from model.views import Query, Support, gram_matrix
 
@@ -292,3 +293,23 @@ def test_the_clue_is_the_direct_formula() -> None:
     assert_same(clue.initial_mask[:, 0], cosine * (cosine >= extractor.threshold))
     tokens = torch.cat((q, prototype.expand_as(q), clue.prior * 10), 1)
     assert_same(clue.tokens, extractor.query_merge(tokens))
+
+
+def test_frozen_batch_norms_become_part_of_their_convolutions() -> None:
+    base = BaseLearner(LITE0, 15).double().eval()
+    for name, value in base.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif name.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.1)
+    folded = fold_batch_norms(base)
+    image = draw(1, 3, 65, 65)
+    assert folded is not base
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        for got, expected in zip(
+            folded.features(image).maps(), base.features(image).maps(), strict=True
+        ):
+            assert_same(got, expected)
+    base.backbone.train()
+    assert fold_batch_norms(base) is base

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from util import distributed
 from util.metrics import (
     BaseTotals,
     BinaryTotals,
@@ -170,3 +171,18 @@ def test_one_process_alone_has_all_totals(episodes: list[Episode]) -> None:
     before = totals.totals.clone()
     sum_over_ranks(totals, BaseTotals(3, CPU))
     assert torch.equal(totals.totals, before)
+
+
+def test_totals_are_summed_over_the_ranks(
+    episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals, base = BinaryTotals(CLASSES, CPU), BaseTotals(3, CPU)
+    values, target, index = episodes[0]
+    prediction = torch.from_numpy(values > 0.5)
+    totals.add(prediction, torch.from_numpy(target), index)
+    base.add(prediction, torch.from_numpy(target))
+    before = [each.totals.clone() for each in (totals, base)]
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda tensor: tensor.mul_(3))
+    sum_over_ranks(totals, base)
+    for each, own in zip((totals, base), before, strict=True):
+        assert own.any() and torch.equal(each.totals, 3 * own)
