@@ -8,7 +8,6 @@ Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from util import distributed, speed
 from util.config import arguments, to_dict
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
+from util.files import atomic_write
 from util.logger import Progress, main
 from util.visualize import save_strips, strip
 from util.weights import checkpoint_path, load_checkpoint
@@ -68,10 +68,7 @@ def test() -> None:
             "seeds": {str(seed): asdict(scores) for seed, scores in results.items()},
             "config": to_dict(cfg),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".result.json.{os.getpid()}"
-        temporary.write_text(json.dumps(result, indent=1))
-        os.replace(temporary, folder / "result.json")
+        atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
         progress.note(f"written: {folder / 'result.json'}")
         if strips:
             save_strips(strips, folder / "episodes.png")

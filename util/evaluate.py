@@ -13,7 +13,7 @@ from model.resize import bilinear_ac
 from util import speed
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
-from util.distributed import Ranks
+from util.distributed import Ranks, any_rank
 from util.encoded import EncodedBatch, FeatureStore
 from util.metrics import (
     BaseTotals,
@@ -101,6 +101,7 @@ class Evaluator:
         watch: Callable[[int], None] | None = None,
         show: Callable[[Example], None] | None = None,
         shown: int = 0,
+        stop: Callable[[], bool] | None = None,
     ) -> dict[int, Scores]:
         """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
@@ -109,6 +110,7 @@ class Evaluator:
             watch: called with the number of episodes done on this rank.
             show: called with `shown` episodes of this rank, spread evenly over its share.
             shown: how many.
+            stop: asked after each episode; once it says so on any rank there are no scores: {}.
         """
         training = self.model.training
         self.model.eval()
@@ -123,8 +125,12 @@ class Evaluator:
                         show(Example(task.plan, batch, prediction, row, iou))
                     if watch:
                         watch(done + 1)
+                    if stop and stop():
+                        break
         finally:
             self.model.train(training)
+        if stop and any_rank([stop()], self.ranks)[0]:
+            return {}
         return {seed: total.scores(self.names, work.count) for seed, total in totals.items()}
 
     def _predict(

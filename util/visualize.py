@@ -11,6 +11,7 @@ from torchvision.utils import draw_segmentation_masks, make_grid, save_image
 from model.resize import bilinear_ac
 from util.data.dataset import EpisodeDataset
 from util.evaluate import Example
+from util.files import atomic_write
 
 OBJECT, IGNORED = "#ff3b30", "#ffd60a"
 TITLE = 22  # pixels above each picture
@@ -43,7 +44,8 @@ def strip(example: Example, episodes: EpisodeDataset) -> Tensor:
 
 def save_strips(strips: list[Tensor], path: str | Path) -> None:
     """Writes strips below each other as one PNG."""
-    save_image(torch.cat(strips, dim=1).float() / 255, path, format="png")
+    picture = torch.cat(strips, dim=1).float() / 255
+    atomic_write(path, lambda file: save_image(picture, file, format="png"))
 
 
 def _read(episodes: EpisodeDataset, name: str, size: tuple[int, int]) -> Tensor:
