@@ -11,7 +11,7 @@ import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed, speed
+from util import checkpoint, distributed, speed
 from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
@@ -44,7 +44,7 @@ def train() -> None:
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
-    torch.manual_seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
+    checkpoint.seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
     game = Game(model, cfg, schedule.total, ranks)
     run = Run(model, game, cfg, ranks)
     report += more + options + run.start(schedule)

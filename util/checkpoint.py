@@ -108,6 +108,13 @@ def versions() -> dict[str, str]:
     }
 
 
+def seed(number: int) -> None:
+    """Starts every random generator of this process, those too that nothing here draws from."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
 def random_state() -> dict[str, Any]:
     """State of every random generator of this process, in types that `load` accepts."""
     _, keys, position, has_gauss, gauss = np.random.get_state()

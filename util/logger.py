@@ -90,6 +90,11 @@ class Progress:
             print(line, file=self.stream, flush=True)
 
 
+def warn(text: str) -> None:
+    """Prints a line on stderr about something that went wrong and does not end the run."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)

@@ -1,6 +1,5 @@
 """A training run's folder: config, curves, checkpoints, and what early stopping counts."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +9,13 @@ from torch import Tensor
 
 from model import AMFormer
 from util import checkpoint, distributed, resume
-from util.config import save_config, to_dict
+from util.config import load_config, save_config, to_dict
 from util.curves import Curves
 from util.distributed import Batches, Ranks
 from util.evaluate import Scores
 from util.files import atomic_write, sweep
 from util.game import Game
-from util.logger import RunStopped
+from util.logger import RunStopped, warn
 from util.weights import load_checkpoint
 
 
@@ -57,8 +56,11 @@ class Run:
         if path:
             notes = notes + self._take_up(Path(path), schedule)
         if self.ranks.is_main:
+            config = self.folder / "config.yaml"
+            if config.exists():
+                load_config(config)  # only a run's folder is written to
             try:
-                save_config(self.cfg, self.folder / "config.yaml")
+                save_config(self.cfg, config)
             except OSError as error:
                 raise ValueError(
                     f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
@@ -66,7 +68,7 @@ class Run:
                 ) from None
             for name in (resume.LAST, resume.BEST):
                 sweep(self.folder / name)
-            self.curves = Curves(self.folder, schedule.start, _warn)
+            self.curves = Curves(self.folder, schedule.start, warn)
         return notes
 
     def _chosen(self) -> tuple[str, list[str]]:
@@ -157,7 +159,7 @@ class Run:
             self._best = checkpoint.content(**state)
         try:
             if not self.folder.is_dir():
-                _warn(f"{self.folder} is gone; made anew, what it held is lost")
+                warn(f"{self.folder} is gone; made anew, what it held is lost")
                 save_config(self.cfg, self.folder / "config.yaml")
             if self._best:  # first: whoever finds this `last` finds its `best`
                 atomic_write(self.folder / resume.BEST, self._best)
@@ -167,7 +169,7 @@ class Run:
             self._failed = ""
         except OSError as error:
             self._failed = f"{error.strerror}, at iteration {done}"
-            _warn(
+            warn(
                 f"{self.folder}: the checkpoint cannot be written ({self._failed}); earlier ones "
                 "are whole, training goes on"
             )
@@ -194,7 +196,3 @@ class Run:
             self.curves.close()
         if self._failed:
             raise RunStopped(f"{self.folder}: the last checkpoint is not written ({self._failed})")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)

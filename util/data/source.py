@@ -287,4 +287,8 @@ def _read_ids(path: Path) -> list[str]:
             f"{path}: no such list; lay the data out as docs/data.md says, or set Data.data_root"
         )
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]  # ids may hold spaces
+    ids = [line.strip() for line in lines if line.strip()]  # ids may hold spaces
+    for image_id in ids:  # they become names of files, in `Data.cache` too
+        if "/" in image_id or "\0" in image_id:
+            raise ValueError(f"{path}: {image_id!r} is no name of an image; take the line out")
+    return ids
