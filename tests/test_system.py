@@ -118,7 +118,8 @@ def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo
     losses |= {"adversarial_d", "diversity", "loss_d", "lr_x1", "lr_x10"}
     wanted = {f"train/{name}" for name in losses}
     wanted |= {"val/miou_final", "val/miou_meta", "val/miou_base", "val/fb_iou", "val/episodes"}
-    assert scalars(trained) == wanted
+    costs = ("iterations_per_s", "train_s", "validation_s", "peak_memory_gb")
+    assert scalars(trained) == wanted | {f"cost/{name}" for name in costs}
 
 
 def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
