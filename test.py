@@ -10,7 +10,6 @@ Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6
 """
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from util.config import arguments, to_dict
 from util.cost import peak_gb
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, Scores, summarize, summed, table
+from util.files import atomic_write
 from util.logger import Progress, main
 from util.visualize import Gallery, save_strips
 from util.weights import checkpoint_path, require_unseen, trained_model
@@ -72,10 +72,7 @@ def test() -> None:
             },
             "config": to_dict(cfg),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".result.json.{os.getpid()}"
-        temporary.write_text(json.dumps(result, indent=1))
-        os.replace(temporary, folder / "result.json")
+        atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
         progress.note(f"written: {folder / 'result.json'}")
         for name, pictures in strips.items():
             save_strips(pictures, folder / f"{name}.png")

@@ -6,4 +6,4 @@ set -eu
 . "$(dirname "$0")/util/launch.sh"
 
 "$python" -m util.config "$config" "$@" --get Train.save_path >/dev/null  # refuse mistakes before any process starts
-run test.py "$@"
+become test.py "$@"

@@ -2,14 +2,16 @@
 
 sh train.sh split0 pascal 4                  # fold 0 on four GPUs; stage one first if needed
 sh train.sh split0 pascal 0 Train.max_iterations=4 Eval.val_episodes=2          # on the CPU
-sh train.sh split0 pascal 4 Train.resume=exp/pascal/split0_resnet50/last.pth
+sh train.sh split0 pascal 4 Train.resume=auto                                   # goes on
+
+SIGINT (Ctrl-C) and SIGTERM end the iteration, write `last.pth` and print the command that goes on.
 """
 
 import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import distributed, speed
+from util import checkpoint, distributed, speed
 from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
@@ -17,6 +19,7 @@ from util.evaluate import Evaluator
 from util.game import Game
 from util.logger import Progress, main
 from util.run import Run
+from util.stop import Stop, resume_command
 from util.visualize import Gallery
 from util.weights import load_base_learner
 
@@ -26,6 +29,7 @@ STRIPS = 4  # episodes drawn per validation
 def train() -> None:
     cfg, gpus = arguments(__doc__)
     ranks = distributed.init(gpus)
+    stop = Stop(ranks.is_main)
     torch.use_deterministic_algorithms(cfg.Train.seed_deterministic)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # it makes the lists
@@ -40,37 +44,57 @@ def train() -> None:
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
-    torch.manual_seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
+    checkpoint.seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
     game = Game(model, cfg, schedule.total, ranks)
     run = Run(model, game, cfg, ranks)
-    run.start(schedule)
+    report += more + options + run.start(schedule)
     evaluator = Evaluator(model, tests, cfg, ranks)
-
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
-    for line in report + more + options:
+    for line in report:
         progress.note(line)
     progress.note(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
-    batches = encoded_batches(model.encoder, episodes, schedule, cfg)
-    for iteration, batch in enumerate(batches, schedule.start):
-        epoch, in_epoch = divmod(iteration, schedule.per_epoch)
-        result = game.step(batch, iteration, in_epoch)
-        done = iteration + 1
-        progress.step(done, result.losses, game.rate)
-        run.log_step(done, result.losses)
-        end_of_epoch = in_epoch == schedule.per_epoch - 1
-        if done < schedule.total and not (end_of_epoch and (epoch + 1) % cfg.Train.val_period == 0):
-            continue
-        work = evaluator.schedule(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
-        gallery = Gallery(tests, STRIPS, work.episodes)
-        scores = evaluator.run(work, show=gallery.add)[cfg.Eval.val_seed]
-        run.validated(scores, gallery.gathered()["episodes"], done)
-        progress.note(f"epoch {epoch + 1}, iteration {done}: {scores.line()}  best {run.best:.2f}")
-        if run.exhausted():
-            progress.note(f"stopped early: {run.stale} epochs without a better mIoU")
-            break
+
+    def goes_on(done: int) -> bool:
+        """Validates and saves what is due after so many iterations; False ends the run."""
+        due = run.owes_validation or schedule.ends_epoch(done, cfg.Train.val_period)
+        validated = not due or validate(run, evaluator, progress, stop, done)
+        if validated and (done == schedule.total or due and run.exhausted()):
+            return False
+        stopping, saving = distributed.any_rank((stop.requested, run.save_is_due()), ranks)
+        if stopping or saving:
+            run.save(done, validated=validated)
+        if stopping:
+            progress.note(f"stopped at iteration {done}; go on with:\n{resume_command()}")
+        return not stopping
+
+    with stop:
+        if not run.owes_validation or goes_on(schedule.start):
+            batches = encoded_batches(model.encoder, episodes, schedule, cfg)
+            for iteration, batch in enumerate(batches, schedule.start):
+                result = game.step(batch, iteration, iteration % schedule.per_epoch)
+                progress.step(iteration + 1, result.losses, game.rate)
+                run.log_step(iteration + 1, result.losses)
+                if not goes_on(iteration + 1):
+                    break
     progress.note(f"best mIoU {run.best:.2f}; checkpoints in {run.folder}")
     run.close()
     distributed.close()
+
+
+def validate(run: Run, evaluator: Evaluator, progress: Progress, stop: Stop, done: int) -> bool:
+    """Scores the first validation episodes and writes the checkpoints; False when asked to stop."""
+    cfg = evaluator.cfg
+    work = evaluator.schedule(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
+    gallery = Gallery(evaluator.episodes, STRIPS, work.episodes)
+    results = evaluator.run(work, show=gallery.add, stop=lambda: stop.requested)
+    if not results:
+        return False
+    scores = results[cfg.Eval.val_seed]
+    run.validated(scores, gallery.gathered()["episodes"], done)
+    progress.note(f"iteration {done}: {scores.line()}  best {run.best:.2f}")
+    if run.exhausted():
+        progress.note(f"stopped early: {run.stale} epochs without a better mIoU")
+    return True
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Trains config/DATASET/DATASET_EXP_NET.yaml, the base learner first when its file is absent.
 # usage: [NET=resnet50] [PYTHON=python] sh train.sh EXP DATASET GPUS [Section.key=value ...]
-# GPUS: how many of this machine's GPUs, 0 for the CPU.
+# GPUS: how many of this machine's GPUs, 0 for the CPU. Several machines: docs/cluster.md.
+# Ctrl-C and SIGTERM: the iteration is finished and the state saved; a second one leaves at once.
 set -eu
 . "$(dirname "$0")/util/launch.sh"
 
@@ -10,5 +11,6 @@ pre_weight=$("$python" -m util.config "$config" "$@" --get Method.pre_weight)
 if [ ! -f "$pre_weight" ]; then
     echo "$pre_weight is absent: stage one trains the base learner first"
     run train_base.py "$@"
+    [ -f "$pre_weight" ] || exit 0 # asked to stop, it has said how to go on
 fi
-run train.py "$@"
+become train.py "$@"

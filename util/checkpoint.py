@@ -1,7 +1,12 @@
-"""Checkpoint files: written whole or not at all, read without running code, loaded in full."""
+"""Checkpoint files: written whole or not at all, read without running code, loaded in full.
 
-import os
+A file is a zip, as PyTorch writes it, with a CRC-32 of every tensor; `load` compares them all.
+"""
+
+import io
+import platform
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,37 +15,43 @@ import numpy as np
 import torch
 from torch import nn
 
+from util.files import atomic_write
 
-def save(path: str | Path, **state: Any) -> None:
-    """Writes `state` under a temporary name, then renames: `path` is always a whole file.
+
+def content(**state: Any) -> bytes:
+    """The bytes of a checkpoint file.
 
     Args:
-        path: the file; its folder is made.
         **state: state dicts, plain numbers, text and containers of them (`load` refuses more).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def save(path: str | Path, **state: Any) -> None:
+    """Writes a checkpoint file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
+    """
+    atomic_write(path, content(**state))
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Reads a checkpoint; no code in it is run.
 
     Raises:
-        ValueError: no such file, a torn one, or one that is no checkpoint.
+        ValueError: no such file, a torn or changed one, or one that is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; train it first, or name another file")
     try:
+        if zipfile.is_zipfile(path):  # older files are none, and have no checksums
+            with zipfile.ZipFile(path) as records:
+                if damaged := records.testzip():
+                    raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location=map_location, weights_only=True)
     except Exception:  # a torn file can fail anywhere in the reader
         raise ValueError(
@@ -92,6 +103,22 @@ def differences(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
         for fault, names in faults.items()
         if names
     )
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on beside this code."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def seed(number: int) -> None:
+    """Starts every random generator of this process, those too that nothing here draws from."""
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
 
 
 def random_state() -> dict[str, Any]:

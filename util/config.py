@@ -12,7 +12,6 @@ One value, for scripts:
 import argparse
 import difflib
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, fields
@@ -23,6 +22,7 @@ import yaml
 
 from util.data.folds import FOLDS, fold_of
 from util.data.source import read_classes
+from util.files import atomic_write
 from util.logger import Parser, main
 from util.schema import Config
 
@@ -138,11 +138,7 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Writes the resolved configuration, which `load_config` reads back; atomic."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write(path, yaml.safe_dump(to_dict(config), sort_keys=False).encode())
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

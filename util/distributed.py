@@ -7,6 +7,7 @@ Does this machine have so many GPUs? (for scripts; exit status 2 when not)
     python -m util.distributed GPUS
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from util.logger import main
+from util.logger import RunStopped, main
+
+LOST = 3  # exit status of a rank that others left alone; util.launch looks for the cause elsewhere
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this process writes the files and speaks."""
         return self.rank == 0
+
+
+class LostRank(RunStopped):
+    """Another rank died, or cannot be reached; the launcher says which."""
+
+    status = LOST
 
 
 def init(gpus: int) -> Ranks:
@@ -56,12 +65,13 @@ def init(gpus: int) -> Ranks:
     if gpus:
         torch.cuda.set_device(device)
     if world > 1:
-        distributed.init_process_group(
-            "nccl" if gpus else "gloo",
-            rank=rank,
-            world_size=world,
-            device_id=device if gpus else None,
-        )
+        with _together():
+            distributed.init_process_group(
+                "nccl" if gpus else "gloo",
+                rank=rank,
+                world_size=world,
+                device_id=device if gpus else None,
+            )
     return Ranks(rank, world, device)
 
 
@@ -103,6 +113,10 @@ class Batches:
     def __len__(self) -> int:
         return self.total - self.start
 
+    def ends_epoch(self, done: int, period: int) -> bool:
+        """Whether `done` iterations are all, or a multiple of `period` whole epochs."""
+        return done == self.total or done % (period * self.per_epoch) == 0
+
     def __iter__(self) -> Iterator[list[int]]:
         rank, world = self.ranks.rank, self.ranks.world
         begin, end = (self.batch_size * part // world for part in (rank, rank + 1))
@@ -120,16 +134,38 @@ def check_gpus(gpus: int) -> None:
         raise ValueError(f"GPUS {gpus}: this machine has {there}; give 0 (the CPU){most}")
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """A step that all ranks take: an error in it means that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's has no type of its own
+        raise LostRank(
+            f"rank {os.environ['RANK']} lost another rank ({str(error).splitlines()[0]})"
+        ) from None
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sums the tensor over the ranks, in place."""
     if distributed.is_initialized():
-        distributed.all_reduce(tensor)
+        with _together():
+            distributed.all_reduce(tensor)
     return tensor
+
+
+def any_rank(flags: Iterable[bool], ranks: Ranks) -> list[bool]:
+    """Of each flag, whether it is set on any rank; every rank has to ask."""
+    flags = torch.tensor([float(flag) for flag in flags], device=ranks.device)
+    return all_reduce_sum(flags).bool().tolist()
 
 
 def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
     """Mean of a tensor over the ranks, in float64; the tensor itself stays."""
     return all_reduce_sum(tensor.to(torch.float64, copy=True)) / ranks.world
+
+
+def _world() -> int:
+    return distributed.get_world_size()
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -150,9 +186,9 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
             for parameter, gradient in zip(parameters, gradients, strict=True)
         ]
     )
-    distributed.all_reduce(flat)
+    flat = all_reduce_sum(flat)
     counts = has if all(has) else flat[: len(parameters)].tolist()
-    flat /= distributed.get_world_size()
+    flat /= _world()
     chunks = flat[len(parameters) :].split([parameter.numel() for parameter in parameters])
     for parameter, chunk, count in zip(parameters, chunks, counts, strict=True):
         if count:
@@ -160,29 +196,50 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all ranks, in their order, on every rank."""
+    """The values of all ranks, in their order, on every rank.
+
+    Args:
+        value: tensors, numbers, text and containers of them; nothing else is read from a peer.
+    """
     if not distributed.is_initialized():
         return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
+    file = io.BytesIO()
+    torch.save(value, file)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    content = torch.frombuffer(file.getbuffer(), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(_world())]
+    with _together():
+        distributed.all_gather(sizes, torch.tensor([len(content)], device=device))
+        longest = int(max(sizes))
+        padded = nn.functional.pad(content, (0, longest - len(content)))
+        contents = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(contents, padded)
+    files = [c[: int(n)].cpu().numpy() for c, n in zip(contents, sizes, strict=True)]
+    return [torch.load(io.BytesIO(f.tobytes()), weights_only=True) for f in files]
 
 
 def broadcast_parameters(module: nn.Module) -> None:
     """Gives every rank the parameters and buffers of rank 0."""
     if distributed.is_initialized():
-        for tensor in module.state_dict().values():
-            distributed.broadcast(tensor, src=0)
+        with _together():
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, src=0)
 
 
 @contextmanager
 def main_first(ranks: Ranks) -> Iterator[None]:
     """The main rank goes through the block before all others: it makes a file that they read."""
-    if not ranks.is_main and distributed.is_initialized():
-        distributed.barrier()
+    if not ranks.is_main:
+        _barrier()
     yield
-    if ranks.is_main and distributed.is_initialized():
-        distributed.barrier()
+    if ranks.is_main:
+        _barrier()
+
+
+def _barrier() -> None:
+    if distributed.is_initialized():
+        with _together():
+            distributed.barrier()
 
 
 def close() -> None:

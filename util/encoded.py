@@ -21,6 +21,7 @@ from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
 from util.data.transform import FlipTransform
 from util.distributed import Batches
+from util.stop import ignore_signals
 
 
 @dataclass
@@ -199,6 +200,7 @@ def encoded_batches(
         num_workers=cfg.workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
+        worker_init_fn=ignore_signals,
     )
     for images in loader:
         with speed.autocast(cfg.Train.precision, device):

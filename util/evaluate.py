@@ -15,7 +15,7 @@ from util import speed
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
 from util.data.folds import fold_of
-from util.distributed import Ranks
+from util.distributed import Ranks, any_rank
 from util.encoded import EncodedBatch, FeatureStore
 from util.metrics import (
     BaseTotals,
@@ -115,6 +115,7 @@ class Evaluator:
         *,
         watch: Callable[[int], None] | None = None,
         show: Callable[[Example], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> dict[int, Scores]:
         """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
@@ -122,6 +123,7 @@ class Evaluator:
             work: see `schedule`.
             watch: called with the number of episodes done on this rank.
             show: called with each episode of this rank; see `util.visualize.Gallery`.
+            stop: asked after each episode; once it says so on any rank there are no scores: {}.
         """
         training = self.model.training
         self.model.eval()
@@ -135,8 +137,12 @@ class Evaluator:
                         show(Example(task.plan, batch, prediction, row, target, iou))
                     if watch:
                         watch(done + 1)
+                    if stop and stop():
+                        break
         finally:
             self.model.train(training)
+        if stop and any_rank([stop()], self.ranks)[0]:
+            return {}
         names, base = self.names, self.base_names
         return {seed: total.scores(names, base, work.count) for seed, total in totals.items()}
 

@@ -1,5 +1,5 @@
 # Sourced by train.sh and test.sh with their arguments, EXP DATASET GPUS [Section.key=value ...]:
-# checks them, leaves only the overrides in "$@", and defines $python, $config, $gpus and run.
+# checks them, leaves only the overrides in "$@", and defines $python, $config, $gpus, run and become.
 
 fail() {
     echo "$*" >&2
@@ -11,6 +11,8 @@ cd "$(dirname "$0")"
     fail "usage: [NET=resnet50] sh $(basename "$0") EXP DATASET GPUS [Section.key=value ...]"
 config=config/$2/$2_$1_${NET:=resnet50}.yaml
 gpus=$3
+exp=$1
+dataset=$2
 if [ ! -d "config/$2" ]; then
     fail "error: no data set $2 in config/; there is:$(ls config | sed '/^_/d; s/^/ /' | tr -d '\n')"
 elif [ ! -f "$config" ]; then
@@ -29,14 +31,42 @@ if [ "$gpus" -gt 0 ]; then
     "$python" -m util.distributed "$gpus"
 fi
 
-# Runs a script of this folder on the chosen devices: run SCRIPT [Section.key=value ...]
-run() {
+if [ "${NNODES:-1}" -gt 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${RDZV:-}" ]; }; then
+    fail "error: NNODES=$NNODES also needs NODE_RANK and RDZV=HOST:PORT, see docs/cluster.md"
+fi
+export AMFORMER_SH="NET=$NET sh $0 $exp $dataset $gpus"  # for the command that goes on
+
+# Turns this shell into a script of this folder, on the chosen devices:
+# become SCRIPT [Section.key=value ...]
+become() {
     script=$1
     shift
     set -- "$script" --config "$config" --gpus "$gpus" "$@"
-    if [ "$gpus" -gt 1 ]; then
-        "$python" -m torch.distributed.run --standalone --nproc_per_node="$gpus" "$@"
-    else
-        "$python" "$@"
+    if [ "${NNODES:-1}" -gt 1 ]; then
+        is_host=$([ "$NODE_RANK" = 0 ] && echo true || echo false)
+        set -- --nnodes="$NNODES" --rdzv-backend=c10d --rdzv-endpoint="$RDZV" \
+            --rdzv-id="${RDZV_ID:-amformer}" --rdzv-conf="is_host=$is_host" "$@"
     fi
+    if [ "$gpus" -gt 1 ] || [ "${NNODES:-1}" -gt 1 ]; then
+        processes=$((gpus > 1 ? gpus : 1))
+        # shellcheck disable=SC2086  # TORCHRUN is words
+        exec "$python" -m util.launch --nproc-per-node="$processes" ${TORCHRUN:-} "$@"
+    fi
+    exec "$python" "$@"
+}
+
+# Runs it and comes back. SIGTERM is passed on; Ctrl-C reaches the whole group by itself.
+run() {
+    (become "$@") &
+    child=$!
+    trap 'kill -TERM "$child"' TERM
+    trap : INT
+    status=0
+    wait "$child" || status=$?
+    while kill -0 "$child" 2>/dev/null; do # a trap has ended the wait
+        status=0
+        wait "$child" || status=$?
+    done
+    trap - TERM INT
+    [ "$status" -eq 0 ] || exit "$status"
 }

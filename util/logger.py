@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -88,6 +90,11 @@ class Progress:
             print(line, file=self.stream, flush=True)
 
 
+def warn(text: str) -> None:
+    """Prints a line on stderr about something that went wrong and does not end the run."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
@@ -104,28 +111,55 @@ class Parser(argparse.ArgumentParser):
 class RunStopped(RuntimeError):
     """A run cannot go on, through no mistake in its arguments; the message says where."""
 
+    status = 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a run does not take it for a request to stop (`util.stop`)."""
+
 
 def main(entry: Callable[[], None]) -> None:
     """Runs an entry point; a user's mistake becomes `error: ...` on stderr and exit status 2.
 
     Such a mistake is a `ValueError` raised in this repository, or a missing file. A `ValueError`
     out of a library is a fault of ours and keeps its traceback. `RunStopped` ends with one line and
-    status 1, an interrupt with status 130.
+    status 1, SIGINT with status 130, SIGTERM with 143. Of the ranks that a launcher started on one
+    machine, the first to fail speaks.
     """
+    # A background job of a script inherits an ignored SIGINT; someone who sends one means it.
+    old = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    old[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
     try:
         entry()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        _say("\ninterrupted")
+        sys.exit(143 if isinstance(error, Terminated) else 130)
     except RunStopped as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(1)
+        _say(f"stopped: {error}")
+        sys.exit(error.status)
     except (ValueError, FileNotFoundError) as error:
         text, ours = _told(error)
         if not ours:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        _say(f"error: {text}")
         sys.exit(2)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _say(text: str) -> None:
+    """Prints the last line of a process, unless another rank has said its own."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder for each rank
+        try:
+            Path(file).parent.with_name("told").touch(exist_ok=False)
+        except OSError:  # told, or the launcher is ending and has removed the folder
+            return
+    print(text, file=sys.stderr, flush=True)
 
 
 def _told(error: Exception) -> tuple[str, bool]:

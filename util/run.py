@@ -1,94 +1,203 @@
 """A training run's folder: config, curves, checkpoints, and what early stopping counts."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from model import AMFormer
-from util import checkpoint, distributed
-from util.config import save_config, to_dict
+from util import checkpoint, distributed, resume
+from util.config import load_config, save_config, to_dict
 from util.cost import Cost
+from util.curves import Curves
 from util.distributed import Batches, Ranks
 from util.evaluate import Scores
+from util.files import atomic_write, sweep
 from util.game import Game
+from util.logger import RunStopped, warn
 from util.weights import load_checkpoint
 
 
 class Run:
-    """Writes `config.yaml`, tensorboard curves, `last.pth` and `best.pth`; rank 0 alone writes.
+    """Writes `config.yaml`, tensorboard curves and checkpoints; rank 0 alone writes.
+
+    `last.pth` is written after a validation, every `Train.save_minutes` and when the run is asked
+    to stop; the one before it stays as `last.previous.pth`. `best.pth` is the one of the best
+    validation.
 
     Attributes:
         best: the highest validation mIoU so far. stale: epochs since.
+        owes_validation: the checkpoint that the run goes on from was written before its validation.
     """
 
     def __init__(self, model: AMFormer, game: Game, cfg, ranks: Ranks):
         self.model, self.game, self.cfg, self.ranks = model, game, cfg, ranks
         self.folder = Path(cfg.Train.save_path)
-        self.best, self.stale = -1.0, 0
-        self.writer = None
+        self.best, self.stale, self.owes_validation = -1.0, 0, False
+        self.curves: Curves | None = None
+        self.setting = {"config": to_dict(cfg), "versions": checkpoint.versions()}
+        self._saved, self._saved_at, self._failed = (0, True), time.monotonic(), ""
+        self._best = b""  # a best checkpoint that is still to be written
         self.cost = Cost(ranks.device)
 
-    def start(self, schedule: Batches) -> None:
-        """Takes up `Train.resume` if there is one; opens the folder.
+    def start(self, schedule: Batches) -> list[str]:
+        """Takes up what `Train.resume` says; opens the folder.
+
+        Returns:
+            Lines about where the run starts.
 
         Raises:
-            ValueError: the checkpoint is missing, torn, of another architecture or of no training.
+            ValueError: the checkpoint is missing, torn, of another architecture or of no training;
+                the folder cannot be written to.
         """
-        if path := self.cfg.Train.resume:
-            state = load_checkpoint(self.model, Path(path))
-            if "optimizer_g" not in state:
-                raise ValueError(
-                    f"Train.resume: {path} holds weights only; name a last.pth or best.pth"
-                )
-            if state["iteration"] >= schedule.total:
-                raise ValueError(
-                    f"Train.resume: {path} has all {state['iteration']} of {schedule.total} "
-                    "iterations; raise Train.epochs or Train.max_iterations"
-                )
-            self.game.load_state_dict(state)
-            schedule.start = state["iteration"]
-            self.best, self.stale = state["best"], state["stale"]
-            checkpoint.set_random_state(state["random"][self.ranks.rank % len(state["random"])])
+        self.setting |= {"ranks": self.ranks.world, "images": schedule.samples}
+        # The same file on all ranks, also when one of them is late and finds another.
+        path, notes = distributed.gather(self._chosen() if self.ranks.is_main else None)[0]
+        if path:
+            notes = notes + self._take_up(Path(path), schedule)
         if self.ranks.is_main:
-            save_config(self.cfg, self.folder / "config.yaml")
-            self.writer = SummaryWriter(str(self.folder))
+            config = self.folder / "config.yaml"
+            if config.exists():
+                load_config(config)  # only a run's folder is written to
+            try:
+                save_config(self.cfg, config)
+            except OSError as error:
+                raise ValueError(
+                    f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
+                    "another folder"
+                ) from None
+            for name in (resume.LAST, resume.BEST):
+                sweep(self.folder / name)
+            self.curves = Curves(self.folder, schedule.start, warn)
+        return notes
+
+    def _chosen(self) -> tuple[str, list[str]]:
+        """The checkpoint to go on from ('': none), and lines about it."""
+        asked, folder = self.cfg.Train.resume, self.folder
+        if asked != "auto" and not resume.restarted():
+            if asked:
+                resume.explicit(Path(asked))
+            elif (folder / resume.LAST).exists():
+                return "", [f"{folder} holds an earlier run, which this one replaces"]
+            return asked, []
+        path, bad = resume.newest(folder, None if asked == "auto" else resume.launch_id())
+        if path is None and asked != "auto":
+            return asked, ["started again by the launcher, before any checkpoint was written"]
+        notes = [f"passed over: {line}" for line in bad]
+        if path is None:
+            notes.append(f"nothing to resume in {folder}: starts from scratch")
+        return str(path or ""), notes
+
+    def _take_up(self, path: Path, schedule: Batches) -> list[str]:
+        state = load_checkpoint(self.model, path)
+        self.game.load_state_dict(state)
+        done, self.best, self.stale = state["iteration"], state["best"], state["stale"]
+        validated = state.get("validated", True)
+        notes = [f"goes on from {path}: {done} of {schedule.total} iterations are done"]
+        if validated and (done >= schedule.total or self.exhausted()):
+            limit = "Train.stop_interval" if self.exhausted() else "Train.epochs"
+            told = f"{path} has all {done} of {schedule.total} iterations; raise {limit}"
+            if self.exhausted():
+                told = f"{path} has stopped early at iteration {done}; raise {limit}"
+            if path == Path(self.cfg.Train.resume):
+                raise ValueError(f"Train.resume: {told} to go on")
+            schedule.start = schedule.total
+            return [f"nothing left to do: {told} to go on"]
+        schedule.start, self._saved = done, (done, validated)
+        self.owes_validation = not validated
+        place = self.ranks.rank % len(state["random"])
+        checkpoint.set_random_state(state["random"][place])
+        if buffers := state.get("buffers", []):
+            self.model.load_state_dict(buffers[place], strict=False)
+        changed = resume.differences(state, self.setting)
+        return notes + [f"no longer the run that was stopped: {line}" for line in changed]
 
     def log_step(self, done: int, losses: Mapping[str, Tensor]) -> None:
         """Curves of every loss and both learning rates, every `Train.print_freq` iterations."""
         self.cost.step()
-        if self.writer and done % self.cfg.Train.print_freq < 2:  # a G and a D step
-            for name, value in {**losses, **self.game.rates()}.items():
-                self.writer.add_scalar(f"train/{name}", float(value), done)
+        if self.curves and done % self.cfg.Train.print_freq < 2:  # a G and a D step
+            values = {**losses, **self.game.rates()}
+            self.curves.scalars({f"train/{k}": float(v) for k, v in values.items()}, done)
 
     def validated(self, scores: Scores, strips: list[np.ndarray], done: int) -> None:
         """Curves, pictures and checkpoints after a validation; counts towards early stopping."""
         better = scores.final.miou > self.best
         self.stale = 0 if better else self.stale + self.cfg.Train.val_period
-        self.best = max(self.best, scores.final.miou)
-        random = distributed.gather(checkpoint.random_state())
-        if not self.writer:
+        self.best, self.owes_validation = max(self.best, scores.final.miou), False
+        if self.curves:
+            curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
+            curves |= {"miou_base": scores.base_miou, "fb_iou": scores.final.fb_iou}
+            for kind, values in (("val", curves), ("cost", self.cost.taken())):
+                self.curves.scalars({f"{kind}/{name}": v for name, v in values.items()}, done)
+            picture = np.concatenate(strips).transpose(2, 0, 1)
+            self.curves.picture("val/episodes", picture, done)
+        self.save(done, better=better)
+
+    def save_is_due(self) -> bool:
+        """Whether `Train.save_minutes` have passed since the last checkpoint, by rank 0's clock."""
+        period = 60 * self.cfg.Train.save_minutes
+        return self.ranks.is_main and 0 < period <= time.monotonic() - self._saved_at
+
+    def save(self, done: int, *, validated: bool = True, better: bool = False) -> None:
+        """Writes `last.pth` and, for a better one, `best.pth`; every rank has to call.
+
+        A disk that fails is told, and the run goes on: earlier files are whole.
+
+        Args:
+            done: iterations.
+            validated: no validation of this iteration is owed.
+            better: this is the best so far.
+        """
+        if self._saved == (done, validated) and not better:
             return
-        curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
-        curves |= {"miou_base": scores.base_miou, "fb_iou": scores.final.fb_iou}
-        for kind, values in (("val", curves), ("cost", self.cost.taken())):
-            for name, value in values.items():
-                self.writer.add_scalar(f"{kind}/{name}", value, done)
-        self.writer.add_image("val/episodes", np.concatenate(strips), done, dataformats="HWC")
-        self.writer.flush()
-        state = {"model": self.model.state_dict(), **self.game.state_dict()}
-        state |= {"iteration": done, "best": self.best, "stale": self.stale, "random": random}
-        state["config"] = to_dict(self.cfg)
-        checkpoint.save(self.folder / "last.pth", **state)
+        random = distributed.gather(checkpoint.random_state())
+        buffers = distributed.gather(self._own_buffers())
+        self._saved, self._saved_at = (done, validated), time.monotonic()
+        if not self.curves:
+            return
+        state = {"model": self.model.state_dict(), **self.game.state_dict(), **self.setting}
+        state |= {"iteration": done, "validated": validated, "best": self.best, "stale": self.stale}
+        state |= {"random": random, "buffers": buffers, "launch": resume.launch_id()}
         if better:
-            checkpoint.save(self.folder / "best.pth", **state)
+            self._best = checkpoint.content(**state)
+        try:
+            if not self.folder.is_dir():
+                warn(f"{self.folder} is gone; made anew, what it held is lost")
+                save_config(self.cfg, self.folder / "config.yaml")
+            if self._best:  # first: whoever finds this `last` finds its `best`
+                atomic_write(self.folder / resume.BEST, self._best)
+                self._best = b""
+            previous = self.folder / resume.PREVIOUS
+            atomic_write(self.folder / resume.LAST, checkpoint.content(**state), keep=previous)
+            self._failed = ""
+        except OSError as error:
+            self._failed = f"{error.strerror}, at iteration {done}"
+            warn(
+                f"{self.folder}: the checkpoint cannot be written ({self._failed}); earlier ones "
+                "are whole, training goes on"
+            )
+        self.curves.flush()
+
+    def _own_buffers(self) -> dict[str, Tensor]:
+        """What differs between ranks: statistics of batch norms that learn them."""
+        if self.ranks.world == 1 or self.cfg.Method.fix_bn:
+            return {}
+        named = self.model.named_buffers()
+        return {name: b.cpu() for name, b in named if not name.startswith("encoder.")}
 
     def exhausted(self) -> bool:
         """Whether `Train.stop_interval` epochs have brought no better mIoU."""
         return 0 < self.cfg.Train.stop_interval <= self.stale
 
     def close(self) -> None:
-        if self.writer:
-            self.writer.close()
+        """Ends the curves.
+
+        Raises:
+            RunStopped: the last checkpoint could not be written.
+        """
+        if self.curves:
+            self.curves.close()
+        if self._failed:
+            raise RunStopped(f"{self.folder}: the last checkpoint is not written ({self._failed})")

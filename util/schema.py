@@ -123,7 +123,10 @@ class TrainSection:
     seed: int = key(321, "seed of weights, episodes and dropout", low=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")
     save_path: str = key("exp/run", "folder of checkpoints, curves and config", pattern=r".+")
-    resume: str = key("", "checkpoint file to go on from")
+    resume: str = key("", "checkpoint to go on from; auto: the newest good one in save_path")
+    save_minutes: float = key(
+        10.0, "minutes between two last.pth; 0: only at validations and stops", low=0.0
+    )
     print_freq: int = key(10, "iterations between two progress lines", low=1)
     val_period: int = key(1, "epochs between two validations", low=1)
     stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", low=0)

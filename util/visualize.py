@@ -16,6 +16,7 @@ from util import distributed
 from util.data.dataset import EpisodeDataset
 from util.data.make_demo import voc_palette
 from util.evaluate import Example, own_size
+from util.files import atomic_write
 from util.metrics import labels, object_iou
 
 HIT, WRONG, MISSED, UNKNOWN = "#34c759", "#ff3b30", "#0a84ff", "#ffd60a"
@@ -24,7 +25,7 @@ COVER = 0.55  # how much of the picture a colour hides
 TILE, TITLE = 192, 22  # pixels: side of a picture, and height of the title above it
 GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}
 
-Drawn = tuple[float, int, np.ndarray]  # IoU, order on its rank, strip
+Drawn = tuple[float, int, Tensor]  # IoU, order on its rank, strip
 
 
 class Gallery:
@@ -41,17 +42,17 @@ class Gallery:
         self.episodes, self.count, self.extremes = episodes, count, extremes
         self.chosen = {total * i // max(1, count) for i in range(count)} if total else set()
         self.seen = 0
-        self.spread: list[np.ndarray] = []
+        self.spread: list[Tensor] = []  # as tensors, which ranks may exchange
         self.lowest: list[Drawn] = []  # heaps: of the least extreme one first
         self.highest: list[Drawn] = []
 
     def add(self, example: Example) -> None:
         """Draws the episode if it belongs to those that are kept so far."""
         order, self.seen = self.seen, self.seen + 1
-        made: list[np.ndarray] = []
+        made: list[Tensor] = []
 
-        def drawn() -> np.ndarray:  # once at most, and only for an episode that is kept
-            made[:] = made or [strip(example, self.episodes)]
+        def drawn() -> Tensor:  # once at most, and only for an episode that is kept
+            made[:] = made or [torch.from_numpy(strip(example, self.episodes))]
             return made[0]
 
         if order in self.chosen:
@@ -78,7 +79,7 @@ class Gallery:
             drawn: list[Drawn] = list(chain.from_iterable(part[index] for part in ranks))
             drawn.sort(key=lambda each: each[:2], reverse=True)
             found[name] = [picture for _, _, picture in drawn[: self.count]]
-        return {name: strips for name, strips in found.items() if strips}
+        return {name: [s.numpy() for s in strips] for name, strips in found.items() if strips}
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -131,9 +132,8 @@ def strip(example: Example, episodes: EpisodeDataset) -> np.ndarray:
 
 def save_strips(strips: Sequence[np.ndarray], path: Path) -> None:
     """Writes strips below each other as one PNG, whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    cv2.imwrite(str(temporary), cv2.cvtColor(np.concatenate(strips), cv2.COLOR_RGB2BGR))
-    temporary.replace(path)
+    picture = cv2.cvtColor(np.concatenate(strips), cv2.COLOR_RGB2BGR)
+    atomic_write(path, cv2.imencode(".png", picture)[1].tobytes())
 
 
 def _read(episodes: EpisodeDataset, name: str) -> Tensor:

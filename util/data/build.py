@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from util.data.parallel import bar
+from util.files import atomic_write
 from util.logger import RunStopped
 
 _CHUNK = 16  # files a worker makes before it asks for more
@@ -199,17 +200,19 @@ def _make(job: Job) -> None:
     content = job.content
     if callable(content):
         content = content()
-    part = job.target.with_name(f".{job.target.name}.{os.getpid()}.part")
     try:
         if isinstance(content, Path):
-            os.symlink(content, part)
+            _link(job.target, content)
         else:
-            part.write_bytes(content)
-        os.replace(part, job.target)
+            atomic_write(job.target, content, durable=False)
     except OSError as error:
         raise ValueError(_unwritable(job.target, error)) from None
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _link(target: Path, source: Path) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    os.symlink(source, part)
+    os.replace(part, target)
 
 
 def _unwritable(path: Path, error: OSError) -> str:

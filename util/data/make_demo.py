@@ -10,7 +10,6 @@ gives the same bytes; a run that was cut off goes on where it was, a finished on
 
 import argparse
 import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 from util.data.demo_art import KINDS, draw
 from util.data.parallel import on_all_cores
 from util.data.source import SUBSETS
+from util.files import atomic_write
 
 _MARKER = "demo.json"
 
@@ -55,7 +55,7 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     root = out / "VOCdevkit2012" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    _write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
+    atomic_write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
     counts = dict(zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True))
     jobs = [(subset, i) for subset in SUBSETS for i in range(counts[subset])]
     for _ in on_all_cores(partial(_make_one, root, seed), jobs, "drawing the demo"):
@@ -65,7 +65,7 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
         _write_ids(root / "ImageSets" / "Segmentation" / f"{subset}.txt", ids)
         if subset == "train":
             _write_ids(root.parent / "sbd_train_noval.txt", ids[1::2])
-    _write(out / _MARKER, json.dumps({**arguments, "finished": True}).encode())
+    atomic_write(out / _MARKER, json.dumps({**arguments, "finished": True}).encode())
     return True
 
 
@@ -106,22 +106,15 @@ def _make_one(root: Path, seed: int, job: tuple[str, int]) -> None:
     shape = (200, 240) if rng.random() < 0.75 else (240, 200)
     image, label = draw([*behind, front], shape, rng)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _write(picture, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+    jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    atomic_write(picture, jpeg, durable=False)
     indexed = Image.fromarray(label)
     indexed.putpalette(voc_palette())
-    part = mask.with_name(f".{mask.name}.{os.getpid()}")
-    indexed.save(part, "PNG")
-    os.replace(part, mask)
+    atomic_write(mask, lambda file: indexed.save(file, "PNG"), durable=False)
 
 
 def _write_ids(path: Path, ids: list[str]) -> None:
-    _write(path, "".join(f"{i}\n" for i in ids).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    os.replace(part, path)
+    atomic_write(path, "".join(f"{i}\n" for i in ids).encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from util.data.folds import CLASSES, IGNORE, fold_of
+from util.files import atomic_write
 
 SUBSETS = ("train", "val")
 
@@ -178,11 +179,7 @@ class Source:
         # One array [4H,W]: the rows of the image, three values a pixel, then those of the mask.
         stacked = np.concatenate([image.reshape(-1, label.shape[1]), label])
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            part = kept.with_name(f".{kept.name}.{os.getpid()}")
-            with open(part, "wb") as file:
-                np.save(file, stacked)
-            os.replace(part, kept)
+            atomic_write(kept, partial(np.save, arr=stacked), durable=False)
         except OSError as error:
             raise ValueError(
                 f"{kept}: cannot be written ({error.strerror}); make room, or set Data.cache"
@@ -311,4 +308,8 @@ def _read_ids(path: Path) -> list[str]:
             f"{path}: no such list; lay the data out as docs/data.md says, or set Data.data_root"
         )
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]  # ids may hold spaces
+    ids = [line.strip() for line in lines if line.strip()]  # ids may hold spaces
+    for image_id in ids:  # they become names of files, in `Data.cache` too
+        if "/" in image_id or "\0" in image_id:
+            raise ValueError(f"{path}: {image_id!r} is no name of an image; take the line out")
+    return ids

@@ -5,7 +5,6 @@ each image, in the order of the ids. The lists of every fold follow from it (`li
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from util.data.folds import IGNORE
 from util.data.parallel import on_all_cores
 from util.data.source import Source, read_label
+from util.files import atomic_write
 
 Table = dict[str, dict[int, int]]
 """Image id -> {class id: pixels}, in the order of the ids; background and 255 are left out."""
@@ -105,10 +105,7 @@ def write_text(path: Path, text: str) -> None:
         ValueError: when it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, text.encode())
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); set Data.list_dir to a folder of yours"

@@ -1,0 +1,213 @@
+"""Stopped anywhere and resumed is never stopped, to the bit; a second signal leaves at once."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import CONFIG, finish, make_data, same, start, start_ranks, wait_for
+
+import train as train_entry
+from util import checkpoint
+from util.logger import main
+
+TOTAL = 8
+EVERY = "Train.save_minutes=1e-9"  # a checkpoint after every iteration
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    said = finish(start([*words, f"Train.save_path={folder}"], folder / "log"), folder / "log")
+    assert "5 episodes an epoch, 8 iterations" in said and said.count(": mIoU ") == 2
+    return folder
+
+
+class StopAt:
+    """Stands for `util.stop.Stop`: asks to stop from its n-th query on."""
+
+    def __init__(self, query: int):
+        self.left = query
+
+    def __call__(self, speaks: bool) -> "StopAt":
+        return self
+
+    __enter__ = __exit__ = lambda self, *_: None
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Runs train.py in this process."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(CONFIG), "--gpus", "0", *words])
+    main(train_entry.train)
+
+
+@pytest.mark.parametrize(
+    ("query", "done", "validated"),
+    [(0, 1, True), (3, 4, True), (4 + 2, 5, False), (4 + 5, 5, True)],
+    ids=["between G and D", "inside an epoch", "while validating", "after a validation"],
+)
+def test_stopped_at_a_chosen_place_and_resumed_equals_never_stopped(
+    query: int,
+    done: int,
+    validated: bool,
+    words: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    words = [*words, f"Train.save_path={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_entry, "Stop", StopAt(query))
+        call(patch, *words)
+    said = capsys.readouterr().out
+    command = f"python train.py --config {CONFIG} --gpus 0"
+    assert f"stopped at iteration {done}; go on with:\n{command}" in said
+    assert said.count("Train.resume=auto") == 1
+    state = checkpoint.load(tmp_path / "last.pth")
+    assert (state["iteration"], state["validated"]) == (done, validated)
+    log = tmp_path / "log"
+    said = finish(start([*words, "Train.resume=auto"], log), log)
+    assert f"goes on from {tmp_path}/last.pth: {done} of {TOTAL} iterations are done" in said
+    assert "no longer the run" not in said
+    same(tmp_path / "last.pth", whole / "last.pth")
+    same(tmp_path / "best.pth", whole / "best.pth")
+
+
+def last_iteration(folder: Path) -> int:
+    path = folder / "last.pth"
+    return checkpoint.load(path)["iteration"] if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_iteration_and_a_second_one_the_process(
+    number: signal.Signals, words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """SIGINT also where it was ignored at the start, as in a background job; Slurm's SIGUSR1 never
+    counts as a second one."""
+    log = tmp_path / "log"
+    words = [*words, f"Train.save_path={tmp_path}/run", "Train.max_iterations=5000", EVERY]
+    words += ["Data.workers=2"]
+    process = start(words, log)
+    wait_for(lambda: "\n2/5000" in log.read_text() if log.exists() else False, process)
+    os.killpg(process.pid, number)  # with the workers: Ctrl-C, or Slurm
+    if number == signal.SIGUSR1:
+        os.killpg(process.pid, number)
+        said = finish(process, log)
+        assert "stopped at iteration" in said
+        return
+    wait_for(lambda: f"\n{number.name}: this iteration is finished" in log.read_text(), process)
+    os.kill(process.pid, number)
+    process.join(60)
+    # At once, unless the iteration was over in between.
+    assert process.exitcode in (128 + number, 0)
+    state = checkpoint.load(tmp_path / "run/last.pth")
+    assert state["iteration"] >= 1
+
+
+def test_ranks_stop_together_and_go_on_to_the_bit(words: list[str], tmp_path: Path) -> None:
+    """Two gloo processes; the signal goes to one of them."""
+    words = [*words, "Train.batch_size=2", "Train.max_iterations=4"]
+    undisturbed = [*words, f"Train.save_path={tmp_path}/whole"]
+    for process in start_ranks(undisturbed, tmp_path / "whole.log", 2):
+        process.join(300)
+        assert process.exitcode == 0
+    words.append(f"Train.save_path={tmp_path}/run")
+    log = tmp_path / "run.log"
+    processes = start_ranks(words, log, 2)
+    first = log.with_suffix(".0")
+    wait_for(lambda: first.exists() and "\n1/4" in first.read_text(), processes[0])
+    os.kill(processes[1].pid, signal.SIGTERM)
+    said = finish(processes[0], first)
+    finish(processes[1], log.with_suffix(".1"))
+    done = last_iteration(tmp_path / "run")
+    assert f"stopped at iteration {done}" in said and 0 < done < 4
+    for process in start_ranks([*words, "Train.resume=auto"], log, 2):
+        process.join(300)
+        assert process.exitcode == 0
+    assert f"{done} of 4 iterations are done" in first.read_text()
+    same(tmp_path / "run/last.pth", tmp_path / "whole/last.pth")
+    assert len(checkpoint.load(tmp_path / "run/last.pth")["random"]) == 2
+
+
+def test_a_finished_run_that_is_asked_to_go_on_is_left_alone(
+    words: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """As a job does that is queued once more."""
+    for name in ("last.pth", "best.pth"):
+        shutil.copy(whole / name, tmp_path)
+    before = (tmp_path / "last.pth").read_bytes()
+    call(monkeypatch, *words, f"Train.save_path={tmp_path}", "Train.resume=auto")
+    assert "nothing left to do" in capsys.readouterr().out
+    assert (tmp_path / "last.pth").read_bytes() == before
+    assert not (tmp_path / "last.previous.pth").exists()
+
+
+def disturb(words: list[str], folder: Path, moments: random.Random) -> tuple[str, int]:
+    """One run, stopped once at a random moment, then finished; how, and the iterations redone."""
+    words, log = [*words, f"Train.save_path={folder}", EVERY], folder.with_suffix(".log")
+    number = moments.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    process = start(words, log)
+    wait_for(lambda: log.exists() and "iterations\n" in log.read_text(), process)
+    begin = time.monotonic()
+    # Anywhere between the first iteration and the end, by this machine's speed.
+    reach = moments.randrange(1, TOTAL)
+    wait_for(lambda: f"\n{reach}/{TOTAL}" in log.read_text(), process)
+    time.sleep(moments.random() * (time.monotonic() - begin) / (reach + 1))
+    os.kill(process.pid, number)
+    process.join(300)
+    if number == signal.SIGKILL:
+        assert process.exitcode in (-number, 0)
+    else:
+        assert process.exitcode == 0, log.read_text()
+    seen = log.read_text().count(" ETA ")
+    redone = seen - last_iteration(folder)
+    finish(start([*words, "Train.resume=auto"], log), log)
+    return number.name, redone
+
+
+def check_disturbed(words: list[str], whole: Path, folder: Path, seed: int) -> tuple[str, int]:
+    told = disturb(words, folder, random.Random(seed))
+    same(folder / "last.pth", whole / "last.pth")
+    same(folder / "best.pth", whole / "best.pth")
+    assert not list(folder.glob(".*.part"))
+    shutil.rmtree(folder)
+    return told
+
+
+def test_killed_at_a_random_moment_and_resumed_equals_never_stopped(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    name, redone = check_disturbed(words, whole, tmp_path / "run", 3)
+    assert name == "SIGKILL" and redone <= 2
+
+
+@pytest.mark.slow
+def test_fifty_runs_stopped_at_random_moments_equal_one_that_was_not(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """Prints a table with `-s`; the numbers of docs/reliability.md."""
+    told = [check_disturbed(words, whole, tmp_path / "run", seed) for seed in range(50)]
+    for name in sorted({name for name, _ in told}):
+        redone = [count for other, count in told if other == name]
+        print(f"{name}: {len(redone)} runs, at most {max(redone)} iterations done twice")
+    assert len(told) == 50

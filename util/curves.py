@@ -1,0 +1,80 @@
+"""Tensorboard's file of a run, written at once and by this thread.
+
+tensorboardX's own writer hands events to a thread; when a full disk ends that thread, the next
+call waits for ever. Here a disk that fails costs curves, and training goes on.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
+
+_number = itertools.count()  # two files of one second would have one name
+
+
+class Curves:
+    """One event file.
+
+    Args:
+        folder: of the run.
+        start: the iteration that the run goes on from; what an earlier file has behind it is void.
+        warn: called with one line when the disk fails, once for each file.
+    """
+
+    def __init__(self, folder: Path, start: int, warn: Callable[[str], None]):
+        self.folder, self.start, self.warn = folder, start, warn
+        self._file: EventsWriter | None = None
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Starts a new file where the last one failed or is gone."""
+        self.close()
+        self._try(self._open)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each of these curves."""
+        for name, value in values.items():
+            self._add(step, summary=scalar(name, value))
+
+    def picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Adds an RGB picture, uint8 [3,H,W]."""
+        self._add(step, summary=image(name, picture))
+
+    def flush(self) -> None:
+        """Brings what was added to the disk; after a failure, tries a new file."""
+        if self._file is None or not self.folder.is_dir():
+            self.reopen()
+        else:
+            self._try(self._file.flush)
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(self.folder / "events"), f".{next(_number)}")
+        if self.start:
+            self._add(self.start + 1, session_log=SessionLog(status=SessionLog.START))
+        self._file.flush()
+
+    def _add(self, step: int, **content: object) -> None:
+        if self._file is not None:
+            file, event = self._file, Event(step=step, wall_time=time.time(), **content)
+            self._try(lambda: file.write_event(event))
+
+    def _try(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except OSError as error:
+            self.warn(f"{self.folder}: no curves are written ({error.strerror})")
+            self.close()

@@ -1,0 +1,85 @@
+"""Asking a run to stop: it ends the iteration, writes its state and leaves with status 0."""
+
+import os
+import select
+import shlex
+import signal
+import sys
+import threading
+
+ASK = signal.SIGUSR1  # what util.launch sends on, and Slurm's --signal=USR1; never counts as second
+PERSONS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """From `with` on, SIGINT, SIGTERM and SIGUSR1 only set `requested`.
+
+    A second SIGINT or SIGTERM ends the process at once, also inside a long call of PyTorch, where
+    Python's own handlers would have to wait: they write into a pipe that a thread reads. SIGUSR1 is
+    kept from the beginning, so that a rank which is still starting does not miss it. A rank whose
+    launcher is gone is asked, too: nobody else could end it.
+
+    Args:
+        speaks: whether this process says that it was asked.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.requested, self.speaks = False, speaks
+        self._came = 0  # signals of a person
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._old = {ASK: signal.signal(ASK, lambda *_: setattr(self, "requested", True))}
+
+    def __enter__(self) -> "Stop":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._old |= {number: signal.signal(number, lambda *_: None) for number in PERSONS}
+        self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._old_pipe)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        os.write(self._write, b"\0")
+        self._thread.join()
+        os.close(self._read)
+        os.close(self._write)
+
+    def _watch(self) -> None:
+        while True:
+            if not select.select([self._read], [], [], 1.0)[0]:
+                if self._launcher and os.getppid() != self._launcher:
+                    self.requested = True
+                continue
+            number = os.read(self._read, 1)[0]
+            if number == 0:
+                return
+            if number in PERSONS:
+                self._person(signal.Signals(number))
+
+    def _person(self, number: signal.Signals) -> None:
+        self._came += 1
+        if self._came > 1:
+            os._exit(128 + number)
+        self.requested = True
+        if self.speaks:
+            text = "this iteration is finished and the state saved; a second one leaves at once"
+            print(f"\n{number.name}: {text}", file=sys.stderr, flush=True)
+
+
+def ignore_signals(_: int = 0) -> None:
+    """In a worker of a DataLoader: a signal to the whole group is the run's to answer."""
+    signal.set_wakeup_fd(-1)
+    for number in (*PERSONS, ASK):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def resume_command() -> str:
+    """The command that goes on where this process stops."""
+    words = [word for word in sys.argv if not word.startswith("Train.resume=")]
+    words.append("Train.resume=auto")
+    if shell := os.environ.get("AMFORMER_SH"):  # train.sh put SCRIPT --config FILE --gpus N before
+        return f"{shell} {shlex.join(words[5:])}"
+    return f"{os.environ.get('AMFORMER_LAUNCH', 'python')} {shlex.join(words)}"
