@@ -1,6 +1,5 @@
 """Tiny runs of train.py in processes of their own, to be met half-way by a signal or a fault."""
 
-import multiprocessing
 import os
 import runpy
 import signal
@@ -12,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from processes import FORKSERVER
 
 from model.base_learner import BaseLearner
 from model.published import base_to_published
@@ -21,9 +21,6 @@ from util.data.make_demo import make_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
-# Forks of a process that has done the imports, 5 s of them, and nothing else.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train", "train_base", "tensorboardX", "mmcv.cnn"])
 
 
 def make_data(folder: Path) -> list[str]:
@@ -61,7 +58,7 @@ def start(
 ) -> BaseProcess:
     """Starts a script on one CPU thread in a session of its own; what it says goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context.Process(target=_run, args=(script, words, log, environment))
+    process = FORKSERVER.Process(target=_run, args=(script, words, log, environment))
     process.start()
     return process
 

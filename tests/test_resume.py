@@ -15,7 +15,7 @@ import train as train_entry
 from util import checkpoint
 from util.logger import main
 
-TOTAL = 8
+TOTAL = 7
 EVERY = "Train.save_minutes=1e-9"  # a checkpoint after every iteration
 
 
@@ -29,7 +29,7 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     said = finish(start([*words, f"Train.save_path={folder}"], folder / "log"), folder / "log")
-    assert "5 episodes an epoch, 8 iterations" in said and said.count(": mIoU ") == 2
+    assert "5 episodes an epoch, 7 iterations" in said and said.count(": mIoU ") == 2
     return folder
 
 
@@ -58,8 +58,12 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 @pytest.mark.parametrize(
     ("query", "done", "validated"),
-    [(0, 1, True), (3, 4, True), (4 + 2, 5, False), (4 + 5, 5, True)],
-    ids=["between G and D", "inside an epoch", "while validating", "after a validation"],
+    [
+        pytest.param(0, 1, True, id="between G and D"),
+        pytest.param(3, 4, True, id="between D and G", marks=pytest.mark.slow),
+        pytest.param(4 + 2, 5, False, id="while validating"),
+        pytest.param(4 + 5, 5, True, id="after a validation", marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_at_a_chosen_place_and_resumed_equals_never_stopped(
     query: int,
@@ -164,7 +168,8 @@ def test_a_finished_run_that_is_asked_to_go_on_is_left_alone(
 
 def disturb(words: list[str], folder: Path, moments: random.Random) -> tuple[str, int]:
     """One run, stopped once at a random moment, then finished; how, and the iterations redone."""
-    words, log = [*words, f"Train.save_path={folder}", EVERY], folder.with_suffix(".log")
+    words = [*words, f"Train.save_path={folder}", "Train.save_minutes=0.01"]
+    log = folder.with_suffix(".log")
     number = moments.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     process = start(words, log)
     wait_for(lambda: log.exists() and "iterations\n" in log.read_text(), process)
@@ -206,7 +211,10 @@ def test_fifty_runs_stopped_at_random_moments_equal_one_that_was_not(
     words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """Prints a table with `-s`; the numbers of docs/reliability.md."""
-    told = [check_disturbed(words, whole, tmp_path / "run", seed) for seed in range(50)]
+    told = []
+    for seed in range(50):
+        told.append(check_disturbed(words, whole, tmp_path / "run", seed))
+        print(seed, *told[-1], flush=True)
     for name in sorted({name for name, _ in told}):
         redone = [count for other, count in told if other == name]
         print(f"{name}: {len(redone)} runs, at most {max(redone)} iterations done twice")

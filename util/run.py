@@ -161,6 +161,7 @@ class Run:
             if not self.folder.is_dir():
                 warn(f"{self.folder} is gone; made anew, what it held is lost")
                 save_config(self.cfg, self.folder / "config.yaml")
+                self.curves.reopen()
             if self._best:  # first: whoever finds this `last` finds its `best`
                 atomic_write(self.folder / resume.BEST, self._best)
                 self._best = b""
