@@ -66,7 +66,7 @@ class Run:
                     f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
                     "another folder"
                 ) from None
-            for name in (resume.LAST, resume.BEST):
+            for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
                 sweep(self.folder / name)
             self.curves = Curves(self.folder, schedule.start, warn)
         return notes
