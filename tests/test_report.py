@@ -157,6 +157,7 @@ def test_curves_go_on_in_the_file_of_a_resumed_run_and_end_before_a_torn_record(
 ) -> None:
     for number_, steps in (("1", (1, 2, 3, 4)), ("2", (3, 4, 5))):
         with SummaryWriter(str(tmp_path / number_)) as writer:
+            writer.add_scalar("train/x", float("nan"), 1, walltime=100)
             for step in steps:
                 writer.add_scalar("train/x", 10 * int(number_) + step, step, walltime=100 + step)
     files = [next((tmp_path / name).glob("events*")) for name in "12"]
@@ -199,6 +200,8 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, refused) -> None:
     assert "named twice" in refused(folder, tmp_path / "run")
     (folder / "best.png").write_bytes(b"torn")
     assert f"{folder}/best.png: torn" in refused(folder)
+    (folder / "config.yaml").write_bytes(b"Data: [")
+    assert f"{folder}/config.yaml: torn" in refused(folder)
     refused()
     refused(folder, "--table", tmp_path)
 
