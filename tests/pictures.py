@@ -14,7 +14,13 @@ def config(**keys: object) -> SimpleNamespace:
     data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
     data |= {"classes": (), "novel": (), "min_pixels": 2048, "ann_type": "mask"}
     data |= {"flip": False, "cache": ""}
-    data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
+    data |= {
+        "scale": (0.9, 1.1),
+        "rotate": 10,
+        "augment": True,
+        "missing": "error",
+        "broken": "stop",
+    }
     return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
 
 
