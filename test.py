@@ -7,6 +7,10 @@
 Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, which is
 `--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
 `worst.png` and `best.png` (lowest and highest IoU).
+
+    python test.py --verify exp/pascal/split0_resnet50/result.json
+
+tests again as that file says and compares: exit status 0 when every number is equal, else 2.
 """
 
 import json
@@ -15,10 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model.backbones import pixel_statistics
-from util import checkpoint, distributed, speed
+from util import checkpoint, distributed, speed, verify
 from util.config import arguments, to_dict
 from util.cost import peak_gb
 from util.data.dataset import open_episodes
+from util.environment import environment, file_hash
 from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.files import atomic_write
 from util.logger import Progress, main
@@ -27,7 +32,8 @@ from util.weights import checkpoint_path, require_unseen, trained_model
 
 
 def test() -> None:
-    cfg, gpus = arguments(__doc__, {"--visualize": "Eval.visualize"})
+    flags = {"--visualize": "Eval.visualize", "--verify": "Eval.verify"}
+    cfg, gpus = arguments(__doc__, flags)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
     state = checkpoint.load(path)
@@ -39,6 +45,14 @@ def test() -> None:
     with distributed.main_first(ranks):  # it makes the lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     evaluator = Evaluator(model, episodes, cfg, ranks)
+    record = {
+        "checkpoint": str(path),
+        "checkpoint_sha256": file_hash(path),
+        "iteration": state.get("iteration"),
+        "environment": environment(cfg, ranks, {"val": episodes.sampler.fold}),
+        "config": to_dict(cfg),
+    }
+    earlier = verify.refuse_another(cfg.Eval.verify, record) if cfg.Eval.verify else None
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
     work = evaluator.schedule(count, seeds)
     progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
@@ -59,9 +73,7 @@ def test() -> None:
         summary = summarize(list(results.values()))
         progress.note(table(results))
         folder = Path(cfg.Train.save_path)
-        result = {
-            "checkpoint": str(path),
-            "iteration": state.get("iteration"),
+        result = record | {
             "summary": summary,
             "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},
             "confusion": summed(scores.confusion for scores in results.values()),
@@ -70,8 +82,10 @@ def test() -> None:
                 "episodes_per_s": count * len(seeds) / seconds,
                 "peak_memory_gb": peak_gb(ranks.device),
             },
-            "config": to_dict(cfg),
         }
+        if earlier:
+            verify.compare(cfg.Eval.verify, earlier, result, progress.note)
+            return distributed.close()
         atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
         progress.note(f"written: {folder / 'result.json'}")
         for name, pictures in strips.items():

@@ -4,6 +4,8 @@ sh train.sh split0 pascal 4                  # fold 0 on four GPUs; stage one fi
 sh train.sh split0 pascal 0 Train.max_iterations=4 Eval.val_episodes=2          # on the CPU
 sh train.sh split0 pascal 4 Train.resume=auto                                   # goes on
 
+python train.py --replay exp/.../nonfinite_1234_0.pth        # a step that was not finite, alone
+
 SIGINT (Ctrl-C) and SIGTERM end the iteration, write `last.pth` and print the command that goes on.
 """
 
@@ -18,6 +20,7 @@ from util.encoded import encoded_batches
 from util.evaluate import Evaluator
 from util.game import Game
 from util.logger import Progress, main
+from util.replay import kept, replay
 from util.run import Run
 from util.stop import Stop, resume_command
 from util.visualize import Gallery
@@ -27,10 +30,11 @@ STRIPS = 4  # episodes drawn per validation
 
 
 def train() -> None:
-    cfg, gpus = arguments(__doc__)
+    cfg, gpus = arguments(__doc__, {"--replay": "Train.replay"})
+    if cfg.Train.replay:
+        return replay(cfg, gpus)
     ranks = distributed.init(gpus)
     stop = Stop(ranks.is_main)
-    torch.use_deterministic_algorithms(cfg.Train.seed_deterministic)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # it makes the lists
         episodes, report = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
@@ -67,15 +71,21 @@ def train() -> None:
             progress.note(f"stopped at iteration {done}; go on with:\n{resume_command()}")
         return not stopping
 
-    with stop:
-        if not run.owes_validation or goes_on(schedule.start):
+    done = schedule.start
+    with stop, run.saved_on_a_fault(lambda: done, schedule):
+        if not run.owes_validation or goes_on(done):
             batches = encoded_batches(model.encoder, episodes, schedule, cfg)
-            for iteration, batch in enumerate(batches, schedule.start):
-                result = game.step(batch, iteration, iteration % schedule.per_epoch)
-                progress.step(iteration + 1, result.losses, game.rate)
-                run.log_step(iteration + 1, result.losses)
-                if not goes_on(iteration + 1):
+            for iteration, batch in enumerate(batches, done):
+                in_epoch = iteration % schedule.per_epoch
+                with kept(game, batch, iteration, in_epoch, cfg, episodes.sampler.fold):
+                    result = game.step(batch, iteration, in_epoch)
+                done = iteration + 1
+                progress.step(done, result.losses, game.rate)
+                run.log_step(done, result.losses)
+                if not goes_on(done):
                     break
+    if skipped := episodes.skipping.skipped:
+        progress.note(f"{skipped} episodes that could not be read were skipped")
     progress.note(f"best mIoU {run.best:.2f}; checkpoints in {run.folder}")
     run.close()
     distributed.close()

@@ -20,15 +20,16 @@ from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.published import base_to_published
 from model.resize import bilinear_ac
-from util import checkpoint, distributed, resume
+from util import checkpoint, distributed, resume, speed
 from util.config import arguments, to_dict
 from util.data.base import BaseDataset, open_base
+from util.data.loading import loaded
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
 from util.logger import Progress, RunStopped, main, warn
 from util.metrics import BaseTotals, sum_over_ranks
 from util.optimizers import poly, set_rate
-from util.stop import Stop, ignore_signals, resume_command
+from util.stop import Stop, resume_command
 
 
 def train_base() -> None:
@@ -38,6 +39,7 @@ def train_base() -> None:
     if Path(cfg.Method.pre_weight).exists():
         checkpoint.load(cfg.Method.pre_weight)  # only a checkpoint is replaced
     ranks = distributed.init(gpus)
+    speed.repeatable(cfg)
     stop, base = Stop(ranks.is_main), cfg.Base
     with distributed.main_first(ranks):  # it makes the lists
         images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
@@ -176,14 +178,7 @@ def image_batches(
     model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
 ) -> Samples:
     """(images [b,3,S,S], labels [b,S,S]) of this rank, one batch an iteration."""
-    loader = DataLoader(
-        images,
-        batch_sampler=schedule,
-        num_workers=cfg.workers,
-        generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
-        worker_init_fn=ignore_signals,
-    )
-    for image, target in loader:
+    for image, target in loaded(images, schedule, cfg):
         yield image.to(ranks.device), target.to(ranks.device)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model import AMFormer
 from model.backbones import LITE0
 from util.distributed import Ranks
-from util.game import Game, NonFiniteLoss, choose_parts
+from util.game import Game, NonFiniteStep, choose_parts
 from util.optimizers import poly
 
 TOTAL = 40
@@ -119,7 +119,7 @@ def poisoned(change: Callable[[Game], None]) -> str:
     batch = encoded(game.model, 1)
     change(game)
     before = {name: value.clone() for name, value in game.model.state_dict().items()}
-    with pytest.raises(NonFiniteLoss) as caught:
+    with pytest.raises(NonFiniteStep) as caught:
         game.step(batch, 6, 6)
     after = game.model.state_dict()
     assert all(

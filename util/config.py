@@ -13,7 +13,7 @@ import argparse
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,18 @@ _KEYS: dict[str, Field] = {
 }
 
 
+# Key that names a file of an earlier run -> where the config of that run is.
+_RECORDED: dict[str, Callable[[Path], Path]] = {
+    "Eval.verify": lambda path: path,
+    "Train.replay": lambda path: path.with_name("config.yaml"),
+}
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file with all its bases, then the overrides.
 
     Args:
-        path: the file.
+        path: the file; a `result.json` of `test.py` stands for the config in it.
         overrides: words `Section.key=value`, the value as YAML; nothing behind `=` is
             the empty string.
 
@@ -104,15 +111,24 @@ def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config
         The configuration and GPUS (0: the CPU).
     """
     parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument("--gpus", required=True, type=int, metavar="N", help="0: the CPU")
+    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--gpus", type=int, metavar="N", help="0: the CPU")
     for flag, name in (flags or {}).items():
-        about = f"{_KEYS[name].metadata['help']}; as {name}=N"
-        parser.add_argument(flag, dest=name, metavar="N", help=about)
+        kind = "FILE" if name in _RECORDED else "N"
+        about = f"{_KEYS[name].metadata['help']}; as {name}={kind}"
+        parser.add_argument(flag, dest=name, metavar=kind, help=about)
     parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
     args = parser.parse_intermixed_args()
     given = {name: getattr(args, name) for name in (flags or {}).values()}
-    words = [f"{name}={value}" for name, value in given.items() if value is not None]
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, config_of in _RECORDED.items():
+        if name in given:  # that file knows its config
+            args.config = args.config or config_of(Path(given[name]))
+            args.gpus = args.gpus or 0
+    absent = [f"--{name}" for name in ("config", "gpus") if getattr(args, name) is None]
+    if absent:
+        parser.error(f"the following arguments are required: {', '.join(absent)}")
+    words = [f"{name}={value}" for name, value in given.items()]
     return load_config(args.config, [*args.overrides, *words]), args.gpus
 
 
@@ -153,6 +169,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid YAML, correct it: {reason}") from None
+    if isinstance(content, Mapping) and "environment" in content:  # a result.json
+        content = content.get("config")
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
     content = dict(content)
@@ -289,6 +307,11 @@ def _check_together(config: Config, source: str) -> None:
         (
             data.flip and data.augment,
             "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
+        ),
+        (
+            train.seed_deterministic and config.Speed.cudnn_benchmark,
+            "Speed.cudnn_benchmark picks kernels by their time, Train.seed_deterministic wants the "
+            "same ones; remove one",
         ),
         (
             len(set(config.Eval.seeds)) < len(config.Eval.seeds),

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from model.encoder import Encoder
 from model.views import Query, Support
 from util import speed
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
+from util.data.loading import loaded
 from util.data.transform import FlipTransform
 from util.distributed import Batches
-from util.stop import ignore_signals
 
 
 @dataclass
@@ -115,16 +114,18 @@ class FeatureStore:
         self.used, self.passes = 0, 0
         self._entries: OrderedDict[tuple[str, int | None, bool], Seen] = OrderedDict()
 
-    def batch(self, plans: list[Plan]) -> EncodedBatch:
-        """The episodes of these plans, on the encoder's device, as a DataLoader would give them."""
-        queries, supports = [], []
-        for plan in plans:
-            rng = self.episodes.sampler.rng(plan.index)
-            queries.append(self._kept(plan.query, None, self._mirrored(rng)))
-            supports.append(
-                [self._kept(name, plan.class_id, self._mirrored(rng)) for name in plan.supports]
-            )
+    def batch(self, indices: list[int]) -> EncodedBatch:
+        """These episodes, on the encoder's device, as a DataLoader would give them."""
+        made = [self.episodes.skipping(self._episode, index) for index in indices]
+        plans, queries, supports = (list(column) for column in zip(*made, strict=True))
         return self._joined(Query.cat([q.view for q in queries]), queries, supports, plans)
+
+    def _episode(self, index: int) -> tuple[Plan, Seen, list[Seen]]:
+        sampler = self.episodes.sampler
+        plan, rng = sampler.plan(index), sampler.rng(index)
+        query = self._kept(plan.query, None, self._mirrored(rng))
+        names = plan.supports
+        return plan, query, [self._kept(n, plan.class_id, self._mirrored(rng)) for n in names]
 
     def of_query(self, query: Seen, plans: list[Plan]) -> EncodedBatch:
         """The episodes of these plans, all of which ask for one query: `image(plan.query)`."""
@@ -190,19 +191,11 @@ def encoded_batches(
         store = FeatureStore(encoder, episodes)
         for indices in schedule:
             with speed.autocast(cfg.Train.precision, device):
-                batch = store.batch([episodes.sampler.plan(index) for index in indices])
+                batch = store.batch(indices)
             yield batch
         return
-    loader = DataLoader(
-        episodes,
-        batch_sampler=schedule,
-        collate_fn=collate,
-        num_workers=cfg.workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
-        worker_init_fn=ignore_signals,
-    )
-    for images in loader:
+    pinned = device.type == "cuda"
+    for images in loaded(episodes, schedule, cfg, collate_fn=collate, pin_memory=pinned):
         with speed.autocast(cfg.Train.precision, device):
             batch = encode(encoder, images.to(device))
         yield batch

@@ -28,8 +28,8 @@ PACKAGES = (
 # Where things lie, how they are shown, how fast they are read: none changes a number.
 NO_NUMBERS = {
     *("Data.data_root", "Data.list_dir", "Data.cache", "Data.workers", "Method.pre_weight"),
-    *("Train.save_path", "Train.resume", "Train.print_freq"),
-    *("Eval.visualize", "Eval.weight", "Eval.cache_gb"),
+    *("Train.save_path", "Train.save_minutes", "Train.resume", "Train.print_freq"),
+    *("Train.replay", "Eval.visualize", "Eval.weight", "Eval.cache_gb", "Eval.verify"),
 }
 
 

@@ -31,8 +31,18 @@ class StepResult:
     prediction: Prediction
 
 
-class NonFiniteLoss(RunStopped):
-    """A loss is NaN or infinite; the message names iteration and episodes."""
+class NonFiniteStep(RunStopped):
+    """A loss or a gradient is NaN or infinite; the message names iteration and episodes.
+
+    Attributes:
+        own: it is this rank's loss or gradient.
+        losses: by name, as far as they were computed here.
+        pixels: as `Game.pixels` gave them; () in a step of D.
+    """
+
+    own = False
+    losses: dict[str, Tensor] = {}
+    pixels: tuple[Tensor, ...] = ()
 
 
 def choose_parts(seed: int, iteration: int) -> Tensor:
@@ -76,7 +86,7 @@ class Game:
             in_epoch: of the epoch, from 0.
 
         Raises:
-            NonFiniteLoss: before any parameter has changed.
+            NonFiniteStep: before any parameter has changed.
         """
         train = self.cfg
         rate = poly(train.lr, iteration, self.total, train.power)
@@ -108,7 +118,7 @@ class Game:
                 total = total + weight * terms["adversarial_g"]
             return terms | {"loss_g": total}, prediction
 
-        return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration)
+        return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration, pixels)
 
     def d_step(self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
         """One step of D on its loss + diversity_weight * diversity; no graph through G is built.
@@ -213,6 +223,7 @@ class Game:
         name: str,
         losses_of: Callable[[EncodedBatch], tuple[dict[str, Tensor], Prediction]],
         iteration: int,
+        pixels: tuple[Tensor, ...] = (),
     ) -> StepResult:
         """One step of a player on the sum of the loss `name` over the parts of a batch."""
         scaler = self.scalers[optimizer]
@@ -226,7 +237,11 @@ class Game:
             )
             terms = {key: value.detach() for key, value in terms.items()}
             sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
-        self._stop_if_not_finite(sums[name], batch, iteration)
+        try:
+            self._stop_if_not_finite(sums[name], parameters, gradients, batch, iteration)
+        except NonFiniteStep as error:
+            error.losses, error.pixels = sums, pixels
+            raise
         for player in (self.optimizer_g, self.optimizer_d):
             player.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -236,13 +251,36 @@ class Game:
         scaler.update()
         return StepResult(sums, prediction)
 
-    def _stop_if_not_finite(self, loss: Tensor, batch: EncodedBatch, iteration: int) -> None:
-        bad = distributed.all_reduce_sum((~torch.isfinite(loss)).float())
-        if not bad:
+    def _stop_if_not_finite(
+        self,
+        loss: Tensor,
+        parameters: list[nn.Parameter],
+        gradients: list[Tensor],
+        batch: EncodedBatch,
+        iteration: int,
+    ) -> None:
+        """Also looks at the gradients, where no scaler does: a finite loss may have others."""
+        good = torch.isfinite(loss)
+        if self.cfg.precision != "fp16":
+            good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
+        if not distributed.all_reduce_sum((~good).float()):
             return
-        if torch.isfinite(loss):
-            raise NonFiniteLoss(f"iteration {iteration}: the loss of another rank is not finite")
-        episodes = "; ".join(str(plan) for plan in batch.plans)
-        raise NonFiniteLoss(
-            f"iteration {iteration}: the loss is {loss.item()}, episodes: {episodes}"
-        )
+        error = NonFiniteStep(f"iteration {iteration}: the step of another rank is not finite")
+        if not good:
+            episodes = "; ".join(str(plan) for plan in batch.plans)
+            what = f"the loss is {loss.item()}"
+            if torch.isfinite(loss):
+                names = {id(p): name for name, p in self.model.named_parameters()}
+                bad = [p for p, g in zip(parameters, gradients, strict=True) if not _all_finite(g)]
+                what = (
+                    f"the gradient of {names[id(bad[0])]} is not finite"
+                    if bad
+                    else ("the gradients are too large")
+                )
+            error = NonFiniteStep(f"iteration {iteration}: {what}, episodes: {episodes}")
+            error.own = True
+        raise error
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())

@@ -1,7 +1,8 @@
 """A training run's folder: config, curves, checkpoints, and what early stopping counts."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,25 @@ class Run:
                 "are whole, training goes on"
             )
         self.curves.flush()
+
+    @contextmanager
+    def saved_on_a_fault(self, done: Callable[[], int], schedule: Batches) -> Iterator[None]:
+        """The block of the iterations: an image that cannot be read at hour 9 costs no hour.
+
+        So does a step that is not finite. One rank alone cannot save for all: with several, what
+        `Train.save_minutes` has not saved is lost.
+
+        Args:
+            done: gives the iterations that are done.
+            schedule: of the run.
+        """
+        try:
+            yield
+        except (ValueError, RunStopped):
+            if self.ranks.world == 1 and self._saved[0] < done():
+                due = schedule.ends_epoch(done(), self.cfg.Train.val_period)
+                self.save(done(), validated=not due)
+            raise
 
     def _own_buffers(self) -> dict[str, Tensor]:
         """What differs between ranks: statistics of batch norms that learn them."""

@@ -53,6 +53,11 @@ class DataSection:
     missing: str = key(
         "error", "images of the lists that are not on disk", choices=("error", "skip")
     )
+    broken: str = key(
+        "stop",
+        "training: an image that cannot be read, a batch whose workers die; skip: count, go on",
+        choices=("stop", "skip"),
+    )
     cache: str = key("", "folder for decoded images and masks (0.7 MB for one of VOC's); '': none")
     workers: int = key(8, "processes that load images, per rank; no more than cores", low=0)
 
@@ -123,6 +128,7 @@ class TrainSection:
     seed: int = key(321, "seed of weights, episodes and dropout", low=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")
     save_path: str = key("exp/run", "folder of checkpoints, curves and config", pattern=r".+")
+    replay: str = key("", "file of a step that was not finite: repeat that step alone, look where")
     resume: str = key("", "checkpoint to go on from; auto: the newest good one in save_path")
     save_minutes: float = key(
         10.0, "minutes between two last.pth; 0: only at validations and stops", low=0.0
@@ -143,6 +149,7 @@ class EvalSection:
     episodes: int = key(1000, "test episodes per seed", low=1)
     val_episodes: int = key(1000, "episodes of a validation", low=1)
     val_seed: int = key(321, "seed of the validation episodes", low=0)
+    verify: str = key("", "result.json of an earlier test: test again and compare, write nothing")
     visualize: int = key(0, "episodes that test.py draws: so many spread, worst, best", low=0)
     batch_size: int = key(1, "episodes per step, per rank", low=1)
     kshot: str = key(

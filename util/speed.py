@@ -3,6 +3,7 @@
 What each gave where is in docs/performance.md, and what it may change in docs/deviations.md.
 """
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -17,6 +18,16 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
 
 
+def repeatable(cfg) -> None:
+    """`Train.seed_deterministic`: kernels whose sums are in one order, or an error where none is.
+
+    Call it before the first product on a GPU: cuBLAS reads its setting then.
+    """
+    if cfg.Train.seed_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(cfg.Train.seed_deterministic)
+
+
 def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
     """Applies `Speed` to a model on its device.
 
@@ -26,6 +37,7 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
     Raises:
         ValueError: an option would have no effect on this device.
     """
+    repeatable(cfg)
     speed = cfg.Speed
     if device.type != "cuda":
         for name in ("tf32", "cudnn_benchmark"):

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from util.data.episodes import Passes, generator
 from util.data.folds import fold_of
 from util.data.lists import fold_list
+from util.data.loading import Skipping
 from util.data.source import Source, open_source
 from util.data.tables import load_table
 from util.data.transform import Transform
@@ -27,6 +28,7 @@ class BaseDataset(Dataset):
         transform: `BaseTransform` in training, `EvalTransform` in validation.
         table: look-up from a label to the base learner's (`Fold.base_table`).
         seed: shuffles every pass and feeds the augmentation; None keeps the order of `images`.
+        skip: another sample in the place of one that cannot be read (`util.data.loading`).
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class BaseDataset(Dataset):
         transform: Transform,
         table: np.ndarray,
         seed: int | None,
+        skip: bool = False,
     ) -> None:
         self.source, self.images, self.transform = source, images, transform
         self.base_table, self.seed = torch.from_numpy(table), seed
+        self.skipping = Skipping(skip)
         self._passes = None if seed is None else Passes(len(images), seed)
 
     def __len__(self) -> int:
@@ -51,6 +55,9 @@ class BaseDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns sample `index` >= 0: the image (float32 [3,S,S]) and its label (int64 [S,S])."""
+        return self.skipping(self._sample, index)
+
+    def _sample(self, index: int) -> tuple[Tensor, Tensor]:
         image, label = self.source.load(self.name(index))
         rng = generator(self.seed or 0, _AUGMENT, index)
         image, label = self.transform(image, label, rng)
@@ -95,4 +102,5 @@ def open_base(
         source.require(images)
     if not images:
         raise ValueError(f"{source.images}: holds none of the listed images; check Data.data_root")
-    return BaseDataset(source, images, transform, fold.base_table(), seed), report
+    skip = subset == "train" and data.broken == "skip"
+    return BaseDataset(source, images, transform, fold.base_table(), seed, skip), report

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from util.data.episodes import EpisodeSampler, Plan
 from util.data.folds import IGNORE, fold_of
 from util.data.lists import available, check_shots, compare, fold_list, list_name
+from util.data.loading import Skipping
 from util.data.source import Source, open_source
 from util.data.tables import load_table
 from util.data.transform import (
@@ -129,6 +130,7 @@ class EpisodeDataset(Dataset):
         table: look-up from a label to the base learner's (`Fold.base_table`).
         classes: what `class_index` counts: the fold's base or novel classes, ascending.
         ann_type: how supports are labelled, one of `weak.KINDS`.
+        skip: another episode in the place of one that cannot be read (`util.data.loading`).
     """
 
     def __init__(
@@ -139,9 +141,10 @@ class EpisodeDataset(Dataset):
         table: np.ndarray,
         classes: Sequence[int],
         ann_type: str = "mask",
+        skip: bool = False,
     ) -> None:
         self.source, self.sampler, self.transform = source, sampler, transform
-        self.ann_type = ann_type
+        self.ann_type, self.skipping = ann_type, Skipping(skip)
         self.base_table, self.classes = torch.from_numpy(table), tuple(classes)
 
     def __len__(self) -> int:
@@ -150,6 +153,9 @@ class EpisodeDataset(Dataset):
 
     def __getitem__(self, index: int) -> Episode:
         """Returns episode `index` >= 0; there is no last one."""
+        return self.skipping(self._episode, index)
+
+    def _episode(self, index: int) -> Episode:
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
         query, label, original = self.load_pair(plan.query, rng)
         supports = [self.load_pair(i, rng, plan.class_id)[:2] for i in plan.supports]
@@ -245,5 +251,6 @@ def open_episodes(
         kind = FlipTransform if subset == "train" and data.flip else EvalTransform
         transform = kind(data.size, mean, std)
     sampler, classes = EpisodeSampler(listed, data.shot, seed), fold.classes(subset)
-    base_table = fold.base_table()
-    return EpisodeDataset(source, sampler, transform, base_table, classes, data.ann_type), report
+    table, skip = fold.base_table(), subset == "train" and data.broken == "skip"
+    made = EpisodeDataset(source, sampler, transform, table, classes, data.ann_type, skip)
+    return made, report

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from util.files import atomic_write
 
 SUBSETS = ("train", "val")
 
+TRIES, PAUSE = 3, 0.1  # of reading a pair, and seconds between two: a network drive may stutter
+
 _PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see docs/data.md"
+
+
+class Unreadable(ValueError):
+    """An image or its mask is missing or broken; the message names the file."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -24,16 +31,16 @@ def read_image(path: str | Path) -> np.ndarray:
     Grey is repeated three times, an alpha channel left out, and of 16 bits the upper 8 are taken.
 
     Raises:
-        ValueError: when the file is missing or no picture.
+        Unreadable: the file is missing or no picture.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"{path}: no such image; check the path, or Data.data_root")
+        raise Unreadable(f"{path}: no such image; check the path, or Data.data_root")
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error:  # a header that promises more pixels than OpenCV takes
         image = None
     if image is None:
-        raise ValueError(f"{path}: cannot be read as an image; fetch or copy the file again")
+        raise Unreadable(f"{path}: cannot be read as an image; fetch or copy the file again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -45,7 +52,7 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
     is obeyed, as that of a picture is.
 
     Raises:
-        ValueError: when the file is missing, unreadable or holds no class ids (RGB, 16 bits, ...).
+        Unreadable: the file is missing, torn or holds no class ids (RGB, 16 bits, ...).
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
@@ -53,15 +60,15 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             known = kind in ("PNG of mode P", "PNG of mode L")
             label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
-        raise ValueError(
+        raise Unreadable(
             f"{path}: no such mask; check the path, or Data.data_root"
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
+        raise Unreadable(
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
         ) from None
     if label is None:
-        raise ValueError(
+        raise Unreadable(
             f"{path}: is a {kind}; a mask must be an 8-bit palette or grayscale PNG of class ids,"
             " convert it"
         )
@@ -162,10 +169,11 @@ class Source:
         """Reads an image (uint8 [H,W,3], RGB) and its mask of class ids (uint8 [H,W]).
 
         Raises:
-            ValueError: when one cannot be read or their sizes differ, or the cache not written.
+            Unreadable: one cannot be read, `TRIES` times, or their sizes differ.
+            ValueError: the cache cannot be written.
         """
         if self.cache is None:
-            return self.decode(image_id)
+            return self._decode_again(image_id)
         kept = self.cache / f"{image_id}.npy"
         sources = (self.image_path(image_id), self.label_path(image_id))
         try:
@@ -175,7 +183,7 @@ class Source:
                 return stacked[: 3 * height].reshape(height, -1, 3), stacked[3 * height :]
         except (OSError, ValueError, EOFError):
             pass  # not there, or damaged: it is made from the files
-        image, label = self.decode(image_id)
+        image, label = self._decode_again(image_id)
         # One array [4H,W]: the rows of the image, three values a pixel, then those of the mask.
         stacked = np.concatenate([image.reshape(-1, label.shape[1]), label])
         try:
@@ -186,11 +194,20 @@ class Source:
             ) from None
         return image, label
 
+    def _decode_again(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `decode`, which gets more than one chance."""
+        for _ in range(TRIES - 1):
+            try:
+                return self.decode(image_id)
+            except Unreadable:
+                time.sleep(PAUSE)
+        return self.decode(image_id)
+
     def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """As `load`, from the files themselves."""
         image, label = read_image(self.image_path(image_id)), read_label(self.label_path(image_id))
         if image.shape[:2] != label.shape:
-            raise ValueError(
+            raise Unreadable(
                 f"{self.label_path(image_id)}: the mask is {label.shape[1]}x{label.shape[0]} pixels"
                 f" and its image {image.shape[1]}x{image.shape[0]}; the two must have one size"
             )

@@ -1,0 +1,251 @@
+"""What breaks at hour 9: images, loader workers, numbers."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from entries import call
+from runs import CONFIG, make_data, same
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import train as train_entry
+import train_base as base_entry
+from util import checkpoint
+from util.config import load_config
+from util.data.dataset import open_episodes
+from util.data.loading import CHAIN, STRIDE, Skipping, loaded
+from util.data.source import TRIES, Source, Unreadable
+from util.distributed import Batches, Ranks
+from util.game import Game
+from util.logger import RunStopped
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [*make_data(tmp_path_factory.mktemp("data")), "Data.workers=0", "Train.val_period=9"]
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def test_another_sample_takes_the_place_of_one_that_cannot_be_read(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    broken = {5, 6, 6 + STRIDE}
+
+    def make(index: int) -> int:
+        if index in broken:
+            raise Unreadable(f"no {index}")
+        return index
+
+    skipping = Skipping(True)
+    assert [skipping(make, i) for i in (4, 5, 6)] == [4, 5 + STRIDE, 6 + 2 * STRIDE]
+    assert skipping.skipped == 3
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "warning: sample 5: no 5; skipped, 1 so far" and len(told) == 3
+    broken |= {9 + STRIDE * place for place in range(CHAIN)}
+    with pytest.raises(Unreadable, match=f"{CHAIN} in a row"):
+        skipping(make, 9)
+    with pytest.raises(Unreadable, match="no 5"):
+        Skipping(False)(make, 5)
+
+
+def test_a_pair_is_read_again_before_it_counts_as_broken(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, tries = Source(load_config(CONFIG, words).Data.data_root, "pascal", "val"), []
+    whole = Source.decode
+    name = source.image_ids()[0]
+
+    def stutters(self: Source, image_id: str) -> tuple:
+        tries.append(image_id)
+        if len(tries) < TRIES:
+            raise Unreadable("a network drive")
+        return whole(self, image_id)
+
+    monkeypatch.setattr(Source, "decode", stutters)
+    assert source.load(name)[0].ndim == 3 and tries == [name] * TRIES
+    tries[:] = [""] * -TRIES
+    monkeypatch.setattr(Source, "decode", lambda *_: stutters(source, tries.clear() or name))
+    with pytest.raises(Unreadable, match="a network drive"):
+        source.load(name)
+
+
+class Deadly(Dataset):
+    """The number of each sample; some end the worker process that asks for them."""
+
+    def __init__(self, deadly: set[int], *, skip: bool, once: Path | None = None):
+        self.deadly, self.once, self.skipping = deadly, once, Skipping(skip)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index in self.deadly and not (self.once and self.once.exists()):
+            if self.once:
+                self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor(index)
+
+
+def batches(dataset: Deadly) -> list[list[int]]:
+    schedule = Batches(8, 2, 1, ALONE)
+    schedule.start = 1
+    made = loaded(dataset, schedule, SimpleNamespace(workers=2))
+    return [batch.tolist() for batch in made]
+
+
+def test_a_worker_that_dies_costs_no_sample(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    assert batches(Deadly({4}, skip=False, once=tmp_path / "x")) == [[2, 3], [4, 5], [6, 7]]
+    told = capsys.readouterr().err
+    assert "warning: iteration 2: DataLoader worker (pid" in told and "other workers" in told
+    assert signal.getsignal(signal.SIGCHLD) == before  # no step is broken into
+
+
+def test_a_batch_that_ends_every_worker_stops_the_run() -> None:
+    with pytest.raises(RunStopped, match="iteration 2: its batch has ended 2 workers"):
+        batches(Deadly({4}, skip=False))
+
+
+def test_or_another_batch_takes_its_place_and_counts() -> None:
+    dataset = Deadly({4}, skip=True)
+    assert batches(dataset) == [[2, 3], [4 + STRIDE, 5 + STRIDE], [6, 7]]
+    assert dataset.skipping.skipped == 2
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torn(words: list[str]):
+    """An image that episode `first` >= 2 of 8 is the first to need is torn; given back whole."""
+    cfg = load_config(CONFIG, words)
+    episodes, _ = open_episodes(cfg, "train", cfg.Train.seed)
+    first: dict[str, int] = {}
+    for plan in map(episodes.sampler.plan, range(8)):
+        for name in (plan.query, *plan.supports):
+            first.setdefault(name, plan.index)
+    name = max(first, key=first.get)
+    assert first[name] >= 2
+    path = episodes.source.image_path(name)
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    yield SimpleNamespace(path=path, first=first[name], mend=lambda: path.write_bytes(content))
+    path.write_bytes(content)
+
+
+def test_a_torn_image_stops_the_run_which_loses_nothing(
+    words: list[str], torn: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stopped, whole = (f"Train.save_path={tmp_path}/{name}" for name in ("stopped", "whole"))
+    assert call(train_entry.train, *words, stopped) == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"error: {torn.path}: cannot be read as an image; fetch or copy the file again\n"
+    )
+    assert checkpoint.load(tmp_path / "stopped/last.pth")["iteration"] == torn.first
+    torn.mend()
+    assert call(train_entry.train, *words, stopped, "Train.resume=auto") == 0
+    assert call(train_entry.train, *words, whole) == 0
+    same(tmp_path / "stopped/last.pth", tmp_path / "whole/last.pth")
+
+
+def test_or_is_skipped_and_the_run_is_the_same_with_any_number_of_workers(
+    words: list[str], torn: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for workers in (0, 2):
+        more = f"Train.save_path={tmp_path}/{workers}", f"Data.workers={workers}"
+        assert call(train_entry.train, *words, *more, "Data.broken=skip") == 0
+        got = capsys.readouterr()
+        assert "episodes that could not be read were skipped" in got.out
+    same(tmp_path / "0/last.pth", tmp_path / "2/last.pth")
+
+
+def test_the_store_and_stage_one_skip_it_too(
+    words: list[str], torn: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = f"Train.save_path={tmp_path}/run", "Data.augment=false", "Train.feature_store=true"
+    assert call(train_entry.train, *words, *more, "Data.broken=skip") == 0
+    assert str(torn.path) in capsys.readouterr().err
+    base = (
+        "Base.epochs=1",
+        "Base.batch_size=4",
+        f"Method.pre_weight={tmp_path}/base.pth",
+        "Base.augment=true",
+    )
+    assert call(base_entry.train_base, *words, *base, "Data.broken=skip") == 0
+    assert str(torn.path) in capsys.readouterr().err and (tmp_path / "base.pth").exists()
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """Iteration 4's gradients count as not finite; what its losses were."""
+    seen: list[dict[str, Tensor]] = []
+    step, norm = Game.step, torch.nn.utils.get_total_norm
+
+    def watched(game: Game, batch: object, iteration: int, in_epoch: int) -> object:
+        bad = iteration == 4 and not seen
+        replaced = (lambda _: torch.tensor(torch.nan)) if bad else norm
+        monkeypatch.setattr(torch.nn.utils, "get_total_norm", replaced)
+        try:
+            return step(game, batch, iteration, in_epoch)
+        except RunStopped as error:
+            seen.append(error.losses)
+            raise
+
+    monkeypatch.setattr(Game, "step", watched)
+    return seen
+
+
+def test_a_step_that_is_not_finite_is_kept_and_repeats_to_the_bit(
+    words: list[str], tmp_path: Path, poisoned: list, capsys: pytest.CaptureFixture
+) -> None:
+    run = f"Train.save_path={tmp_path}"
+    assert call(train_entry.train, *words, run) == 1
+    error, path = capsys.readouterr().err, tmp_path / "nonfinite_4_0.pth"
+    assert error.startswith("stopped: iteration 4: ") and error.count("\n") == 1
+    assert error.endswith(f"python train.py --replay {path}\n")
+    assert checkpoint.load(tmp_path / "last.pth")["iteration"] == 4
+
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    assert call(train_entry.train, "--replay", str(path), config=False) == 0
+    said = capsys.readouterr().out
+    for name, value in poisoned[0].items():
+        assert f"  {name} {value.item():.9g}\n" in said, said
+    assert "first module whose output is not finite: none" in said
+    assert "weights: finite" in said and "every gradient is finite here" in said
+    assert before == {p: p.read_bytes() for p in tmp_path.iterdir()}
+
+    assert call(train_entry.train, *words, run, "Train.resume=auto") == 0  # the step went well
+    capsys.readouterr()
+    assert call(train_entry.train, "--replay", str(path), "Train.lr=1", config=False) == 2
+    assert "another config: Train.lr" in capsys.readouterr().err
+    assert call(train_entry.train, "--replay", str(tmp_path / "last.pth"), config=False) == 2
+    assert "holds no step" in capsys.readouterr().err
+
+
+def test_the_module_that_is_not_finite_first_is_named(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    [base] = [word.partition("=")[2] for word in words if word.startswith("Method.pre_weight")]
+    state = checkpoint.load(base)
+    state["state_dict"]["cls.4.bias"][2] = float("nan")
+    checkpoint.save(tmp_path / "nan.pth", **state)
+    more = f"Method.pre_weight={tmp_path}/nan.pth", f"Train.save_path={tmp_path}/run"
+    assert call(train_entry.train, *words, *more) == 1
+    path = tmp_path / "run/nonfinite_0_0.pth"
+    assert str(path) in capsys.readouterr().err
+    assert call(train_entry.train, "--replay", str(path), config=False) == 1
+    got = capsys.readouterr()
+    assert "weights: 1 not finite, encoder.base.classifier.bias first" in got.out
+    assert "first module whose output is not finite: encoder.base.classifier (finite" in got.out
+    assert "  main nan\n" in got.out and got.err.startswith(
+        "stopped: not finite again: iteration 0"
+    )
