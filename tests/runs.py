@@ -35,7 +35,7 @@ def make_data(folder: Path) -> list[str]:
         f"Method.pre_weight={folder}/base.pth",
         "Data.size=33",
         "Base.size=33",
-        "Base.batch_size=8",
+        "Base.batch_size=2",
         "Train.batch_size=1",
         "Train.epochs=9",
         "Train.max_iterations=7",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import ROOT
+from runs import CONFIG, ROOT, make_data, same
 
 # A run without a model: it counts until it is asked to stop.
 WORK = """
@@ -135,6 +135,43 @@ def test_ranks_are_started_again_as_often_as_is_allowed(script: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert sorted(out.splitlines()) == [f"rank {r} of 2, attempt 1, ended at 0" for r in (0, 1)]
+
+
+@pytest.mark.slow
+def test_a_training_rank_that_is_killed_costs_nothing_but_time(tmp_path: Path) -> None:
+    """Ranks that the launcher starts again go on from its last checkpoint; so does a new launch."""
+    words = [*make_data(tmp_path / "data"), "Train.batch_size=2", "Train.max_iterations=5"]
+
+    def train(folder: Path, *more: str, restarts: int = 0) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "util.launch", "--nproc-per-node=2",
+             f"--max-restarts={restarts}", "train.py", "--config", str(CONFIG), "--gpus", "0",
+             *words, f"Train.save_path={folder}", *more],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def killed(folder: Path, *more: str, restarts: int = 0) -> tuple[int, str]:
+        process = train(folder, "Train.save_minutes=1e-9", *more, restarts=restarts)
+        while not (folder / "last.previous.pth").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        children = f"/proc/{process.pid}/task/{process.pid}/children"
+        os.kill(int(Path(children).read_text().split()[1]), signal.SIGKILL)
+        out, err = process.communicate(timeout=900)
+        return process.returncode, out + err
+
+    whole, again, anew = (tmp_path / name for name in ("whole", "again", "anew"))
+    undisturbed = train(whole)
+    assert undisturbed.communicate(timeout=900) and undisturbed.returncode == 0
+    status, said = killed(again, restarts=1)
+    assert status == 0 and f"goes on from {again}/last" in said, said
+    same(again / "last.pth", whole / "last.pth")
+    status, said = killed(anew)
+    assert status == 1 and "rank 1 on " in said and "was killed by SIGKILL" in said, said
+    resumed = train(anew, "Train.resume=auto")
+    assert resumed.communicate(timeout=900) and resumed.returncode == 0
+    same(anew / "last.pth", whole / "last.pth")
 
 
 @pytest.fixture

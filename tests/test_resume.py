@@ -221,3 +221,27 @@ def test_fifty_runs_stopped_at_random_moments_equal_one_that_was_not(
         redone = [count for other, count in told if other == name]
         print(f"{name}: {len(redone)} runs, at most {max(redone)} iterations done twice")
     assert len(told) == 50
+
+
+def test_stage_one_asked_to_stop_goes_on_to_the_same_base_learner(
+    words: list[str], tmp_path: Path
+) -> None:
+    log, base = tmp_path / "log", tmp_path / "base.pth"
+    words = [*words, "Base.max_iterations=8", "Data.workers=0", "Base.augment=true"]
+
+    def stage_one(path: Path, *more: str):
+        return start([*words, f"Method.pre_weight={path}", *more], log, script="train_base.py")
+
+    finish(stage_one(tmp_path / "whole.pth"), log)
+    process = stage_one(base)
+    wait_for(lambda: log.exists() and "\n2/8" in log.read_text(), process)
+    os.kill(process.pid, signal.SIGTERM)
+    said = finish(process, log)
+    unfinished = tmp_path / "base.unfinished.pth"
+    done = checkpoint.load(unfinished)["iteration"]
+    assert f"stopped at iteration {done}; go on with:\npython train_base.py" in said and done < 8
+    assert not base.exists()
+    said = finish(stage_one(base, "Train.resume=auto"), log)
+    assert f"goes on from {unfinished}: {done} iterations are done" in said
+    assert not unfinished.exists()
+    same(base, tmp_path / "whole.pth")
