@@ -1,0 +1,345 @@
+"""A page to try a trained model: mark an object in one image, find it in others.
+
+    python -m util.app                                   # the demo's checkpoint, after `make demo`
+    python -m util.app --checkpoint exp/pascal/run/best.pth --port 8000
+
+It needs no internet and answers only this machine, unless --host says otherwise: docs/app.md.
+"""
+
+import argparse
+import os
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read at import
+
+import cv2
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from util.app_page import CSS, failed_row, found_row
+from util.data.folds import fold_of
+from util.data.lists import fold_list
+from util.data.source import open_source, read_image
+from util.data.tables import load_table
+from util.logger import Parser, main
+from util.predictor import Box, Predictor, as_rgb
+
+DEMO = Path(__file__).resolve().parent.parent / "exp/demo/split0_lite0/best.pth"
+BYTES, PIXELS = "20mb", 50_000_000  # of an upload
+SIDE = 1024  # pixels of the longer side; larger images are shrunk to it
+QUERIES = 8  # at once
+KEPT = 3600  # seconds that uploads and a visitor's support are kept at most
+PAINT = ("#ff3b30", 0.6)
+OBJECT, BOX = "the object itself", "a box around it"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One episode of the checkpoint's own validation data, ready for the page."""
+
+    support: np.ndarray  # uint8 [H,W,3]
+    mask: np.ndarray  # bool [H,W]
+    queries: list[np.ndarray]
+
+
+class Refused(gr.Error):
+    """What a visitor did wrong: a message on the page, and nothing in the terminal."""
+
+    def __init__(self, message: str):
+        super().__init__(message, title="Please check", duration=20, print_exception=False)
+
+
+def open_picture(path: str | Path, name: str = "") -> np.ndarray:
+    """An uploaded file as RGB, upright, at most `SIDE` pixels a side (uint8 [H,W,3]).
+
+    Raises:
+        Refused: it is no image, or too large.
+    """
+    name = name or Path(path).name
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > PIXELS:
+                raise Image.DecompressionBombError
+            image = as_rgb(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = PIXELS // 1_000_000
+        raise Refused(f"{name}: has more than {limit} million pixels; make it smaller") from None
+    except Exception:  # a broken file can fail anywhere in its reader
+        raise Refused(f"{name}: cannot be read as an image; give a JPEG or PNG") from None
+    factor = SIDE / max(image.shape[:2])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return image
+
+
+def painted(editor: dict | None, support: np.ndarray | None) -> np.ndarray:
+    """What was painted over the support (bool [H,W]).
+
+    Raises:
+        Refused: there is no support, or nothing is painted.
+    """
+    if support is None or not editor or editor["background"] is None:
+        raise Refused("There is no support: upload an image, or pick an example")
+    mask = np.zeros(support.shape[:2], bool)
+    for layer in editor["layers"]:
+        if layer.shape[:2] != mask.shape:
+            raise Refused("The painting does not fit its image: upload the support again")
+        mask |= layer[..., 3] > 255 * PAINT[1] / 2
+    if not mask.any():
+        raise Refused("Nothing is painted on the support: paint over the object, or around it")
+    return mask
+
+
+def enclosing(mask: np.ndarray) -> Box:
+    """The smallest box around what is True in a mask (bool [H,W])."""
+    ys, xs = np.nonzero(mask)
+    return Box(int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+
+
+class Page:
+    """The page of one model; a visitor's support lives in their own session.
+
+    Args:
+        predictor: the model; its own supports stay empty.
+        examples: to click on.
+        title: which checkpoint it is.
+    """
+
+    def __init__(self, predictor: Predictor, examples: list[Example], title: str):
+        self.predictor, self.examples, self.title = predictor, examples, title
+        self.busy = threading.Lock()  # a model is not for several threads
+
+    def load_support(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """An upload -> the session's support, and the same to paint on."""
+        image = open_picture(path)
+        return image, image
+
+    def load_example(self, event: gr.SelectData) -> tuple[np.ndarray, dict, list]:
+        """A click on an example -> the session's support, it with its mask painted, the queries."""
+        example = self.examples[event.index]
+        paint = np.zeros((*example.mask.shape, 4), np.uint8)
+        red = bytes.fromhex(PAINT[0][1:])
+        paint[example.mask] = (*red, round(255 * PAINT[1]))
+        drawn = {"background": example.support, "layers": [paint], "composite": None}
+        queries = [(image, f"example {i}") for i, image in enumerate(example.queries, 1)]
+        return example.support, drawn, queries
+
+    def segment(
+        self,
+        support: np.ndarray | None,
+        editor: dict | None,
+        kind: str,
+        queries: list[tuple[str, str | None]] | None,
+    ) -> Iterator[str]:
+        """Finds the painted object in each query; yields the results so far, as HTML."""
+        mask = painted(editor, support)
+        if not queries:
+            raise Refused("There is no query: add at least one image to look into")
+        if len(queries) > QUERIES:
+            raise Refused(f"{len(queries)} queries are too many at once: keep at most {QUERIES}")
+        label = enclosing(mask) if kind == BOX else mask
+        # A predictor of this visitor's own over the one model: supports of two cannot mix.
+        predictor = Predictor(self.predictor.model, self.predictor.cfg)
+        with self.busy:
+            try:
+                predictor.set_support(support, label)
+            except ValueError as error:  # such as an object too small to be left at the model's size
+                raise Refused(str(error)) from None
+        if kind == BOX:
+            mask[int(label.y0) : int(label.y1), int(label.x0) : int(label.x1)] = True
+        rows = ""
+        for number, (path, caption) in enumerate(queries, 1):
+            name = caption or Path(path).name
+            try:
+                image = open_picture(path, name)
+            except Refused as error:  # the other queries are not lost for one
+                rows += failed_row(number, error.message)
+            else:
+                with self.busy:
+                    stages = predictor.explain(image)
+                rows += found_row(number, name, (support, mask), image, stages)
+            yield rows
+
+    def build(self) -> gr.Blocks:
+        """The page's parts and what they do."""
+        with gr.Blocks(title="AMFormer", delete_cache=(KEPT // 4, KEPT)) as blocks:
+            gr.Markdown(
+                "# AMFormer\nMark an object in one image, the **support**; the model looks for its "
+                "like in the **queries**."
+            )
+            kept = gr.State(None, time_to_live=KEPT)
+            with gr.Row(equal_height=False):
+                with gr.Column(min_width=420):
+                    editor, upload, kind = self._support()
+                with gr.Column(min_width=420):
+                    queries, thumbnails = self._queries()
+                    go = gr.Button("Segment", variant="primary", elem_id="segment")
+            results = gr.HTML(self._hint(), elem_id="results", label="Results")
+            gr.Markdown(
+                f"Model: `{self.title}`, {self.predictor.size} x {self.predictor.size} pixels "
+                f"inside. Images over {SIDE} pixels a side are shrunk first.",
+                elem_id="about",
+            )
+            private = {"api_visibility": "private", "concurrency_id": "model"}
+            upload.upload(self.load_support, upload, [kept, editor], **private)
+            if thumbnails:
+                thumbnails.select(self.load_example, None, [kept, editor, queries], **private)
+            inputs = [kept, editor, kind, queries]
+            go.click(self.segment, inputs, results, show_progress="minimal", **private)
+        return blocks.queue(default_concurrency_limit=1, max_size=32)
+
+    def _support(self) -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
+        editor = gr.ImageEditor(
+            label="1. Support: paint over the object",
+            sources=(),
+            transforms=(),
+            layers=False,
+            brush=gr.Brush(default_size=16, colors=[PAINT], color_mode="fixed"),
+            format="png",
+            buttons=[],
+            height=400,
+            placeholder="Upload a support below, or pick an example",
+            elem_id="support",
+        )
+        upload = gr.UploadButton("Upload a support", file_types=["image"], elem_id="upload")
+        kind = gr.Radio([OBJECT, BOX], value=OBJECT, label="What I paint is", elem_id="kind")
+        return editor, upload, kind
+
+    def _queries(self) -> tuple[gr.Gallery, gr.Gallery | None]:
+        queries = gr.Gallery(
+            label=f"2. Queries: up to {QUERIES} images to look into",
+            sources=["upload"],
+            columns=4,
+            height=210,
+            format="png",
+            interactive=True,
+            object_fit="contain",
+            allow_preview=False,
+            elem_id="queries",
+        )
+        if not self.examples:
+            return queries, None
+        pictures = [
+            (np.where(e.mask[..., None], e.support, e.support // 4 + 160), f"Example {i}")
+            for i, e in enumerate(self.examples, 1)
+        ]
+        return queries, gr.Gallery(
+            pictures,
+            label="Or pick an example: support, mask and queries of a class new to the model",
+            columns=len(pictures),
+            height=160,
+            format="png",
+            interactive=False,
+            allow_preview=False,
+            buttons=[],
+            elem_id="examples",
+        )
+
+    def _hint(self) -> str:
+        return "<p class='hint'>The results will stand here, one row a query.</p>"
+
+
+def find_examples(predictor: Predictor) -> list[Example]:
+    """Of each novel class a support and two queries, from the validation data of the checkpoint.
+
+    Raises:
+        ValueError: the data is there and broken.
+    """
+    data = predictor.cfg.Data
+    if not Path(data.data_root).is_dir():
+        return []
+    source = open_source(data, "val")
+    listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
+    examples = []
+    for class_id, names in listed.by_class.items():
+        if len(names) > 2 and len(examples) < 5:
+            support, label = (np.asarray(part) for part in source.load(names[0]))
+            queries = [read_image(source.image_path(name)) for name in names[1:3]]
+            examples.append(Example(support, label == class_id, queries))
+    return examples
+
+
+def serve(page: Page, host: str, port: int) -> None:
+    """Serves the page until Ctrl-C; uploads lie in a folder that goes away with it.
+
+    Raises:
+        ValueError: the address cannot be had.
+    """
+    check_address(host, port)
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with tempfile.TemporaryDirectory(prefix="amformer-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = page.build()
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            max_file_size=BYTES,
+            css=CSS,
+            theme=gr.themes.Default(),
+        )
+        print(f"AMFormer's page: {blocks.local_url}  (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print()
+        finally:
+            blocks.close(verbose=False)
+
+
+def check_address(host: str, port: int) -> None:
+    """Makes sure that one can listen there.
+
+    Raises:
+        ValueError: no such port or host, or it is in use.
+    """
+    if not 0 < port < 65536:
+        raise ValueError(f"--port {port}: give a port from 1 to 65535")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: cannot be listened on ({error.strerror}); "
+            "give another --port, or end what uses it"
+        ) from None
+
+
+def app() -> None:
+    parser = Parser(
+        prog="python -m util.app",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=DEMO, metavar="FILE", help="of train.py (the demo's)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="(7860)")
+    args = parser.parse_args()
+    if args.checkpoint == DEMO and not DEMO.is_file():
+        raise ValueError(f"{DEMO}: no such checkpoint; run make demo, or give --checkpoint")
+    check_address(args.host, args.port)  # before the model is read, which takes seconds
+    predictor = Predictor.from_checkpoint(args.checkpoint, args.device)
+    serve(Page(predictor, find_examples(predictor), str(args.checkpoint)), args.host, args.port)
+
+
+if __name__ == "__main__":
+    main(app)
