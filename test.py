@@ -7,6 +7,11 @@ Prints a table and writes `result.json` into the run's folder; `Eval.visualize=6
 `episodes.png`.
 """
 
+from util.config import arguments, check_first, to_dict
+
+if __name__ == "__main__":
+    check_first(__doc__)  # before torch, which takes seconds to import
+
 import json
 import os
 from dataclasses import asdict
@@ -17,7 +22,6 @@ import torch
 from model import build_model
 from model.backbones import pixel_statistics
 from util import distributed, speed
-from util.config import arguments, to_dict
 from util.data.dataset import open_episodes
 from util.evaluate import Evaluator, summarize, table
 from util.logger import Progress, main

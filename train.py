@@ -5,13 +5,17 @@ sh train.sh split0 pascal 0 Train.max_iterations=4 Eval.val_episodes=2          
 sh train.sh split0 pascal 4 Train.resume=exp/pascal/split0_resnet50/last.pth
 """
 
+from util.config import arguments, check_first
+
+if __name__ == "__main__":
+    check_first(__doc__)  # before torch, which takes seconds to import
+
 import torch
 from torch import Tensor
 
 from model import build_model
 from model.backbones import pixel_statistics
 from util import distributed, speed
-from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
 from util.evaluate import Evaluator, Example
@@ -52,7 +56,7 @@ def train() -> None:
         progress.note(line)
     progress.note(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
     batches = encoded_batches(model.encoder, episodes, schedule, cfg)
-    for iteration, batch in enumerate(batches, schedule.start):
+    for iteration, batch in enumerate(progress.waiting(batches), schedule.start):
         epoch, in_epoch = divmod(iteration, schedule.per_epoch)
         result = game.step(batch, iteration, in_epoch)
         done = iteration + 1

@@ -4,6 +4,11 @@ sh train.sh split0 pascal 4                  # runs this first when that file is
 python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0 Base.epochs=2
 """
 
+from util.config import arguments, check_first
+
+if __name__ == "__main__":
+    check_first(__doc__)  # before torch, which takes seconds to import
+
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +22,6 @@ from model.base_learner import BaseLearner
 from model.published import base_to_published
 from model.resize import bilinear_ac
 from util import checkpoint, distributed
-from util.config import arguments
 from util.data.base import BaseDataset, open_base
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
@@ -57,7 +61,8 @@ def train_base() -> None:
         f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}"
     )
     source = f4_batches if base.freeze_backbone else image_batches
-    for iteration, (x, target) in enumerate(source(model, images, schedule, cfg, ranks)):
+    batches = progress.waiting(source(model, images, schedule, cfg, ranks))
+    for iteration, (x, target) in enumerate(batches):
         rate = poly(base.lr, iteration, schedule.total, base.power)
         set_rate(optimizer, rate)
         logits = model.classify(model.context(x)) if base.freeze_backbone else model(x)

@@ -9,13 +9,13 @@ One value, for scripts:
     python -m util.config config/demo/demo_split0_lite0.yaml Data.shot=5 --get Method.pre_weight
 """
 
-import argparse
 import difflib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +79,43 @@ def arguments(text: str) -> tuple[Config, int]:
     Returns:
         The configuration and GPUS (0: the CPU).
     """
-    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument("--gpus", required=True, type=int, metavar="N", help="0: the CPU")
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    args = parser.parse_args()
+    parser = Parser(text)
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file of config/")
+    parser.add_argument(
+        "--gpus", required=True, type=int, metavar="N", help="GPUs of this machine; 0: the CPU"
+    )
+    add_overrides(parser)
+    args = parser.parse_intermixed_args()
     return load_config(args.config, args.overrides), args.gpus
 
 
 def config_argument(text: str) -> Config:
     """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
-    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    args = parser.parse_args()
+    parser = Parser(text)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
+    add_overrides(parser)
+    args = parser.parse_intermixed_args()
     return load_config(args.config, args.overrides)
+
+
+def add_overrides(parser: Parser) -> None:
+    """Adds the argument that every command line with a config takes."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="Section.key=value",
+        help="keys that win over the file; docs/config.md lists them",
+    )  # fmt: skip
+
+
+def check_first(text: str, read: Callable[[str], object] = arguments) -> None:
+    """Answers `--help` and refuses mistakes.
+
+    A script calls it above the imports that take seconds; when it runs, it reads once more.
+
+    Args:
+        text: as `arguments` takes it.
+        read: that, or `config_argument`.
+    """
+    main(partial(read, text))
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -121,7 +143,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path}: _base_ leads back to this file; remove it from one of the two")
     try:
-        content = yaml.safe_load(path.read_bytes())
+        text = path.read_bytes()
+        content = yaml.safe_load(text)
     except OSError as error:
         mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
         raise ValueError(mistake) from None
@@ -130,7 +153,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid YAML, correct it: {reason}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
-    content = dict(content)
+    content, lines = dict(content), _lines(path, text)
     bases = content.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -141,13 +164,33 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     for section, options in content.items():
         if section not in _SECTIONS:
             hint = _nearest(str(section), {word: word for word in _SECTIONS})
-            raise ValueError(f"{path}: unknown section {section}; {hint}")
+            raise ValueError(f"{path}:{lines[str(section)]}: unknown section {section}; {hint}")
         if not isinstance(options, Mapping):
             mistake = f"section {section} wants keys with values, given {_shown(options)}"
-            raise ValueError(f"{path}: {mistake}")
+            raise ValueError(f"{path}:{lines[section]}: {mistake}")
         for option, value in options.items():
-            values[f"{section}.{option}"] = _checked(str(path), f"{section}.{option}", value)
+            name = f"{section}.{option}"
+            values[name] = _checked(f"{path}:{lines[name]}", name, value)
     return values
+
+
+def _lines(path: Path, text: bytes) -> dict[str, int]:
+    """Where each section and each `Section.key` of a file stands; none may stand twice."""
+    lines: dict[str, int] = {}
+
+    def note(mapping: yaml.MappingNode, prefix: str) -> None:
+        for key, value in mapping.value:
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(
+                    f"{path}:{line}: {name} stands in line {lines[name]} too; join them"
+                )
+            lines[name] = line
+            if not prefix and isinstance(value, yaml.MappingNode):
+                note(value, f"{name}.")
+
+    note(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    return lines
 
 
 def _checked(source: str, name: str, value: Any) -> Any:
@@ -286,13 +329,20 @@ def _size(name: str, given: int) -> str:
 def _key_hint(name: str) -> str:
     """Says which key `Section.key` may have meant: one of that name elsewhere, or the nearest."""
     section, _, last = name.rpartition(".")
-    namesakes = [known for known in _KEYS if known.endswith(f".{last}")]
+    meant = difflib.get_close_matches(section.lower(), [word.lower() for word in _SECTIONS], n=1)
+    inside = {
+        known.partition(".")[2].lower(): known
+        for known in _KEYS
+        if not section or meant and known.lower().startswith(f"{meant[0]}.")
+    }
+    if section and last.lower() in inside:
+        return f"did you mean {inside[last.lower()]}?"
+    namesakes = [known for known in _KEYS if known.lower().endswith(f".{last.lower()}")]
     if namesakes:
         return f"did you mean {' or '.join(namesakes)}?"
-    inside = {known.partition(".")[2]: known for known in _KEYS if known.startswith(f"{section}.")}
-    if not inside:
-        return _nearest(section, {word: word for word in _SECTIONS})
-    return _nearest(last, inside)
+    if section in _SECTIONS or difflib.get_close_matches(last.lower(), inside, n=1):
+        return _nearest(last, inside)
+    return _nearest(section, {word: word for word in _SECTIONS})
 
 
 def _nearest(word: str, known: dict[str, str]) -> str:
@@ -309,13 +359,16 @@ def _shown(value: Any) -> str:
 
 
 def _print_value() -> None:
-    parser = Parser(prog="python -m util.config")
-    parser.add_argument("file")
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    parser.add_argument("--get", required=True, metavar="Section.key", choices=list(_KEYS))
-    args = parser.parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
+    add_overrides(parser)
+    parser.add_argument("--get", required=True, metavar="Section.key", help="the key to print")
+    args = parser.parse_intermixed_args()
+    values = to_dict(load_config(args.config, args.overrides))
+    if args.get not in _KEYS:
+        raise ValueError(f"command line: --get: unknown key {args.get}; {_key_hint(args.get)}")
     section, _, option = args.get.partition(".")
-    print(to_dict(load_config(args.file, args.overrides))[section][option])
+    print(values[section][option])
 
 
 if __name__ == "__main__":

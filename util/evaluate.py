@@ -15,6 +15,7 @@ from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
 from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
+from util.logger import timed
 from util.metrics import (
     BaseTotals,
     BinaryTotals,
@@ -93,6 +94,7 @@ class Evaluator:
         fold, size = self.episodes.sampler.fold, self.cfg.Eval.batch_size
         return schedule(fold, self.cfg.Data.shot, count, seeds, self.ranks, size)
 
+    @timed("evaluation")
     @torch.no_grad()
     def run(
         self,

@@ -14,6 +14,7 @@ from util.data.lists import fold_list
 from util.data.source import Source, open_source
 from util.data.tables import load_table
 from util.data.transform import Transform
+from util.logger import timed
 
 _AUGMENT = 3  # random stream of the augmentation; episodes.py holds 0 to 2
 
@@ -57,6 +58,7 @@ class BaseDataset(Dataset):
         return image, self.base_table[label.long()].long()
 
 
+@timed("lists and what is on disk")
 def open_base(
     cfg: Any, subset: str, transform: Transform, seed: int | None
 ) -> tuple[BaseDataset, list[str]]:
