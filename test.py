@@ -13,6 +13,11 @@ Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6
 tests again as that file says and compares: exit status 0 when every number is equal, else 2.
 """
 
+from util.config import TEST_FLAGS, arguments, check_first, to_dict
+
+if __name__ == "__main__":
+    check_first(arguments, __doc__, TEST_FLAGS)  # before torch, which takes seconds to import
+
 import json
 import time
 from dataclasses import asdict
@@ -20,7 +25,6 @@ from pathlib import Path
 
 from model.backbones import pixel_statistics
 from util import checkpoint, distributed, speed, verify
-from util.config import arguments, to_dict
 from util.cost import peak_gb
 from util.data.dataset import open_episodes
 from util.environment import environment, file_hash
@@ -32,8 +36,7 @@ from util.weights import checkpoint_path, require_unseen, trained_model
 
 
 def test() -> None:
-    flags = {"--visualize": "Eval.visualize", "--verify": "Eval.verify"}
-    cfg, gpus = arguments(__doc__, flags)
+    cfg, gpus = arguments(__doc__, TEST_FLAGS)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
     state = checkpoint.load(path)

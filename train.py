@@ -9,12 +9,16 @@ python train.py --replay exp/.../nonfinite_1234_0.pth        # a step that was n
 SIGINT (Ctrl-C) and SIGTERM end the iteration, write `last.pth` and print the command that goes on.
 """
 
+from util.config import TRAIN_FLAGS, arguments, check_first
+
+if __name__ == "__main__":
+    check_first(arguments, __doc__, TRAIN_FLAGS)  # before torch, which takes seconds to import
+
 import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
 from util import checkpoint, distributed, speed
-from util.config import arguments
 from util.data.dataset import open_episodes
 from util.encoded import encoded_batches
 from util.evaluate import Evaluator
@@ -30,7 +34,7 @@ STRIPS = 4  # episodes drawn per validation
 
 
 def train() -> None:
-    cfg, gpus = arguments(__doc__, {"--replay": "Train.replay"})
+    cfg, gpus = arguments(__doc__, TRAIN_FLAGS)
     if cfg.Train.replay:
         return replay(cfg, gpus)
     ranks = distributed.init(gpus)
@@ -75,7 +79,7 @@ def train() -> None:
     with stop, run.saved_on_a_fault(lambda: done, schedule):
         if not run.owes_validation or goes_on(done):
             batches = encoded_batches(model.encoder, episodes, schedule, cfg)
-            for iteration, batch in enumerate(batches, done):
+            for iteration, batch in enumerate(progress.waiting(batches), done):
                 in_epoch = iteration % schedule.per_epoch
                 with kept(game, batch, iteration, in_epoch, cfg, episodes.sampler.fold):
                     result = game.step(batch, iteration, in_epoch)

@@ -6,6 +6,11 @@ python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0
 Asked to stop (Ctrl-C), it leaves its state beside that file; `Train.resume=auto` goes on from it.
 """
 
+from util.config import arguments, check_first, to_dict
+
+if __name__ == "__main__":
+    check_first(arguments, __doc__)  # before torch, which takes seconds to import
+
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
+from util.data.loading import loaded
 
 from model import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
@@ -21,9 +27,7 @@ from model.base_learner import BaseLearner
 from model.published import base_to_published
 from model.resize import bilinear_ac
 from util import checkpoint, distributed, resume, speed
-from util.config import arguments, to_dict
 from util.data.base import BaseDataset, open_base
-from util.data.loading import loaded
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
 from util.logger import Progress, RunStopped, main, warn
@@ -75,7 +79,7 @@ def train_base() -> None:
     )
     source = f4_batches if base.freeze_backbone else image_batches
     with stop:
-        batches = source(model, images, schedule, cfg, ranks)
+        batches = progress.waiting(source(model, images, schedule, cfg, ranks))
         for iteration, (x, target) in enumerate(batches, schedule.start):
             rate = poly(base.lr, iteration, schedule.total, base.power)
             set_rate(optimizer, rate)

@@ -4,12 +4,14 @@
 """
 
 import logging
+import sys
 import warnings
 
 # mmcv announces its successor; without compiled operators (none are needed here) torch and mmcv
-# say so. Neither is of use to a reader of the log.
-warnings.filterwarnings("ignore", module="mmcv")
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+# say so. Neither is of use to a reader of the log who asked for no warnings.
+if not sys.warnoptions:
+    warnings.filterwarnings("ignore", module="mmcv")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 from model.amformer import AMFormer, Prediction  # noqa: E402
 from model.backbones import check_size  # noqa: E402

@@ -1,5 +1,6 @@
 """Every config file loads with the settings it promises; a mistake is one line with a remedy."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,11 @@ def test_saved_config_reads_back_as_it_was(tmp_path: Path) -> None:
         ("lr=1", ("unknown key lr", "Base.lr or Train.lr")),
         ("Train.shot=5", ("Train.shot", "did you mean Data.shot?")),
         ("Trian.zzz=1", ("Trian.zzz", "did you mean Train?")),
+        ("Trian.lr=1", ("Trian.lr", "did you mean Train.lr?")),
+        ("trian.lrr=1", ("trian.lrr", "did you mean Train.lr?")),
+        ("train.LR=1", ("train.LR", "did you mean Train.lr?")),
+        ("epoch=1", ("unknown key epoch", ".epochs?")),
+        ("Data.datset=coco", ("Data.datset", "did you mean Data.data_set?")),
         ("Train.lr", ("'Train.lr'", "Section.key=value")),
         ("Train.lr=[1", ("Train.lr", "not valid YAML")),
         ("Train.lr=fast", ("Train.lr wants a number", "'fast'")),
@@ -174,6 +180,11 @@ def test_a_mistyped_override_is_one_line_with_the_remedy(
         ("_base_: 5", "_base_ wants a path or a list of paths, given 5"),
         ("_base_: nowhere.yaml", "nowhere.yaml: cannot read this config file"),
         ("_base_: x.yaml", "_base_ leads back to this file"),
+        ("Data:\n  shot: 1\n\nTrain:\n  # comment\n  lrr: 1", "x.yaml:6: unknown key Train.lrr;"),
+        ("Data:\n  shot: 1\n  size: 480.5", "x.yaml:3: Data.size wants an integer"),
+        ("Data: {}\nTrian: {}", "x.yaml:2: unknown section Trian; did you mean Train?"),
+        ("Data:\n  shot: 1\n  shot: 5", "x.yaml:3: Data.shot stands in line 2 too; join them"),
+        ("Data: {shot: 1}\nData: {size: 65}", "x.yaml:2: Data stands in line 1 too"),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, text: str, part: str) -> None:
@@ -202,6 +213,9 @@ def test_the_command_prints_one_value_and_refuses_with_status_2() -> None:
     assert got.returncode == 2
     expected = "error: command line: unknown key Data.splitt; did you mean Data.split?\n"
     assert got.stderr == expected
+    got = subprocess.run([*call, "--get", "Data.splt"], cwd=ROOT, capture_output=True, text=True)
+    expected = "error: command line: --get: unknown key Data.splt; did you mean Data.split?\n"
+    assert (got.returncode, got.stderr) == (2, expected)
 
 
 def test_an_entry_points_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +228,26 @@ def test_an_entry_points_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueError, match="command line: argument --gpus: invalid int value: 'many'"
     ):
         arguments("")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--Train.lr=1", "a key of the config has no dashes: Train.lr=1"),
+        ("--gpsu=1", "did you mean --gpus?"),
+        ("--qqq", "--help lists what there is"),
+    ],
+)
+def test_an_unknown_option_says_what_it_may_have_meant(
+    monkeypatch: pytest.MonkeyPatch, word: str, hint: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(R50), "--gpus", "0", word])
+    with pytest.raises(ValueError, match=f"unrecognized arguments: {word}; .*{re.escape(hint)}"):
+        arguments("")
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["Train.lr=1", "--gpus", "0", "Data.split=3", "-v", "--config", str(R50), "Data.shot=2"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    config, _ = arguments("")
+    assert (config.Train.lr, config.Data.split, config.Data.shot) == (1.0, 3, 2)

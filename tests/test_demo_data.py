@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmseg.core.evaluation import get_palette
+from pictures import refused
 from PIL import Image
 
 from util.data.demo_art import draw
@@ -91,18 +92,13 @@ def test_colour_alone_does_not_tell_the_class() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
-    demo: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    demo: Path, arguments: list[str], words: str
 ) -> None:
-    assert main(["--out", str(demo), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    refused([words], main, ["--out", str(demo), *arguments])
 
 
-def test_a_folder_of_other_things_is_not_touched(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_other_things_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for out in (tmp_path, tmp_path / "thesis.txt"):
-        assert main(["--out", str(out)]) == 2
-        assert "new or empty folder" in capsys.readouterr().err
+        refused(["new or empty folder"], main, ["--out", str(out)])
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from util import bench
+from util import measure
+from util.bench import CONFIG
 from util.config import load_config
 from util.counting import count
 from util.data.lists import FoldList
@@ -33,8 +34,8 @@ CPU = Ranks(0, 1, torch.device("cpu"))
 
 
 def gflop(work: str, shot: int, size: int) -> float:
-    cfg = load_config(bench.CONFIG, [f"Data.size={size}", f"Data.shot={shot}"])
-    return bench.operations(work, cfg) / 1e9
+    cfg = load_config(CONFIG, [f"Data.size={size}", f"Data.shot={shot}"])
+    return measure.operations(work, cfg) / 1e9
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_a_test_of_five_seeds_encodes_every_image_about_once(
     classes_of = {i: tuple(c for c in by_class if i in by_class[c]) for i in images}
     fold = FoldList(images, by_class, classes_of, "pascal")
     work = schedule(fold, 1, 1000, range(321, 326), CPU, 1)
-    store = Counter(load_config(bench.CONFIG).Eval.cache_gb)
+    store = Counter(load_config(CONFIG).Eval.cache_gb)
     queries, last = 0, None
     for [task] in work.groups:
         plan = task.plan

@@ -2,6 +2,10 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +87,46 @@ def test_an_inactive_progress_says_nothing(capsys) -> None:
 
 def test_clock() -> None:
     assert clock(3 * 3600 + 61.4) == "3:01:01"
+
+
+def says(script: str, *options: str, **environment: str) -> str:
+    """What a script prints to stderr behind a command line of `options`."""
+    head = "from util.logger import Parser, Progress, timed\nParser('text').parse_args()\n"
+    words = [sys.executable, "-c", head + script, *options]
+    done = subprocess.run(
+        words, cwd=Path(__file__).parent.parent, env={**os.environ, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+LIBRARY = "import logging, warnings; warnings.warn('old'); logging.getLogger('lib')"
+
+
+def test_libraries_warn_with_v_only() -> None:
+    for option in ((), ("-v",)):
+        assert ("UserWarning: old" in says(f"{LIBRARY}.warning('odd')", *option)) == bool(option)
+        assert ("lib: odd" in says(f"{LIBRARY}.warning('odd')", *option)) == bool(option)
+        assert "grave" in says(f"{LIBRARY}.error('grave')", *option)
+    assert "UserWarning: old" in says(LIBRARY, PYTHONWARNINGS="default")
+
+
+def test_times_of_the_parts_are_told_with_v_on_the_main_rank_only() -> None:
+    script = "with timed('model'): pass"
+    assert says(script) == "" == says(script, "-v", RANK="1")
+    assert says(script, "-v") == "amformer: model: 0.0 s\n"
+
+
+def test_the_line_says_with_v_how_long_batches_took() -> None:
+    script = """
+import time
+def batches():
+    time.sleep(0.3)
+    yield 1
+progress = Progress(1, 1)
+for batch in progress.waiting(batches()):
+    time.sleep(0.1)
+    progress.step(batch, {}, 1.0)"""
+    assert says(script).rstrip().endswith("ETA 0:00:00")
+    share = says(script, "-v").rstrip().rpartition("  batches ")[2]
+    assert share.endswith("%") and 50 < int(share[:-1]) < 100

@@ -151,7 +151,9 @@ class Page:
         with self.busy:
             try:
                 predictor.set_support(support, label)
-            except ValueError as error:  # such as an object too small to be left at the model's size
+            except (
+                ValueError
+            ) as error:  # such as an object too small to be left at the model's size
                 raise Refused(str(error)) from None
         if kind == BOX:
             mask[int(label.y0) : int(label.y1), int(label.x0) : int(label.x1)] = True

@@ -52,7 +52,7 @@ def found_row(
         "final": overlay(query, stages.final),
     }
     figures = "".join(
-        f'<figure{" class=last" if title == "final" else ""}>'
+        f"<figure{' class=last' if title == 'final' else ''}>"
         f'<img src="{jpeg(picture)}" alt="{title} of query {number}">'
         f"<figcaption>{title}</figcaption></figure>"
         for title, picture in panels.items()

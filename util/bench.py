@@ -13,243 +13,41 @@ is kept, which is the most it can cost.
 """
 
 import argparse
-import importlib.util
-import json
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
-import torch
-from torch import Tensor
-
-from model import AMFormer, build_model
-from util import distributed, speed
-from util.config import load_config
-from util.cost import resident_peak
-from util.counting import count
-from util.data.dataset import EpisodeBatch
-from util.distributed import Ranks
-from util.encoded import encode
-from util.game import Game, choose_parts
+from util.config import add_overrides
 from util.logger import Parser, main
-from util.schema import SpeedSection
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "config/pascal/pascal_split0_resnet50.yaml"
+CONFIG = Path(__file__).resolve().parent.parent / "config/pascal/pascal_split0_resnet50.yaml"
 WORKS = ("cold", "warm", "G", "D")
-COVERED, BATCH = 0.2, 2
-
-
-def episodes(size: int, shot: int, batch: int, device: torch.device) -> EpisodeBatch:
-    """Noise with a square object."""
-    draw = torch.Generator().manual_seed(0)
-    mask = torch.zeros(size, size, dtype=torch.long)
-    side = round(size * COVERED**0.5)
-    mask[(size - side) // 2 :, (size - side) // 2 :][:side, :side] = 1
-    return EpisodeBatch(
-        query=torch.randn(batch, 3, size, size, generator=draw),
-        query_mask=mask.repeat(batch, 1, 1),
-        query_base_mask=3 * mask.repeat(batch, 1, 1),
-        support=torch.randn(batch, shot, 3, size, size, generator=draw),
-        support_mask=mask.repeat(batch, shot, 1, 1),
-        class_index=torch.full((batch,), 2),
-        class_id=torch.full((batch,), 3),
-        plans=[],
-        labels=[],
-        base_labels=[],
-    ).to(device)
-
-
-def keep_all(logits: Tensor, base: Tensor, psi: Tensor) -> Tensor:
-    """In place of the refinements' hard masks."""
-    return torch.ones_like(logits[:, :1])
-
-
-def prepare(work: str, cfg, device: torch.device, plain: ModuleType | None) -> Callable[[], object]:
-    """The work as a function without arguments; `plain` is the module of the plain formulation."""
-    torch.manual_seed(0)
-    model = build_model(cfg).to(device)
-    model.ensemble.hard_mask = keep_all
-    speed.set_up(model, cfg, device)
-    if work in ("cold", "warm"):
-        return _evaluation(work, model.eval(), cfg, device, plain)
-    batch = episodes(cfg.Data.size, cfg.Data.shot, BATCH, device)
-    kind = plain.PlainGame if plain else Game
-    game = kind(model.train(), cfg, 100, Ranks(0, 1, device))
-
-    def step() -> object:
-        with game.autocast():
-            seen = plain.encode(model, batch) if plain else encode(model.encoder, batch)
-        return (
-            game.g_step(seen, weight=0.1) if work == "G" else game.d_step(seen, choose_parts(0, 1))
-        )
-
-    return step
-
-
-def _evaluation(
-    work: str, model: AMFormer, cfg, device: torch.device, plain: ModuleType | None
-) -> Callable[[], object]:
-    batch = episodes(cfg.Data.size, cfg.Data.shot, 1, device)
-    images = batch.query, batch.support, batch.support_mask
-
-    @torch.no_grad()
-    def cold() -> object:
-        with speed.autocast(cfg.Eval.precision, device):
-            return plain.predict(model, *images) if plain else model(*images)
-
-    if work == "cold" or plain:  # the plain formulation keeps nothing: its warm is its cold
-        return cold
-    with speed.autocast(cfg.Eval.precision, device):
-        seen = encode(model.encoder, batch)
-
-    @torch.no_grad()
-    def warm() -> object:
-        with speed.autocast(cfg.Eval.precision, device):
-            return model.match(seen.query, seen.supports)
-
-    return warm
-
-
-def operations(work: str, cfg, plain: ModuleType | None = None) -> int:
-    """Counted operations of one run of the work, weights composed and folded beforehand.
-
-    Options of precision and speed change none, so they are left out: the CPU lacks some.
-    """
-    train, evaluation = (replace(s, precision="fp32") for s in (cfg.Train, cfg.Eval))
-    cfg = replace(cfg, Speed=SpeedSection(), Train=train, Eval=evaluation)
-    run = prepare(work, cfg, torch.device("cpu"), plain)
-    count(run)
-    return count(run)
-
-
-def load_plain() -> ModuleType:
-    """tests/plain.py, which is no part of any package."""
-    spec = importlib.util.spec_from_file_location("plain", ROOT / "tests/plain.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def seconds(runs: list[Callable[[], object]], repeat: int, device: torch.device) -> list[float]:
-    """Median time of each run; they take turns, so that a disturbance meets all of them."""
-    taken: list[list[float]] = [[] for _ in runs]
-    for turn in range(repeat + 1):
-        for run, times in zip(runs, taken, strict=True):
-            begin = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # the first warms up
-                times.append(time.perf_counter() - begin)
-    return [statistics.median(times) for times in taken]
-
-
-def peak_rate(device: torch.device, repeat: int = 5) -> float:
-    """Operations a second of the best of some large matrix products in float32 settings as set."""
-    n = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(n, n, device=device)
-    seconds([lambda: a @ a], 1, device)
-    return 2 * n**3 / min(seconds([lambda: a @ a], 1, device)[0] for _ in range(repeat))
-
-
-def peak_memory(run: Callable[[], object], device: torch.device, before: int) -> int:
-    """Bytes at the peak: of the GPU's memory, or of this process beyond `before`."""
-    run()
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resident_peak() - before
-
-
-def measured(args: argparse.Namespace, *flags: str) -> dict:
-    """A row's numbers, taken in a process of their own."""
-    words = [sys.executable, "-m", "util.bench", "--row", *flags, "--gpus", str(args.gpus)]
-    words += ["--repeat", str(args.repeat), "--config", str(args.config), *args.overrides]
-    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def row(args: argparse.Namespace) -> None:
-    """What a process of its own measures: time (with --plain also the plain one), or memory."""
-    before = resident_peak()
-    device = distributed.init(args.gpus).device
-    [work], cfg = args.work, config(args, args.size[0], args.shot[0])
-    plain = load_plain() if args.plain else None
-    if args.memory:
-        print(
-            json.dumps({"memory": peak_memory(prepare(work, cfg, device, plain), device, before)})
-        )
-        return
-    runs = [prepare(work, cfg, device, which) for which in ((None, plain) if plain else (None,))]
-    times = seconds(runs, args.repeat, device)
-    print(json.dumps({"seconds": times, "rate": peak_rate(device)}))
-
-
-def config(args: argparse.Namespace, size: int, shot: int):
-    """The config of a row."""
-    return load_config(args.config, [f"Data.size={size}", f"Data.shot={shot}", *args.overrides])
-
-
-def table(args: argparse.Namespace) -> None:
-    """Prints the rows as they come, as a table of Markdown."""
-    plain = load_plain() if args.plain else None
-    names = ["GFLOP", *([] if args.count else ["s", "MB"])]
-    heads = [h for n in names for h in ([n, "plain", "ratio"] if plain else [n])]
-    heads += [] if args.count else ["floor s", "of the floor's rate"]
-    print("| work | shot | px | " + " | ".join(heads) + " |")
-    print("|" + " --- |" * (3 + len(heads)), flush=True)
-    for size in args.size:
-        for shot in args.shot:
-            for work in args.work:
-                cells = numbers(args, work, shot, size, plain)
-                print(f"| {work} | {shot} | {size} | " + " | ".join(cells) + " |", flush=True)
-
-
-def numbers(
-    args: argparse.Namespace, work: str, shot: int, size: int, plain: ModuleType | None
-) -> list[str]:
-    """The cells of one row."""
-    cfg = config(args, size, shot)
-    sides = (None, plain) if plain else (None,)
-    operations_ = [operations(work, cfg, side) for side in sides]
-    cells = _cells([n / 1e9 for n in operations_], ".1f")
-    if args.count:
-        return cells
-    which = ["--work", work, "--shot", str(shot), "--size", str(size)]
-    timed = measured(args, *which, *(["--plain"] if plain else []))
-    extra = [[], ["--plain"]] if plain else [[]]
-    memory = [measured(args, *which, "--memory", *flags)["memory"] / 1e6 for flags in extra]
-    floor = operations_[0] / timed["rate"]
-    cells += _cells(timed["seconds"], ".3f") + _cells(memory, ".0f")
-    return cells + [f"{floor:.3f}", f"{floor / timed['seconds'][0]:.2f}"]
-
-
-def _cells(values: list[float], form: str) -> list[str]:
-    ratio = [f"{values[0] / values[1]:.3f}"] if len(values) > 1 else []
-    return [*(f"{value:{form}}" for value in values), *ratio]
 
 
 def bench() -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default=CONFIG, metavar="FILE")
-    parser.add_argument("--size", type=int, nargs="+", default=[473, 633], metavar="PX")
-    parser.add_argument("--shot", type=int, nargs="+", default=[1, 5], metavar="K")
-    parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS)
+    parser = Parser(__doc__)
+    parser.add_argument("--config", default=CONFIG, metavar="FILE", help="a YAML file of config/")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[473, 633], metavar="PX", help="sides (473 633)"
+    )
+    parser.add_argument(
+        "--shot", type=int, nargs="+", default=[1, 5], metavar="K", help="supports (1 5)"
+    )
+    parser.add_argument(
+        "--work", nargs="+", default=list(WORKS), choices=WORKS, help="what is done (all four)"
+    )
     parser.add_argument("--plain", action="store_true", help="the plain formulation beside it")
     parser.add_argument("--count", action="store_true", help="operations only")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of which the median counts")
+    parser.add_argument(
+        "--repeat", type=int, default=3, metavar="N", help="runs of which the median counts (3)"
+    )
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1), help="0: the CPU")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
+    add_overrides(parser)
     args = parser.parse_intermixed_args()
-    row(args) if args.row else table(args)
+
+    from util import measure  # torch, which takes seconds to import: not for --help
+
+    measure.row(args) if args.row else measure.table(args)
 
 
 if __name__ == "__main__":

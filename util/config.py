@@ -9,12 +9,12 @@ One value, for scripts:
     python -m util.config config/demo/demo_split0_lite0.yaml Data.shot=5 --get Method.pre_weight
 """
 
-import argparse
 import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ _KEYS: dict[str, Field] = {
     f"{name}.{f.name}": f for name, section in _SECTIONS.items() for f in fields(section)
 }
 
+
+# Options of a script -> the keys that they are short for.
+TRAIN_FLAGS = {"--replay": "Train.replay"}
+TEST_FLAGS = {"--visualize": "Eval.visualize", "--verify": "Eval.verify"}
 
 # Key that names a file of an earlier run -> where the config of that run is.
 _RECORDED: dict[str, Callable[[Path], Path]] = {
@@ -110,14 +114,14 @@ def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config
     Returns:
         The configuration and GPUS (0: the CPU).
     """
-    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE")
-    parser.add_argument("--gpus", type=int, metavar="N", help="0: the CPU")
+    parser = Parser(text)
+    parser.add_argument("--config", metavar="FILE", help="a YAML file of config/")
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of this machine; 0: the CPU")
     for flag, name in (flags or {}).items():
         kind = "FILE" if name in _RECORDED else "N"
         about = f"{_KEYS[name].metadata['help']}; as {name}={kind}"
         parser.add_argument(flag, dest=name, metavar=kind, help=about)
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
+    add_overrides(parser)
     args = parser.parse_intermixed_args()
     given = {name: getattr(args, name) for name in (flags or {}).values()}
     given = {name: value for name, value in given.items() if value is not None}
@@ -134,11 +138,31 @@ def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config
 
 def config_argument(text: str) -> Config:
     """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
-    parser = Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    args = parser.parse_args()
+    parser = Parser(text)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
+    add_overrides(parser)
+    args = parser.parse_intermixed_args()
     return load_config(args.config, args.overrides)
+
+
+def add_overrides(parser: Parser) -> None:
+    """Adds the argument that every command line with a config takes."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="Section.key=value",
+        help="keys that win over the file; docs/config.md lists them",
+    )  # fmt: skip
+
+
+def check_first(read: Callable[..., object], *about: Any) -> None:
+    """Answers `--help` and refuses mistakes.
+
+    A script calls it above the imports that take seconds; when it runs, it reads once more.
+
+    Args:
+        read: `arguments` or `config_argument`.
+        *about: what it is called with.
+    """
+    main(partial(read, *about))
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -162,7 +186,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path}: _base_ leads back to this file; remove it from one of the two")
     try:
-        content = yaml.safe_load(path.read_bytes())
+        text = path.read_bytes()
+        content = yaml.safe_load(text)
     except OSError as error:
         mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
         raise ValueError(mistake) from None
@@ -173,7 +198,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         content = content.get("config")
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
-    content = dict(content)
+    content, lines = dict(content), _lines(path, text)
     bases = content.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -184,13 +209,33 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     for section, options in content.items():
         if section not in _SECTIONS:
             hint = _nearest(str(section), {word: word for word in _SECTIONS})
-            raise ValueError(f"{path}: unknown section {section}; {hint}")
+            raise ValueError(f"{path}:{lines[str(section)]}: unknown section {section}; {hint}")
         if not isinstance(options, Mapping):
             mistake = f"section {section} wants keys with values, given {_shown(options)}"
-            raise ValueError(f"{path}: {mistake}")
+            raise ValueError(f"{path}:{lines[section]}: {mistake}")
         for option, value in options.items():
-            values[f"{section}.{option}"] = _checked(str(path), f"{section}.{option}", value)
+            name = f"{section}.{option}"
+            values[name] = _checked(f"{path}:{lines[name]}", name, value)
     return values
+
+
+def _lines(path: Path, text: bytes) -> dict[str, int]:
+    """Where each section and each `Section.key` of a file stands; none may stand twice."""
+    lines: dict[str, int] = {}
+
+    def note(mapping: yaml.MappingNode, prefix: str) -> None:
+        for key, value in mapping.value:
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(
+                    f"{path}:{line}: {name} stands in line {lines[name]} too; join them"
+                )
+            lines[name] = line
+            if not prefix and isinstance(value, yaml.MappingNode):
+                note(value, f"{name}.")
+
+    note(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    return lines
 
 
 def _checked(source: str, name: str, value: Any) -> Any:
@@ -334,13 +379,20 @@ def _size(name: str, given: int) -> str:
 def _key_hint(name: str) -> str:
     """Says which key `Section.key` may have meant: one of that name elsewhere, or the nearest."""
     section, _, last = name.rpartition(".")
-    namesakes = [known for known in _KEYS if known.endswith(f".{last}")]
+    meant = difflib.get_close_matches(section.lower(), [word.lower() for word in _SECTIONS], n=1)
+    inside = {
+        known.partition(".")[2].lower(): known
+        for known in _KEYS
+        if not section or meant and known.lower().startswith(f"{meant[0]}.")
+    }
+    if section and last.lower() in inside:
+        return f"did you mean {inside[last.lower()]}?"
+    namesakes = [known for known in _KEYS if known.lower().endswith(f".{last.lower()}")]
     if namesakes:
         return f"did you mean {' or '.join(namesakes)}?"
-    inside = {known.partition(".")[2]: known for known in _KEYS if known.startswith(f"{section}.")}
-    if not inside:
-        return _nearest(section, {word: word for word in _SECTIONS})
-    return _nearest(last, inside)
+    if section in _SECTIONS or difflib.get_close_matches(last.lower(), inside, n=1):
+        return _nearest(last, inside)
+    return _nearest(section, {word: word for word in _SECTIONS})
 
 
 def _nearest(word: str, known: dict[str, str]) -> str:
@@ -357,13 +409,16 @@ def _shown(value: Any) -> str:
 
 
 def _print_value() -> None:
-    parser = Parser(prog="python -m util.config")
-    parser.add_argument("file")
-    parser.add_argument("overrides", nargs="*", metavar="Section.key=value")
-    parser.add_argument("--get", required=True, metavar="Section.key", choices=list(_KEYS))
-    args = parser.parse_args()
+    parser = Parser(__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
+    add_overrides(parser)
+    parser.add_argument("--get", required=True, metavar="Section.key", help="the key to print")
+    args = parser.parse_intermixed_args()
+    values = to_dict(load_config(args.config, args.overrides))
+    if args.get not in _KEYS:
+        raise ValueError(f"command line: --get: unknown key {args.get}; {_key_hint(args.get)}")
     section, _, option = args.get.partition(".")
-    print(to_dict(load_config(args.file, args.overrides))[section][option])
+    print(values[section][option])
 
 
 if __name__ == "__main__":

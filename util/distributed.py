@@ -7,9 +7,15 @@ Does this machine have so many GPUs? (for scripts; exit status 2 when not)
     python -m util.distributed GPUS
 """
 
+from util.logger import Parser, RunStopped, main
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("gpus", type=int, metavar="GPUS", help="how many; 0: the CPU")
+    main(parser.parse_args)  # before torch, which takes seconds to import
+
 import io
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-from util.logger import RunStopped, main
 
 LOST = 3  # exit status of a rank that others left alone; util.launch looks for the cause elsewhere
 
@@ -249,4 +253,4 @@ def close() -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: check_gpus(int(sys.argv[1])))
+    main(lambda: check_gpus(parser.parse_args().gpus))

@@ -17,6 +17,7 @@ from util.data.episodes import Plan
 from util.data.folds import fold_of
 from util.distributed import Ranks, any_rank
 from util.encoded import EncodedBatch, FeatureStore
+from util.logger import timed
 from util.metrics import (
     BaseTotals,
     BinaryTotals,
@@ -108,6 +109,7 @@ class Evaluator:
         fold, size = self.episodes.sampler.fold, self.cfg.Eval.batch_size
         return schedule(fold, self.cfg.Data.shot, count, seeds, self.ranks, size)
 
+    @timed("evaluation")
     @torch.no_grad()
     def run(
         self,

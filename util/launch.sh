@@ -7,6 +7,12 @@ fail() {
 }
 
 cd "$(dirname "$0")"
+case ${1:-} in
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$(basename "$0")"
+    exit 0
+    ;;
+esac
 [ $# -ge 3 ] ||
     fail "usage: [NET=resnet50] sh $(basename "$0") EXP DATASET GPUS [Section.key=value ...]"
 config=config/$2/$2_$1_${NET:=resnet50}.yaml

@@ -1,21 +1,52 @@
-"""What a run says: one progress line, and one line for a mistake of the user's."""
+"""What a run says: one progress line, and one line for a mistake of the user's; `-v` says more.
+
+Quiet is the default: no warnings of libraries. With `-v`, which every command line takes, come
+these, what libraries log, how long the parts of a run took (`timed`), and which part of the time
+training waited for its batches. All of it goes to stderr, of the main rank alone.
+"""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 if TYPE_CHECKING:  # torch is slow to import, and this file serves scripts that do not need it
     import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
 _WORKER = "in DataLoader worker process"
+_log = logging.getLogger("amformer")
+_Batch = TypeVar("_Batch")
+
+
+def set_verbosity(verbose: bool) -> None:
+    """Quiet or verbose, as the head of this file says; `python -W ...` keeps its warnings."""
+    if verbose and os.environ.get("RANK", "0") == "0":
+        warnings.simplefilter("default")
+        sys.warnoptions.append("default")  # `model` hides some warnings where nobody asked for any
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    elif not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.lastResort.setLevel(logging.ERROR)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says with `-v` how long a part of the run took, by the host's clock; decorates, too."""
+    begin = time.monotonic()
+    yield
+    _log.info("%s: %.1f s", what, time.monotonic() - begin)
 
 
 class Progress:
@@ -47,6 +78,24 @@ class Progress:
         self.sums: dict[str, list] = {}  # name -> [sum, count]; tensors, not to wait for the device
         self.begin = self.last_time = time.monotonic()
         self.last_done = start
+        self.waited: float | None = None  # seconds since the last line, for batches
+
+    def waiting(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """Passes on batches; with `-v` the line says which part of the time they took to come.
+
+        That is reading, and the frozen encoder, by the host's clock: a GPU may still be at work.
+        """
+        self.waited = 0.0 if _log.isEnabledFor(logging.INFO) else None
+        source = iter(batches)
+        while True:
+            begin = time.monotonic()
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            if self.waited is not None:
+                self.waited += time.monotonic() - begin
+            yield batch
 
     def step(
         self, done: int, losses: Mapping[str, float | torch.Tensor], lr: float | None = None
@@ -61,14 +110,18 @@ class Progress:
         if done % self.period and done not in (self.start + 1, self.total):
             return
         now = time.monotonic()
-        speed = (done - self.last_done) / max(now - self.last_time, 1e-9)
+        taken = max(now - self.last_time, 1e-9)
+        speed = (done - self.last_done) / taken
         to_go = (self.total - done) * (now - self.begin) / (done - self.start)
         self.last_done, self.last_time = done, now
         means = [f"{name} {float(sum_) / count:.4f}" for name, (sum_, count) in self.sums.items()]
         self.sums.clear()
         rate = [] if lr is None else [f"lr {lr:.2e}"]
-        pace = f"{speed:.2f} it/s  ETA {clock(to_go)}"
-        self._write("  ".join([f"{done}/{self.total}", *means, *rate, pace]))
+        pace = [f"{speed:.2f} it/s  ETA {clock(to_go)}"]
+        if self.waited is not None:
+            pace.append(f"batches {self.waited / taken:.0%}")
+            self.waited = 0.0
+        self._write("  ".join([f"{done}/{self.total}", *means, *rate, *pace]))
 
     def note(self, text: str) -> None:
         """Prints a line of its own, such as a validation's scores."""
@@ -102,10 +155,47 @@ def clock(seconds: float) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are a `ValueError`, for `main` to tell."""
+    """A command line in the one style of this repository.
+
+    Its text is shown as written, every argument says what it is, `-v` is one of them, and a mistake
+    is a `ValueError`, for `main` to tell.
+
+    Args:
+        text: what `--help` says, the docstring of the file.
+        **options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, text: str | None = None, **options: Any) -> None:
+        options = {"description": inspect.cleandoc(text or ""), "prog": _program(), **options}
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
+            help="say more: times of the parts of a run, what libraries log and warn of",
+        )  # fmt: skip
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
+        known, rest = super().parse_known_args(args, namespace)
+        set_verbosity(getattr(known, "verbose", False))
+        return known, rest
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"command line: {message}; {self.prog} --help lists what there is")
+        hint = f"{self.prog} --help lists what there is"
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0]
+        option, equals, _ = unknown.partition("=")
+        close = difflib.get_close_matches(option, self._option_string_actions, n=1)
+        if equals and "." in option:
+            hint = f"a key of the config has no dashes: {unknown.lstrip('-')}"
+        elif close:
+            hint = f"did you mean {close[0]}?"
+        raise ValueError(f"command line: {message}; {hint}")
+
+
+def _program() -> str:
+    """How the running file was called, as one types it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return f"python {Path(sys.argv[0]).name}"
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 class RunStopped(RuntimeError):

@@ -33,7 +33,7 @@ class DataSection:
     )
     data_root: str = key("data/VOCdevkit2012/VOC2012", "folder of the data set")
     list_dir: str = key("lists/pascal", "folder of the fold lists that util.data writes")
-    split: int = key(0, "fold", low=0)
+    split: int = key(0, "the fold, 0 to 3; custom: a number for the names of its lists", low=0)
     trained_on: str = key(
         "",
         "coco: only test, on the PASCAL classes that this fold of COCO never trained on",
@@ -114,7 +114,9 @@ class TrainSection:
     batch_size: int = key(8, "episodes per step, over all ranks", low=1)
     lr: float = key(2e-4, "learning rate of the transformers", above=0.0)
     lr_multiplier: float = key(10.0, "learning rate of the other parts over it", above=0.0)
-    merge_lr_multiplier: float = key(10.0, "and that of the ensemble's weights", above=0.0)
+    merge_lr_multiplier: float = key(
+        10.0, "learning rate of the ensemble's weights over it", above=0.0
+    )
     weight_decay: float = key(0.01, "weight decay of G (AdamW) and D (Adam)", low=0.0)
     power: float = key(0.9, "exponent of the polynomial decay", low=0.0)
     epochs: int = key(300, "passes over the training list", low=1)
@@ -122,8 +124,12 @@ class TrainSection:
     aux_weight1: float = key(1.0, "weight of the distillation loss", low=0.0)
     adversarial: bool = key(True, "play the game; False trains G alone")
     adversarial_weight: float = key(0.1, "weight of the adversarial loss once per period", low=0.0)
-    adversarial_rest_weight: float = key(1e-9, "its weight in the other G steps", low=0.0)
-    adversarial_period: int = key(5, "period of that weight in iterations, odd", low=1)
+    adversarial_rest_weight: float = key(
+        1e-9, "weight of the adversarial loss in the other G steps", low=0.0
+    )
+    adversarial_period: int = key(
+        5, "iterations from one G step with adversarial_weight to the next, odd", low=1
+    )
     diversity_weight: float = key(0.01, "weight of the diversity loss of the parts", low=0.0)
     seed: int = key(321, "seed of weights, episodes and dropout", low=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")

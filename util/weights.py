@@ -8,9 +8,11 @@ from model.base_learner import BaseLearner
 from model.published import base_from_published
 from util import checkpoint
 from util.data.folds import COCO_NAMES, fold_of
+from util.logger import timed
 from util.schema import Config, DataSection
 
 
+@timed("base learner read")
 def load_base_learner(base: BaseLearner, cfg) -> None:
     """Fills the encoder from `Method.pre_weight`: our stage one's file, or one from BAM as it is.
 
@@ -36,6 +38,7 @@ def checkpoint_path(cfg) -> Path:
     )
 
 
+@timed("checkpoint read")
 def load_checkpoint(model: AMFormer, path: Path) -> dict:
     """Fills a model from a checkpoint of train.py; returns all that the file holds.
 

@@ -15,6 +15,7 @@ from util.data.loading import Skipping
 from util.data.source import Source, open_source
 from util.data.tables import load_table
 from util.data.transform import Transform
+from util.logger import timed
 
 _AUGMENT = 3  # random stream of the augmentation; episodes.py holds 0 to 2
 
@@ -64,6 +65,7 @@ class BaseDataset(Dataset):
         return image, self.base_table[label.long()].long()
 
 
+@timed("lists and what is on disk")
 def open_base(
     cfg: Any, subset: str, transform: Transform, seed: int | None
 ) -> tuple[BaseDataset, list[str]]:

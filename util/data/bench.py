@@ -7,6 +7,11 @@ mask, out of the cache (in a folder that is removed again), and ready for the ne
 loader gives with `Data.workers` processes, per second of the clock.
 """
 
+from util.config import check_first, config_argument
+
+if __name__ == "__main__":
+    check_first(config_argument, __doc__)  # before torch, which takes seconds to import
+
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +21,6 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
-from util.config import config_argument
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.source import read_image
 from util.logger import main

@@ -32,6 +32,7 @@ from util.data.transform import (
     Transform,
 )
 from util.data.weak import annotate
+from util.logger import timed
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ class EpisodeDataset(Dataset):
         return torch.where(torch.isin(base, known), base, 0)
 
 
+@timed("lists and what is on disk")
 def open_episodes(
     cfg: Any,
     subset: str,

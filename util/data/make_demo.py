@@ -8,9 +8,7 @@ its folds and configs work with `Data.data_root=data/demo/VOCdevkit2012/VOC2012`
 gives the same bytes; a run that was cut off goes on where it was, a finished one is left alone.
 """
 
-import argparse
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from util import logger
 from util.data.demo_art import KINDS, draw
 from util.data.parallel import on_all_cores
 from util.data.source import SUBSETS
@@ -117,23 +116,27 @@ def _write_ids(path: Path, ids: list[str]) -> None:
     atomic_write(path, "".join(f"{i}\n" for i in ids).encode())
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m util.data.make_demo", description=__doc__.partition("\n")[0]
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Raises:
+        ValueError: for a user's mistake, in one line.
+    """
+    parser = logger.Parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to fill")
+    parser.add_argument(
+        "--images", type=int, default=1000, metavar="N", help="training pictures (1000)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--images", type=int, default=1000, metavar="N", help="training pictures")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the drawing (0)")
     args = parser.parse_args(arguments)
     try:
         made = make_demo(args.out, args.images, args.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        raise ValueError(
+            f"{error.filename}: {error.strerror}; make room, or give another --out"
+        ) from None
     print(f"{args.out}: {'made' if made else 'complete, left as it is'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logger.main(main)

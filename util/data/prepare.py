@@ -22,17 +22,17 @@ from util.data.prepare_voc import prepare_voc
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = logger.Parser(
-        prog="python -m util.data.prepare", description=__doc__.partition("\n")[0]
+    parser = logger.Parser(__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="voc|coco|custom|base", help="what to prepare"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="voc|coco|custom|base")
     path = {"type": Path, "required": True}
-    voc = commands.add_parser("voc", help="PASCAL VOC 2012 + SBD")
+    voc = commands.add_parser("voc", **_about("PASCAL VOC 2012 + SBD"))
     voc.add_argument("--voc", **path, metavar="DIR_OR_TAR", help="VOC 2012 trainval")
     voc.add_argument("--sbd", **path, metavar="DIR_OR_TAR", help="SBD's benchmark_RELEASE")
-    coco = commands.add_parser("coco", help="COCO 2014")
+    coco = commands.add_parser("coco", **_about("COCO 2014"))
     coco.add_argument("--coco", **path, metavar="DIR", help="its folders or zips, also of 2017")
-    custom = commands.add_parser("custom", help="your own images, labelled in COCO's format")
+    custom = commands.add_parser("custom", **_about("your own images, labelled in COCO's format"))
     custom.add_argument("--images", **path, metavar="DIR", help="folder of the images")
     custom.add_argument("--labels", **path, metavar="JSON", help="what the labelling tool exports")
     for command in (voc, coco, custom):
@@ -46,7 +46,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         description="Writes base_annotation as BAM and HDMNet read it. This repository does not"
         " need it: it derives the same labels while it reads the masks.",
     )
-    base.add_argument("--dataset", required=True, choices=("pascal", "coco"))
+    base.add_argument("--dataset", required=True, choices=("pascal", "coco"), help="which")
     base.add_argument("--root", **path, metavar="DIR", help="the --out of voc or coco")
     base.add_argument(
         "--split", type=int, nargs="+", choices=range(FOLDS), default=range(FOLDS), metavar="N",
@@ -58,6 +58,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             help="processes; as many as there are cores if not given",
         )  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def _about(text: str) -> dict[str, str]:
+    """What a command is, in the list of commands and on its own."""
+    return {"help": text, "description": f"Prepares {text}."}
 
 
 def main(arguments: list[str] | None = None) -> None:

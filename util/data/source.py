@@ -60,9 +60,7 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             known = kind in ("PNG of mode P", "PNG of mode L")
             label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
-        raise Unreadable(
-            f"{path}: no such mask; check the path, or Data.data_root"
-        ) from None
+        raise Unreadable(f"{path}: no such mask; check the path, or Data.data_root") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unreadable(
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
