@@ -58,6 +58,7 @@ def start(
 ) -> BaseProcess:
     """Starts a script on one CPU thread in a session of its own; what it says goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # nobody may take an earlier run's word for this one's
     process = FORKSERVER.Process(target=_run, args=(script, words, log, environment))
     process.start()
     return process

@@ -183,8 +183,8 @@ def disturb(words: list[str], folder: Path, moments: random.Random) -> tuple[str
     process.join(600)
     if number == signal.SIGKILL:
         assert process.exitcode in (-number, 0)
-    else:
-        assert process.exitcode == 0, log.read_text()
+    else:  # or on its way out, with all done
+        assert process.exitcode == 0 or "; checkpoints in" in log.read_text()
     seen = log.read_text().count(" ETA ")
     said = finish(start([*words, "Train.resume=auto"], log), log)
     from_scratch = "nothing to resume" in said
@@ -205,7 +205,7 @@ def test_killed_at_a_random_moment_and_resumed_equals_never_stopped(
     words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     name, redone = check_disturbed(words, whole, tmp_path / "run", 3)
-    assert name == "SIGKILL" and redone <= TOTAL
+    assert name == "SIGKILL" and redone < TOTAL
 
 
 @pytest.mark.slow
