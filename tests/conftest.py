@@ -7,8 +7,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from pictures import config
+from small import centre
 
+from model import build_model
+from model.backbones import load_pretrained, pixel_statistics
+from util import checkpoint
+from util.config import load_config, to_dict
+from util.data.dataset import collate, open_episodes
 from util.data.make_demo import make_demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,3 +61,38 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     make_demo(out, images=200, seed=0)
     root = out / "VOCdevkit2012" / "VOC2012"
     return config(data_root=root, list_dir=out / "lists")
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    pictures: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A checkpoint of random weights that finds objects, as train.py writes it, and its data.
+
+    `checkpoint` and `config` are files, `words` what overrides that config, `cfg` the two together,
+    `episodes` the validation episodes of seed 5.
+    """
+    folder = tmp_path_factory.mktemp("small_run")
+    words = [
+        f"Data.data_root={pictures.Data.data_root}",
+        f"Data.list_dir={folder}/lists",
+        f"Train.save_path={folder}/run",
+        f"Eval.weight={folder}/best.pth",
+        "Data.size=65",
+    ]
+    path = ROOT / "config/demo/demo_split0_lite0.yaml"
+    cfg = load_config(path, words)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    load_pretrained(model.encoder.base.backbone, cfg.Method.backbone, "package")
+    episodes, _ = open_episodes(cfg, "val", 5, *pixel_statistics(cfg.Method.backbone))
+    first = collate([episodes[i] for i in range(4)])
+    with torch.no_grad():
+        for head in model.object_mining.heads:
+            head[-1].weight *= 100
+    centre(model, first.query, first.support, first.support_mask)
+    checkpoint.save(folder / "best.pth", model=model.state_dict(), config=to_dict(cfg), iteration=7)
+    return SimpleNamespace(
+        folder=folder, checkpoint=folder / "best.pth", config=path, words=words, cfg=cfg,
+        episodes=episodes,
+    )  # fmt: skip

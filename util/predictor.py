@@ -274,16 +274,16 @@ def as_rgb(image: Picture) -> np.ndarray:
         deep = image.mode.startswith("I;16")
         image = np.asarray(image if deep or image.mode in "FI" else image.convert("RGB"))
     image = np.asarray(image)
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    channels = image.shape[2] if image.ndim == 3 else 0
-    if image.dtype != np.uint8 or channels not in (3, 4) or not image.size:
+    shaped = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4)
+    if image.dtype not in (np.uint8, np.uint16) or not shaped or not image.size:
         raise ValueError(
             f"an image must be uint8 or uint16, [H,W], [H,W,3] or [H,W,4], given {image.dtype} "
             f"{list(image.shape)}; convert it"
         )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
     return np.ascontiguousarray(image[..., :3])
 
 
