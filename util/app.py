@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read at import
@@ -71,7 +72,8 @@ class Refused(gr.Error):
     """What a visitor did wrong: a message on the page, and nothing in the terminal."""
 
     def __init__(self, message: str):
-        super().__init__(message, title="Please check", duration=20, print_exception=False)
+        self.plain = message  # Gradio takes a message for HTML, and a file may be called anything
+        super().__init__(escape(message), duration=20, print_exception=False)
 
 
 def open_picture(path: str | Path, name: str = "") -> np.ndarray:
@@ -176,7 +178,7 @@ class Page:
             try:
                 image = open_picture(path, name)
             except Refused as error:  # the other queries are not lost for one
-                rows += failed_row(number, error.message)
+                rows += failed_row(number, error.plain)
             else:
                 with self.busy:
                     stages = predictor.explain(image)
@@ -201,7 +203,7 @@ class Page:
             results = gr.HTML(HINT, elem_id="results")
             gr.Markdown(
                 f"Model: `{self.title}`; it sees images at {self.predictor.size} x "
-                f"{self.predictor.size} pixels.",
+                f"{self.predictor.size} pixels. Images over {SIDE} pixels a side are shrunk first.",
                 elem_id="about",
             )
             private = {"api_visibility": "private", "show_progress": "minimal"}
@@ -246,7 +248,7 @@ def query_part() -> gr.Gallery:
         sources=["upload"],
         columns=4,
         fit_columns=False,
-        height=240,
+        height=200,
         format="png",
         interactive=True,
         object_fit="contain",
@@ -258,7 +260,7 @@ def query_part() -> gr.Gallery:
 
 def example_part(examples: list[Example]) -> gr.Gallery:
     """Examples to click on."""
-    gr.Markdown("### Or pick an example: support, mask and queries of a class new to the model")
+    gr.Markdown("### Or pick an example of a class new to the model")
     return gr.Gallery(
         [example.support.drawn() for example in examples],
         label="Examples",
