@@ -24,6 +24,7 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
+from util.config import add_overrides
 from util.data.folds import IGNORE
 from util.data.make_demo import voc_palette
 from util.data.parallel import bar
@@ -78,17 +79,14 @@ def segment(predictor: Predictor, queries: list[Path], out: Path) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(__doc__)
     many = {"nargs": "+", "required": True, "action": "extend"}
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of train.py")
     parser.add_argument("--support", metavar="[NAME=]IMAGE:LABEL", help="labelled example", **many)
     parser.add_argument("--query", metavar="IMAGE", help="pictures and folders of them", **many)
     parser.add_argument("--out", required=True, metavar="DIR", help="where results go")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="Section.key=value", help="over the checkpoint's config"
-    )
+    add_overrides(parser)
     return parser.parse_args()
 
 

@@ -6,14 +6,15 @@
 It needs no internet and answers only this machine, unless --host says otherwise: docs/app.md.
 """
 
-import argparse
 import os
+import signal
 import socket
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read at import
@@ -26,34 +27,52 @@ from PIL import Image
 from util.app_page import CSS, failed_row, found_row
 from util.data.folds import fold_of
 from util.data.lists import fold_list
-from util.data.source import open_source, read_image
+from util.data.source import open_source
 from util.data.tables import load_table
 from util.logger import Parser, main
 from util.predictor import Box, Predictor, as_rgb
+from util.visualize import overlay
 
 DEMO = Path(__file__).resolve().parent.parent / "exp/demo/split0_lite0/best.pth"
 BYTES, PIXELS = "20mb", 50_000_000  # of an upload
 SIDE = 1024  # pixels of the longer side; larger images are shrunk to it
-QUERIES = 8  # at once
+QUERIES, MOST_EXAMPLES = 8, 5  # at once
 KEPT = 3600  # seconds that uploads and a visitor's support are kept at most
 PAINT = ("#ff3b30", 0.6)
 OBJECT, BOX = "the object itself", "a box around it"
+HINT = "<p class='hint'>The results will stand here, one row a query.</p>"
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # nothing to fetch
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a visitor's session holds: an image (uint8 [H,W,3]), and its mask (bool [H,W]).
+
+    The mask is that of an example; an upload's is empty, until the visitor paints it.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+
+    def drawn(self) -> np.ndarray:
+        """The image with its mask in colour, to paint on (uint8 [H,W,3])."""
+        return overlay(self.image, self.mask.astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class Example:
-    """One episode of the checkpoint's own validation data, ready for the page."""
+    """A support and queries of one novel class of the checkpoint's own validation data."""
 
-    support: np.ndarray  # uint8 [H,W,3]
-    mask: np.ndarray  # bool [H,W]
-    queries: list[np.ndarray]
+    support: Support
+    queries: list[np.ndarray]  # uint8 [H,W,3] each
 
 
 class Refused(gr.Error):
     """What a visitor did wrong: a message on the page, and nothing in the terminal."""
 
     def __init__(self, message: str):
-        super().__init__(message, title="Please check", duration=20, print_exception=False)
+        self.plain = message  # Gradio takes a message for HTML, and a file may be called anything
+        super().__init__(escape(message), duration=20, print_exception=False)
 
 
 def open_picture(path: str | Path, name: str = "") -> np.ndarray:
@@ -80,15 +99,15 @@ def open_picture(path: str | Path, name: str = "") -> np.ndarray:
     return image
 
 
-def painted(editor: dict | None, support: np.ndarray | None) -> np.ndarray:
-    """What was painted over the support (bool [H,W]).
+def painted(support: Support | None, editor: dict | None) -> np.ndarray:
+    """What is marked on the support, by its example or with the brush (bool [H,W]).
 
     Raises:
         Refused: there is no support, or nothing is painted.
     """
     if support is None or not editor or editor["background"] is None:
         raise Refused("There is no support: upload an image, or pick an example")
-    mask = np.zeros(support.shape[:2], bool)
+    mask = support.mask.copy()
     for layer in editor["layers"]:
         if layer.shape[:2] != mask.shape:
             raise Refused("The painting does not fit its image: upload the support again")
@@ -117,30 +136,27 @@ class Page:
         self.predictor, self.examples, self.title = predictor, examples, title
         self.busy = threading.Lock()  # a model is not for several threads
 
-    def load_support(self, path: str) -> tuple[np.ndarray, np.ndarray]:
-        """An upload -> the session's support, and the same to paint on."""
+    def load_support(self, path: str) -> tuple[Support, np.ndarray]:
+        """An upload -> the session's support, and what to paint on."""
         image = open_picture(path)
-        return image, image
+        support = Support(image, np.zeros(image.shape[:2], bool))
+        return support, support.drawn()
 
-    def load_example(self, event: gr.SelectData) -> tuple[np.ndarray, dict, list]:
-        """A click on an example -> the session's support, it with its mask painted, the queries."""
+    def load_example(self, event: gr.SelectData) -> tuple[Support, np.ndarray, list]:
+        """A click on an example -> the session's support, what to paint on, the queries."""
         example = self.examples[event.index]
-        paint = np.zeros((*example.mask.shape, 4), np.uint8)
-        red = bytes.fromhex(PAINT[0][1:])
-        paint[example.mask] = (*red, round(255 * PAINT[1]))
-        drawn = {"background": example.support, "layers": [paint], "composite": None}
         queries = [(image, f"example {i}") for i, image in enumerate(example.queries, 1)]
-        return example.support, drawn, queries
+        return example.support, example.support.drawn(), queries
 
     def segment(
         self,
-        support: np.ndarray | None,
+        support: Support | None,
         editor: dict | None,
         kind: str,
         queries: list[tuple[str, str | None]] | None,
     ) -> Iterator[str]:
         """Finds the painted object in each query; yields the results so far, as HTML."""
-        mask = painted(editor, support)
+        mask = painted(support, editor)
         if not queries:
             raise Refused("There is no query: add at least one image to look into")
         if len(queries) > QUERIES:
@@ -150,24 +166,22 @@ class Page:
         predictor = Predictor(self.predictor.model, self.predictor.cfg)
         with self.busy:
             try:
-                predictor.set_support(support, label)
-            except (
-                ValueError
-            ) as error:  # such as an object too small to be left at the model's size
+                predictor.set_support(support.image, label)
+            except ValueError as error:  # such as an object too small for the model's size
                 raise Refused(str(error)) from None
         if kind == BOX:
-            mask[int(label.y0) : int(label.y1), int(label.x0) : int(label.x1)] = True
-        rows = ""
+            mask[label.y0 : label.y1, label.x0 : label.x1] = True
+        told, rows = Support(support.image, mask).drawn(), ""
         for number, (path, caption) in enumerate(queries, 1):
             name = caption or Path(path).name
             try:
                 image = open_picture(path, name)
             except Refused as error:  # the other queries are not lost for one
-                rows += failed_row(number, error.message)
+                rows += failed_row(number, error.plain)
             else:
                 with self.busy:
                     stages = predictor.explain(image)
-                rows += found_row(number, name, (support, mask), image, stages)
+                rows += found_row(number, name, told, image, stages)
             yield rows
 
     def build(self) -> gr.Blocks:
@@ -178,75 +192,87 @@ class Page:
                 "like in the **queries**."
             )
             kept = gr.State(None, time_to_live=KEPT)
-            with gr.Row(equal_height=False):
+            with gr.Row():
                 with gr.Column(min_width=420):
-                    editor, upload, kind = self._support()
+                    editor, upload, kind = support_parts()
                 with gr.Column(min_width=420):
-                    queries, thumbnails = self._queries()
-                    go = gr.Button("Segment", variant="primary", elem_id="segment")
-            results = gr.HTML(self._hint(), elem_id="results", label="Results")
+                    queries = query_part()
+                    thumbnails = example_part(self.examples) if self.examples else None
+            go = gr.Button("Segment", variant="primary", elem_id="segment")
+            results = gr.HTML(HINT, elem_id="results")
             gr.Markdown(
-                f"Model: `{self.title}`, {self.predictor.size} x {self.predictor.size} pixels "
-                f"inside. Images over {SIDE} pixels a side are shrunk first.",
+                f"Model: `{self.title}`; it sees images at {self.predictor.size} x "
+                f"{self.predictor.size} pixels. Images over {SIDE} pixels a side are shrunk first.",
                 elem_id="about",
             )
-            private = {"api_visibility": "private", "concurrency_id": "model"}
+            private = {"api_visibility": "private", "show_progress": "minimal"}
             upload.upload(self.load_support, upload, [kept, editor], **private)
             if thumbnails:
                 thumbnails.select(self.load_example, None, [kept, editor, queries], **private)
             inputs = [kept, editor, kind, queries]
-            go.click(self.segment, inputs, results, show_progress="minimal", **private)
+            go.click(self.segment, inputs, results, **private)
         return blocks.queue(default_concurrency_limit=1, max_size=32)
 
-    def _support(self) -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
-        editor = gr.ImageEditor(
-            label="1. Support: paint over the object",
-            sources=(),
-            transforms=(),
-            layers=False,
-            brush=gr.Brush(default_size=16, colors=[PAINT], color_mode="fixed"),
-            format="png",
-            buttons=[],
-            height=400,
-            placeholder="Upload a support below, or pick an example",
-            elem_id="support",
-        )
-        upload = gr.UploadButton("Upload a support", file_types=["image"], elem_id="upload")
-        kind = gr.Radio([OBJECT, BOX], value=OBJECT, label="What I paint is", elem_id="kind")
-        return editor, upload, kind
 
-    def _queries(self) -> tuple[gr.Gallery, gr.Gallery | None]:
-        queries = gr.Gallery(
-            label=f"2. Queries: up to {QUERIES} images to look into",
-            sources=["upload"],
-            columns=4,
-            height=210,
-            format="png",
-            interactive=True,
-            object_fit="contain",
-            allow_preview=False,
-            elem_id="queries",
+def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
+    """Where one paints, and what goes with it."""
+    gr.Markdown("### 1. Support: paint over the object")
+    editor = gr.ImageEditor(
+        label="Support",
+        show_label=False,
+        sources=(),
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size=16, colors=[PAINT], color_mode="fixed"),
+        format="png",
+        buttons=[],
+        height=400,
+        canvas_size=(480, 360),
+        elem_id="support",
+    )
+    with gr.Row(equal_height=True):
+        upload = gr.UploadButton("Upload a support", elem_id="upload", min_width=160)
+        kind = gr.Radio(
+            [OBJECT, BOX], value=OBJECT, label="What I paint is", elem_id="kind", scale=2
         )
-        if not self.examples:
-            return queries, None
-        pictures = [
-            (np.where(e.mask[..., None], e.support, e.support // 4 + 160), f"Example {i}")
-            for i, e in enumerate(self.examples, 1)
-        ]
-        return queries, gr.Gallery(
-            pictures,
-            label="Or pick an example: support, mask and queries of a class new to the model",
-            columns=len(pictures),
-            height=160,
-            format="png",
-            interactive=False,
-            allow_preview=False,
-            buttons=[],
-            elem_id="examples",
-        )
+    return editor, upload, kind
 
-    def _hint(self) -> str:
-        return "<p class='hint'>The results will stand here, one row a query.</p>"
+
+def query_part() -> gr.Gallery:
+    """Where queries are dropped."""
+    gr.Markdown(f"### 2. Queries: up to {QUERIES} images to look into")
+    return gr.Gallery(
+        label="Queries",
+        show_label=False,
+        sources=["upload"],
+        columns=4,
+        fit_columns=False,
+        height=200,
+        format="png",
+        interactive=True,
+        object_fit="contain",
+        allow_preview=False,
+        buttons=[],
+        elem_id="queries",
+    )
+
+
+def example_part(examples: list[Example]) -> gr.Gallery:
+    """Examples to click on."""
+    gr.Markdown("### Or pick an example of a class new to the model")
+    return gr.Gallery(
+        [example.support.drawn() for example in examples],
+        label="Examples",
+        show_label=False,
+        columns=MOST_EXAMPLES,
+        fit_columns=False,
+        height=140,
+        format="png",
+        interactive=False,
+        allow_preview=False,
+        buttons=[],
+        elem_id="examples",
+    )
 
 
 def find_examples(predictor: Predictor) -> list[Example]:
@@ -262,10 +288,10 @@ def find_examples(predictor: Predictor) -> list[Example]:
     listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
     examples = []
     for class_id, names in listed.by_class.items():
-        if len(names) > 2 and len(examples) < 5:
-            support, label = (np.asarray(part) for part in source.load(names[0]))
-            queries = [read_image(source.image_path(name)) for name in names[1:3]]
-            examples.append(Example(support, label == class_id, queries))
+        if len(names) > 2 and len(examples) < MOST_EXAMPLES:
+            image, label = source.load(names[0])
+            queries = [source.load(name)[0] for name in names[1:3]]
+            examples.append(Example(Support(image, label == class_id), queries))
     return examples
 
 
@@ -292,8 +318,10 @@ def serve(page: Page, host: str, port: int) -> None:
             footer_links=[],
             max_file_size=BYTES,
             css=CSS,
-            theme=gr.themes.Default(),
+            theme=gr.themes.Default(**FONTS),
         )
+        for each in (signal.SIGINT, signal.SIGTERM):  # also where a shell has them ignored
+            signal.signal(each, signal.default_int_handler)
         print(f"AMFormer's page: {blocks.local_url}  (Ctrl-C ends it)", flush=True)
         try:
             threading.Event().wait()
@@ -324,11 +352,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def app() -> None:
-    parser = Parser(
-        prog="python -m util.app",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, default=DEMO, metavar="FILE", help="of train.py (the demo's)"
     )

@@ -17,9 +17,10 @@ CSS = """
 .found .save { margin-left: auto; }
 .panels { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: 8px; }
 .panels figure { margin: 0; }
-.panels img { width: 100%; border-radius: 4px; display: block; }
+.panels img { width: 100%; display: block; box-sizing: border-box;
+    border: 1px solid var(--border-color-primary); border-radius: 4px; }
 .panels figcaption { font-size: 13px; text-align: center; margin-top: 4px; }
-.panels .last img { outline: 3px solid #ff3b30; }
+.panels .last img { border: 2px solid var(--color-accent); }
 .found .refused { color: var(--error-text-color, #b91c1c); margin: 0; }
 .hint { color: var(--body-text-color-subdued); text-align: center; padding: 24px 0; }
 #about { color: var(--body-text-color-subdued); font-size: 13px; }
@@ -30,7 +31,7 @@ CSS = """
 def found_row(
     number: int,
     name: str,
-    support: tuple[np.ndarray, np.ndarray],
+    support: np.ndarray,
     query: np.ndarray,
     stages: Stages,
 ) -> str:
@@ -39,12 +40,12 @@ def found_row(
     Args:
         number: of the query, from 1.
         name: of its file.
-        support: the support (uint8 [H,W,3]) and what counts as its object (bool [H,W]).
+        support: with what counts as its object in colour (uint8 [H,W,3]).
         query: uint8 [H,W,3].
         stages: what `Predictor.explain` says of it.
     """
     panels = {
-        "support": overlay(support[0], support[1].astype(np.uint8)),
+        "support": support,
         "query": query,
         "prior": heat(stages.prior),
         "initial mask": 255 * stages.initial,

@@ -7,7 +7,6 @@
 The names in the file tell which way it goes, and backbone, classes and shots. docs/weights.md.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +122,7 @@ def _one_classifier(state: State, expected: State) -> State:
 
 
 def _main() -> None:
-    parser = Parser(
-        prog="python -m util.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="the weight file to read")
     parser.add_argument("target", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument("--to", choices=(OURS, PUBLISHED), help="refuse to go the other way")

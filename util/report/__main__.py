@@ -5,7 +5,6 @@ python -m util.report exp/a exp/b --out both.html         # one page of several
 python -m util.report --table exp                         # the paper's table of all below exp
 """
 
-import argparse
 import os
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +16,7 @@ from util.report.table import as_csv, as_latex, as_markdown, gather
 
 
 def _main() -> None:
-    parser = Parser(
-        prog="python -m util.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "runs", nargs="*", default=[], type=Path, metavar="RUN", help="a run's folder"

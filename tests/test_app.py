@@ -1,0 +1,293 @@
+"""The page, in a real browser: painted, submitted, looked at; mistakes are messages."""
+
+import base64
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from util import app
+from util.logger import main
+from util.predictor import Box
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+PATIENCE = 300  # seconds until a wait is a failure; on an idle machine the longest takes ten
+BLUE = (30, 60, 200)
+ALERT = "[data-testid=toast-body]"
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
+    """The page of a small model, served by a process of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "util.app", "--checkpoint", str(small_run.checkpoint)]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*words, "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: b"\n" in log.read_bytes() or process.poll() is not None)
+        address = f"http://127.0.0.1:{port}/"
+        assert address in log.read_text()
+        yield SimpleNamespace(process=process, log=log, address=address, folder=folder)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(
+    server: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"needs a browser, {CHROMIUM}")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1280, "height": 1000},
+        )
+        context.set_default_timeout(1000 * PATIENCE)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(server: SimpleNamespace, browser: BrowserContext) -> Iterator[Page]:
+    """A visitor's page; whatever they do, nothing is fetched from elsewhere, and no traceback."""
+    opened, fetched = browser.new_page(), []
+    opened.on("request", lambda request: fetched.append(request.url))
+    opened.goto(server.address)
+    opened.locator("#support canvas").first.wait_for()
+    yield opened
+    assert "Traceback" not in opened.content()
+    assert len(server.log.read_text().splitlines()) == 1, server.log.read_text()
+    allowed = (server.address, "data:", "blob:")
+    assert fetched and [url for url in fetched if not url.startswith(allowed)] == []
+    opened.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what no element tells."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < PATIENCE
+        time.sleep(0.1)
+
+
+def choose(page: Page, button: str, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator(button).click()
+    chooser.value.set_files(files)
+
+
+def centre(page: Page) -> tuple[float, float]:
+    box = page.locator("#support canvas").first.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def is_blue(page: Page) -> bool:
+    """Whether the middle of the support, as the visitor sees it, is unpainted."""
+    x, y = centre(page)
+    clip = {"x": x - 4, "y": y - 4, "width": 8, "height": 8}
+    return bool(np.abs(pixels(page.screenshot(clip=clip)).mean((0, 1)) - BLUE).max() < 20)
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB).astype(float)
+
+
+def paint(page: Page) -> None:
+    """A short stroke of the brush in the middle of the support."""
+    x, y = centre(page)
+    page.mouse.move(x - 30, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=4)
+    page.mouse.up()
+
+
+def shown(page: Page, alt: str) -> np.ndarray:
+    """A picture of the results."""
+    source = page.get_by_alt_text(alt).get_attribute("src")
+    return pixels(base64.b64decode(source.partition(",")[2]))
+
+
+def told(page: Page) -> str:
+    """The message on the page, which is then closed."""
+    message = page.locator(ALERT)
+    message.wait_for()
+    text = message.inner_text()
+    message.get_by_test_id("toast-close").click()
+    message.wait_for(state="detached")
+    return text
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("files")
+    blue = np.full((200, 300, 3), BLUE[::-1], np.uint8)
+    query = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    paths = {n: folder / f"{n}.png" for n in ("blue", "first", "second")}
+    for path, picture in zip(paths.values(), (blue, query, query[::-1]), strict=True):
+        cv2.imwrite(str(path), picture)
+    broken = folder / "<b>broken.png"
+    broken.write_text("no picture")
+    huge = folder / "huge.png"
+    huge.write_bytes(empty_png(20_000))
+    return SimpleNamespace(**paths, broken=broken, huge=huge)
+
+
+def empty_png(side: int) -> bytes:
+    """A square PNG of black pixels, small as a file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((side // 8 + 1) * side))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_painted_object_is_looked_for_in_two_queries(page: Page, files: SimpleNamespace) -> None:
+    choose(page, "#upload", files.blue)
+    until(lambda: is_blue(page))
+    choose(page, "#queries button[aria-label*='upload' i]", files.first, files.second)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    page.locator("#segment").click()
+    assert "Nothing is painted" in told(page)
+    paint(page)
+    until(lambda: not is_blue(page))
+    page.locator("#segment").click()
+    page.get_by_label("query 2", exact=True).wait_for()
+    assert page.get_by_alt_text(re.compile("^final of query [12]$")).count() == 2
+    titles = ["support", "query", "prior", "initial mask", "mask 1", "mask 2", "mask 3", "final"]
+    assert page.locator(".found figcaption").all_inner_texts() == 2 * titles
+    assert shown(page, "final of query 2").shape == (90, 120, 3)
+    support = shown(page, "support of query 1")  # what was painted lies where it was painted
+    painted = np.abs(support - BLUE).max(axis=2) > 40
+    ys, xs = np.nonzero(painted)
+    assert 0.01 < painted.mean() < 0.3
+    assert abs(xs.mean() - 150) < 5 and abs(ys.mean() - 100) < 5
+    page.get_by_label(app.BOX).check()
+    page.locator("#segment").click()
+    page.get_by_label("query 2", exact=True).wait_for()
+
+
+def test_mistakes_are_messages_and_spare_the_other_queries(
+    page: Page, files: SimpleNamespace
+) -> None:
+    page.locator("#segment").click()
+    assert "There is no support" in told(page)
+    choose(page, "#upload", files.broken)
+    assert "<b>broken.png: cannot be read as an image" in told(page)
+    choose(page, "#upload", files.huge)
+    assert "huge.png: has more than 50 million pixels" in told(page)
+    page.get_by_label("Thumbnail 1 of 5").click()  # an example, with its mask and two queries
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    page.locator("#queries button[aria-label='Clear']").click()
+    choose(page, "#queries button[aria-label*='upload' i]", files.broken, files.first)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    page.locator("#segment").click()
+    page.get_by_alt_text("final of query 2").wait_for()
+    alert = page.get_by_label("query 1", exact=True).get_by_role("alert")
+    assert "<b>broken.png: cannot be read" in alert.inner_text()
+
+
+def test_a_visitor_does_not_get_the_support_of_another(
+    page: Page, server: SimpleNamespace, browser: BrowserContext
+) -> None:
+    page.get_by_label("Thumbnail 1 of 5").click()
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    other = browser.new_page()
+    other.goto(server.address)
+    other.locator("#segment").click()
+    assert "There is no support" in told(other)
+    other.close()
+
+
+def test_an_interrupt_ends_it_quietly_and_leaves_no_upload(server: SimpleNamespace) -> None:
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(PATIENCE) == 0
+    lines = [line for line in server.log.read_text().splitlines() if line]
+    assert len(lines) == 1 and server.address in lines[0]
+    assert [path.name for path in server.folder.iterdir()] == ["log"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["exp/demo/split0_lite0/best.pth", "run make demo, or give --checkpoint"]),
+        (["--checkpoint", "gone.pth", "--port", "0"], ["--port 0", "1 to 65535"]),
+        (["--checkpoint", "gone.pth", "--port", "{used}"], ["{used}", "give another --port"]),
+        (["--checkpoint", "gone.pth", "--port", "{free}"], ["gone.pth: no such checkpoint"]),
+        (["--prot", "1"], ["--prot", "--help"]),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_status_2(
+    words: list[str],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(app, "DEMO", Path("nowhere/exp/demo/split0_lite0/best.pth"))
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            free = other.getsockname()[1]
+        ports = {"used": used.getsockname()[1], "free": free}
+        monkeypatch.setattr(sys, "argv", ["app", *(word.format(**ports) for word in words)])
+        with pytest.raises(SystemExit) as stopped:
+            main(app.app)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(part.format(**ports) in error for part in parts)
+
+
+def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
+    image = app.open_picture(tmp_path / "wide.png")
+    assert image.shape == (12, 1024, 3) and (image == 7).all()
+
+
+def test_a_box_goes_around_what_is_painted() -> None:
+    support = app.Support(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool))
+    layer = np.zeros((40, 50, 4), np.uint8)
+    layer[5, 7] = layer[20, 30] = 153  # two corners
+    editor = {"background": support.image, "layers": [layer]}
+    assert app.enclosing(app.painted(support, editor)) == Box(7, 5, 31, 21)
+    with pytest.raises(app.Refused, match="does not fit"):
+        app.painted(support, editor | {"layers": [layer[:9]]})
