@@ -34,11 +34,8 @@ def words_of(name: str) -> list[str]:
     """How one calls it: a script by its name, a module by -m."""
     if "/" not in name:
         return [sys.executable, name]
-    return [
-        sys.executable,
-        "-m",
-        name.removesuffix(".py").replace("/", ".").removesuffix(".__main__"),
-    ]
+    module = name.removesuffix(".py").replace("/", ".")
+    return [sys.executable, "-m", module.removesuffix(".__main__")]
 
 
 def calls(name: str, method: str) -> list[ast.Call]:
