@@ -339,9 +339,16 @@ FAULTS = [
     Fault(
         "a step although the loss is not finite",
         "util/game.py",
-        "if not bad:",
+        "if not distributed.all_reduce_sum((~good).float()):",
         "if True:",
         "test_game.py::test_a_loss_that_is_not_finite_moves_nothing",
+    ),
+    Fault(
+        "a step although a gradient is not finite",
+        "util/game.py",
+        "torch.nn.utils.get_total_norm(gradients).isfinite()",
+        "torch.isfinite(loss)",
+        "test_game.py::test_a_gradient_that_is_not_finite_moves_nothing",
     ),
     Fault(
         "ignore label counted in the IoU",

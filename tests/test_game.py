@@ -136,6 +136,15 @@ def test_a_loss_that_is_not_finite_moves_nothing() -> None:
     assert poisoned(change).startswith("iteration 6: the loss is nan")
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    def change(game: Game) -> None:
+        weight = game.model.clue.down_query[0].weight
+        weight.register_hook(lambda gradient: gradient * torch.nan)
+
+    told = "iteration 6: the gradient of clue.down_query.0.weight is not finite, episodes: "
+    assert poisoned(change).startswith(told)
+
+
 def test_the_state_of_the_players_comes_back(game: Game) -> None:
     game.g_step(encoded(game.model, 1), weight=0.1)
     other = play()

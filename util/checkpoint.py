@@ -65,6 +65,18 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
     return state
 
 
+def weights(state: dict[str, Any], name: str, path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file: what is called so, or all that is there.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = state.get(name, state)
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path}: holds no weights under their names; name another file")
+    return found
+
+
 def load_into(module: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
     """Loads a state dict whose names and shapes have to be exactly the module's.
 

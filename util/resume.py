@@ -6,6 +6,10 @@ from typing import Any
 
 from util import checkpoint
 
+_TRAINING = {
+    **dict.fromkeys(("model", "optimizer_g", "optimizer_d"), dict),
+    **{"iteration": int, "best": (int, float), "stale": int, "random": list},
+}
 LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 
 
@@ -48,7 +52,7 @@ def training_state(path: Path) -> dict[str, Any]:
         ValueError: it is missing, torn, foreign, or holds weights only.
     """
     state = checkpoint.load(path)
-    if "optimizer_g" not in state:
+    if not all(isinstance(state.get(name), kind) for name, kind in _TRAINING.items()):
         raise ValueError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
     return state
 

@@ -93,7 +93,15 @@ class Run:
 
     def _take_up(self, path: Path, schedule: Batches) -> list[str]:
         state = load_checkpoint(self.model, path)
-        self.game.load_state_dict(state)
+        place = self.ranks.rank % max(1, len(state["random"]))
+        try:  # what is inside is PyTorch's to read, and can fail anywhere in it
+            self.game.load_state_dict(state)
+            checkpoint.set_random_state(state["random"][place])
+        except Exception:
+            raise ValueError(
+                f"{path}: its optimisers or random states are not those of such a run; name another"
+                " file"
+            ) from None
         done, self.best, self.stale = state["iteration"], state["best"], state["stale"]
         validated = state.get("validated", True)
         notes = [f"goes on from {path}: {done} of {schedule.total} iterations are done"]
@@ -108,8 +116,6 @@ class Run:
             return [f"nothing left to do: {told} to go on"]
         schedule.start, self._saved = done, (done, validated)
         self.owes_validation = not validated
-        place = self.ranks.rank % len(state["random"])
-        checkpoint.set_random_state(state["random"][place])
         if buffers := state.get("buffers", []):
             self.model.load_state_dict(buffers[place], strict=False)
         changed = resume.differences(state, self.setting)

@@ -26,7 +26,8 @@ def load_base_learner(base: BaseLearner, cfg) -> None:
             "python train_base.py --config FILE"
         )
     state = checkpoint.load(path)
-    state = base_from_published(state.get("state_dict", state), base.state_dict())
+    found = checkpoint.weights(state, "state_dict", path)
+    state = base_from_published(found, base.state_dict())
     checkpoint.load_into(base, state, path)
 
 
@@ -46,7 +47,7 @@ def load_checkpoint(model: AMFormer, path: Path) -> dict:
         ValueError: no such file, a torn one, or one of another architecture.
     """
     state = checkpoint.load(path)
-    checkpoint.load_into(model, state.get("model", state), path)
+    checkpoint.load_into(model, checkpoint.weights(state, "model", path), path)
     return state
 
 
