@@ -6,6 +6,7 @@ name, `like/this.py`:, is written to that file first; a diff is applied.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -188,9 +189,10 @@ def run_page(page: Path, checkout: Path) -> str:
         (checkout / name).write_text(content)
     for change in blocks(page, "diff"):
         subprocess.run(["git", "apply", "-"], input=change, text=True, cwd=checkout, check=True)
+    activated = {**os.environ, "PATH": f"{checkout}/.venv/bin:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-e", "-c", "".join(run_blocks(page))], cwd=checkout, capture_output=True, text=True,
-        timeout=900,
+        ["sh", "-e", "-c", "".join(run_blocks(page))], cwd=checkout, env=activated,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout + done.stderr
