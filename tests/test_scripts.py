@@ -40,9 +40,8 @@ def tree(tmp_path: Path) -> Path:
     for part in ("folds.py", "source.py", "weak.py"):
         shutil.copy(ROOT / "util/data" / part, tmp_path / "util/data")
     for name, status in (("train_base", 0), ("train", 7), ("test", 0)):
-        (tmp_path / f"{name}.py").write_text(
-            STUB.format(name=name) + f"sys.exit({status})\n" * status
-        )
+        leaves = f"sys.exit({status})\n" if status else ""
+        (tmp_path / f"{name}.py").write_text(STUB.format(name=name) + leaves)
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model import AMFormer
 from util import checkpoint, distributed, resume
-from util.config import load_config, save_config, to_dict
+from util.config import save_config, to_dict
 from util.cost import Cost
 from util.curves import Curves
 from util.distributed import Batches, Ranks
@@ -59,20 +59,24 @@ class Run:
         if path:
             notes = notes + self._take_up(Path(path), schedule)
         if self.ranks.is_main:
-            config = self.folder / "config.yaml"
-            if config.exists():
-                load_config(config)  # only a run's folder is written to
-            try:
-                save_config(self.cfg, config)
-            except OSError as error:
-                raise ValueError(
-                    f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
-                    "another folder"
-                ) from None
+            self._open_folder()
             for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
                 sweep(self.folder / name)
             self.curves = Curves(self.folder, schedule.start, warn)
         return notes
+
+    def _open_folder(self) -> None:
+        """Writes the config; refuses a folder that is not a run's, or cannot be written to."""
+        config = self.folder / "config.yaml"
+        try:
+            if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
+                raise ValueError(f"{config}: is not of a run; name another Train.save_path")
+            save_config(self.cfg, config)
+        except OSError as error:
+            raise ValueError(
+                f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
+                "another folder"
+            ) from None
 
     def _chosen(self) -> tuple[str, list[str]]:
         """The checkpoint to go on from ('': none), and lines about it."""
