@@ -234,7 +234,12 @@ AFTER: dict[str, Callable[[Path, str], None]] = {
 }
 
 
-@pytest.mark.parametrize("page", [page for page in DOCS if run_blocks(page)], ids=name_of)
+ELSEWHERE = {"predict.md"}  # tests/test_predict.py runs it, on few pictures
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in DOCS if run_blocks(p) and p.name not in ELSEWHERE], ids=name_of
+)
 def test_a_pages_commands_run_as_written(
     page: Path, checkout: Path, request: pytest.FixtureRequest
 ) -> None:

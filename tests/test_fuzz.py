@@ -18,7 +18,7 @@ import test as test_entry
 import train as train_entry
 from model import build_model
 from model.backbones import pixel_statistics
-from util import checkpoint
+from util import checkpoint, weights
 from util.config import arguments, load_config, to_dict
 from util.data.dataset import open_episodes
 
@@ -179,8 +179,8 @@ def made(words: list[str]) -> SimpleNamespace:
 @pytest.fixture
 def quick(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_entry, "open_episodes", lambda _, subset, *__: made.opened[subset])
-    for entry in (train_entry, test_entry):
-        monkeypatch.setattr(entry, "build_model", lambda _: made.model)
+    for module in (train_entry, weights):
+        monkeypatch.setattr(module, "build_model", lambda _: made.model)
 
 
 def test_broken_files_as_checkpoints(

@@ -144,7 +144,7 @@ def test_scores_are_merged_with_psi_and_the_background_with_the_base_learner() -
 
 def test_weights_of_the_shots_come_from_sorted_distances_and_go_in_shot_order() -> None:
     made, distances = ensemble(3), draw(4, 3).abs()
-    assert_same(ensemble(1).psi(distances), distances[:, 0])
+    assert_same(ensemble(1).psi(distances[:, :1]), distances[:, 0])
     first, _, last = made.kshot
     with torch.no_grad():
         for parameter in made.kshot.parameters():

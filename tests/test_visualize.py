@@ -21,9 +21,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A strip is its episode's IoU; the list of those that were drawn."""
     made = []
 
-    def draw(example: SimpleNamespace, episodes: object) -> float:
+    def draw(example: SimpleNamespace, episodes: object) -> np.ndarray:
         made.append(example.iou)
-        return example.iou
+        return np.array(example.iou)
 
     monkeypatch.setattr(visualize, "strip", draw)
     return made
@@ -61,8 +61,9 @@ def test_more_strips_than_episodes_are_all_of_them_and_none_are_none(drawn: list
 def gallery_of(ranks: Ranks) -> dict[str, list]:
     part = IOUS[:6] if ranks.is_main else IOUS[6:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visualize, "strip", lambda example, episodes: example.iou)
-        return gallery(part, 2, extremes=True)
+        patch.setattr(visualize, "strip", lambda example, episodes: np.array(example.iou))
+        found = gallery(part, 2, extremes=True)
+    return {name: [float(strip) for strip in strips] for name, strips in found.items()}
 
 
 def test_the_worst_and_best_of_all_ranks_are_found(tmp_path: Path) -> None:

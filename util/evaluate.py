@@ -102,7 +102,8 @@ class Evaluator:
         fold = episodes.sampler.fold
         self.classes = sorted(fold.by_class)  # those that the lists can serve
         self.names = [fold.name(c) for c in self.classes]
-        self.base_names = [fold.name(c) for c in fold_of(cfg.Data).base]
+        learned = fold_of(cfg.Data).learned  # COCO's, for a model of COCO on PASCAL
+        self.base_names = [learned.names[c - 1] for c in learned.base]
 
     def schedule(self, count: int, seeds: Sequence[int]) -> Schedule:
         """This rank's share of episodes 0..count-1 of every seed."""

@@ -3,6 +3,8 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from model import AMFormer, build_model
 from model.base_learner import BaseLearner
 from model.published import base_from_published
@@ -65,7 +67,7 @@ def trained_model(cfg, state: dict, path: Path) -> AMFormer:
     Raises:
         ValueError: the checkpoint is of another architecture or K.
     """
-    weights = state.get("model", state)
+    weights = checkpoint.weights(state, "model", path)
     if cfg.Eval.kshot != "model":
         weights = {name: value for name, value in weights.items() if not name.startswith(_KSHOT)}
         cfg = replace(cfg, Data=replace(cfg.Data, shot=1))
@@ -83,7 +85,7 @@ def trained_model(cfg, state: dict, path: Path) -> AMFormer:
 def trained_shot(weights: dict) -> int:
     """K of the model that a state dict is of."""
     kshot = weights.get(f"{_KSHOT}0.weight")
-    return 1 if kshot is None else kshot.shape[1]
+    return kshot.shape[1] if isinstance(kshot, Tensor) and kshot.ndim > 1 else 1
 
 
 _KSHOT = "ensemble.kshot."
