@@ -23,7 +23,9 @@ from util.data.prepare_voc import prepare_voc
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = logger.Parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="voc|coco|custom|base", help="what to prepare")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="voc|coco|custom|base", help="what to prepare"
+    )
     path = {"type": Path, "required": True}
     voc = commands.add_parser("voc", **_about("PASCAL VOC 2012 + SBD"))
     voc.add_argument("--voc", **path, metavar="DIR_OR_TAR", help="VOC 2012 trainval")
