@@ -115,6 +115,8 @@ def test_times_of_the_parts_are_told_with_v_on_the_main_rank_only() -> None:
     script = "with timed('model'): pass"
     assert says(script) == "" == says(script, "-v", RANK="1")
     assert says(script, "-v") == "amformer: model: 0.0 s\n"
+    silenced = f"from mmcv.utils import get_logger; get_logger('mmcv')\n{script}"
+    assert says(silenced, "-v").endswith("amformer: model: 0.0 s\n")
 
 
 def test_the_line_says_with_v_how_long_batches_took() -> None:

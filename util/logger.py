@@ -30,12 +30,18 @@ _log = logging.getLogger("amformer")
 _Batch = TypeVar("_Batch")
 
 
+class _Handler(logging.StreamHandler):
+    """To stderr; of a type of its own, as mmcv silences plain handlers of the root logger."""
+
+
 def set_verbosity(verbose: bool) -> None:
     """Quiet or verbose, as the head of this file says; `python -W ...` keeps its warnings."""
     if verbose and os.environ.get("RANK", "0") == "0":
         warnings.simplefilter("default")
         sys.warnoptions.append("default")  # `model` hides some warnings where nobody asked for any
-        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        logging.basicConfig(
+            level=logging.INFO, format="%(name)s: %(message)s", handlers=[_Handler()]
+        )
     elif not sys.warnoptions:
         warnings.simplefilter("ignore")
         logging.lastResort.setLevel(logging.ERROR)
