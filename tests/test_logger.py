@@ -1,17 +1,21 @@
 """The progress line, and what becomes of a user's mistake."""
 
+import errno
 import io
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from util.config import load_config
+from util.files import atomic_write
 from util.logger import Progress, clock, main
 
 
@@ -54,6 +58,21 @@ def test_an_interrupt_ends_with_status_130(capsys) -> None:
 
     assert ended(interrupted) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_termination_ends_with_status_143(capsys) -> None:
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_disk_that_fails_is_one_line_that_names_the_file(tmp_path: Path, capsys) -> None:
+    def full(file: BinaryIO) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "result.json"
+    assert ended(lambda: atomic_write(path, full)) == 1
+    told = f"stopped: {path}: cannot be written (No space left on device); make room there\n"
+    assert capsys.readouterr().err == told and not list(tmp_path.iterdir())
 
 
 def test_progress_prints_means_since_the_last_line() -> None:

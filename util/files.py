@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ def atomic_write(
         durable: flush file and folder to the disk, for what could not be made again: milliseconds.
 
     Raises:
-        OSError: it cannot be written; what was there is as it was.
+        OSError: with `path` as its filename: it cannot be written; what was there is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,8 +42,11 @@ def atomic_write(
         if keep and path.exists():
             _keep(path, keep)
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
     if durable:
         folder = os.open(path.parent, os.O_RDONLY)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import inspect
 import logging
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # torch is slow to import, and this file serves scripts that 
     import torch
 
 _ROOT = Path(__file__).resolve().parent.parent
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
 _WORKER = "in DataLoader worker process"
 _log = logging.getLogger("amformer")
 _Batch = TypeVar("_Batch")
@@ -218,9 +220,9 @@ def main(entry: Callable[[], None]) -> None:
     """Runs an entry point; a user's mistake becomes `error: ...` on stderr and exit status 2.
 
     Such a mistake is a `ValueError` raised in this repository, or a missing file. A `ValueError`
-    out of a library is a fault of ours and keeps its traceback. `RunStopped` ends with one line and
-    status 1, SIGINT with status 130, SIGTERM with 143. Of the ranks that a launcher started on one
-    machine, the first to fail speaks.
+    out of a library is a fault of ours and keeps its traceback. `RunStopped` and a disk that cannot
+    be written to end with one line and status 1, SIGINT with status 130, SIGTERM with 143. Of the
+    ranks that a launcher started on one machine, the first to fail speaks.
     """
     # A background job of a script inherits an ignored SIGINT; someone who sends one means it.
     old = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
@@ -239,6 +241,11 @@ def main(entry: Callable[[], None]) -> None:
             raise
         _say(f"error: {text}")
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _say(f"stopped: {error.filename}: cannot be written ({error.strerror}); make room there")
+        sys.exit(1)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
