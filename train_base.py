@@ -186,8 +186,9 @@ def f4_batches(
     """(f4 [b,C,h,w], labels [b,S,S]) of this rank; un-augmented images are encoded once."""
     if cfg.Base.augment:
         for image, target in image_batches(model, images, schedule, cfg, ranks):
-            with torch.no_grad():
-                yield model.backbone(image)[-1], target
+            with torch.no_grad():  # the caller, too, would be in it at a `yield`
+                f4 = model.backbone(image)[-1]
+            yield f4, target
         return
     known: dict[str, tuple[Tensor, Tensor]] = {}
     for indices in schedule:

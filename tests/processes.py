@@ -12,8 +12,13 @@ from torch import multiprocessing
 from util import distributed
 from util.distributed import Ranks
 
+# Processes are forked from one that has done the imports, several seconds of them, and no more.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["train", "train_base", "tensorboardX", "mmcv.cnn", "pytest"])
 
-def _start(rank: int, world: int, port: int, body, folder: Path) -> None:
+
+def _start(rank: int, environment: dict, world: int, port: int, body, folder: Path) -> None:
+    os.environ.update(environment)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1"
     )
@@ -31,5 +36,6 @@ def on_processes(world: int, body: Callable[[Ranks], Any], folder: Path) -> list
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_start, (world, port, body, folder), nprocs=world)
+    words = dict(os.environ), world, port, body, folder
+    multiprocessing.start_processes(_start, words, nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pth") for rank in range(world)]

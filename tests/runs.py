@@ -1,6 +1,5 @@
 """Tiny runs of train.py in processes of their own, to be met half-way by a signal or a fault."""
 
-import multiprocessing
 import os
 import runpy
 import signal
@@ -12,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from processes import FORKSERVER
 
 from model.base_learner import BaseLearner
 from model.published import base_to_published
@@ -21,13 +21,10 @@ from util.data.make_demo import make_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
-# Forks of a process that has done the imports, 5 s of them, and nothing else.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train", "train_base", "tensorboardX", "mmcv.cnn"])
 
 
 def make_data(folder: Path) -> list[str]:
-    """Demo data and an untrained base learner; the words of a run of 8 iterations, a few epochs.
+    """Demo data and an untrained base learner; the words of a run of 7 iterations, a few epochs.
 
     Images are augmented, dropout is on, D plays.
     """
@@ -38,16 +35,16 @@ def make_data(folder: Path) -> list[str]:
         f"Method.pre_weight={folder}/base.pth",
         "Data.size=33",
         "Base.size=33",
-        "Base.batch_size=8",
+        "Base.batch_size=2",
         "Train.batch_size=1",
         "Train.epochs=9",
-        "Train.max_iterations=8",
+        "Train.max_iterations=7",
         "Train.val_period=1",
         "Train.print_freq=1",
         "Train.feature_store=false",
         "Data.augment=true",
         "Data.missing=skip",
-        "Eval.val_episodes=4",
+        "Eval.val_episodes=2",
     ]
     cfg = load_config(CONFIG, words)
     torch.manual_seed(0)
@@ -61,7 +58,8 @@ def start(
 ) -> BaseProcess:
     """Starts a script on one CPU thread in a session of its own; what it says goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _context.Process(target=_run, args=(script, words, log, environment))
+    log.unlink(missing_ok=True)  # nobody may take an earlier run's word for this one's
+    process = FORKSERVER.Process(target=_run, args=(script, words, log, environment))
     process.start()
     return process
 
@@ -92,7 +90,7 @@ def _run(script: str, words: list[str], log: Path, environment: dict[str, str]) 
     runpy.run_path(script, run_name="__main__")
 
 
-def wait_for(done: Callable[[], object], process: BaseProcess, seconds: float = 120) -> None:
+def wait_for(done: Callable[[], object], process: BaseProcess, seconds: float = 600) -> None:
     """Waits until something is so, or the process has ended."""
     end = time.monotonic() + seconds
     while process.is_alive() and not done():
@@ -100,7 +98,7 @@ def wait_for(done: Callable[[], object], process: BaseProcess, seconds: float = 
         time.sleep(0.005)
 
 
-def finish(process: BaseProcess, log: Path, seconds: float = 300) -> str:
+def finish(process: BaseProcess, log: Path, seconds: float = 600) -> str:
     """Waits for a run that has to end with status 0; what it said."""
     process.join(seconds)
     said = log.read_text()

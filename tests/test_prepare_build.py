@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from downloads import make_voc, pack, refused, run, snapshot
@@ -187,16 +188,17 @@ def test_too_little_room_is_refused_before_anything_is_written(
 def test_a_disk_that_runs_full_is_one_line(
     workers: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Path.write_bytes
+    write = build.atomic_write
 
-    def full(path: Path, content: bytes) -> int:
-        if "000017" in path.name:
-            write(path, content[:40])
+    def full(path: Path, content: bytes, **how: bool) -> None:
+        def half(file: BinaryIO) -> None:
+            file.write(content[:40])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, content)
+
+        write(path, half if "000017" in path.name else content, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(build, "atomic_write", full)
         result = run(*words, tmp_path, "--workers", workers)
     refused(result, "2008_000017", "No space left on device", "make room")
     assert not [path for path in files(tmp_path) if path.name.endswith(".part")]

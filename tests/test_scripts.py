@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STUB = "import sys\nprint('{name}', *sys.argv[1:])\nsys.exit({status})\n"
+STUB = "import sys\nprint('{name}', *sys.argv[1:], flush=True)\n"
+WRITES = "import os\nos.makedirs('initmodel/demo')\nopen('initmodel/demo/split2_lite0.pth', 'w')\n"
+WAITS = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: (print("asked to stop"), sys.exit(0)))
+print("waits", flush=True)
+signal.pause()
+"""
 
 
 def call(script: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -33,7 +40,9 @@ def tree(tmp_path: Path) -> Path:
     for part in ("folds.py", "source.py", "weak.py"):
         shutil.copy(ROOT / "util/data" / part, tmp_path / "util/data")
     for name, status in (("train_base", 0), ("train", 7), ("test", 0)):
-        (tmp_path / f"{name}.py").write_text(STUB.format(name=name, status=status))
+        (tmp_path / f"{name}.py").write_text(
+            STUB.format(name=name) + f"sys.exit({status})\n" * status
+        )
     return tmp_path
 
 
@@ -67,6 +76,8 @@ def test_a_mistyped_key_stops_before_stage_one(tree: Path) -> None:
 
 
 def test_stage_one_runs_first_when_its_file_is_absent(tree: Path) -> None:
+    with (tree / "train_base.py").open("a") as stub:
+        stub.write(WRITES)
     got = call(
         tree / "train.sh", "split2", "demo", "0", "Train.epochs=3", "Data.shot=2", NET="lite0"
     )
@@ -84,9 +95,44 @@ def test_stage_one_is_left_out_when_its_file_is_there(tree: Path) -> None:
 
 
 def test_a_failure_of_stage_one_ends_the_run_with_its_status(tree: Path) -> None:
-    (tree / "train_base.py").write_text(STUB.format(name="train_base", status=3))
+    (tree / "train_base.py").write_text("raise SystemExit(3)\n")
     got = call(tree / "train.sh", "split0", "pascal", "0")
     assert got.returncode == 3 and "\ntrain " not in got.stdout
+
+
+def test_stage_one_that_is_asked_to_stop_ends_the_script(tree: Path) -> None:
+    """It leaves with status 0 and no file. The signal goes to the shell, which passes it on."""
+    with (tree / "train_base.py").open("a") as stub:
+        stub.write(WAITS)
+    process = subprocess.Popen(
+        ["sh", str(tree / "train.sh"), "split2", "demo", "0"], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHON": sys.executable, "NET": "lite0", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    for line in process.stdout:
+        if line == "waits\n":
+            break
+    process.terminate()
+    assert process.stdout.read() == "asked to stop\n"
+    assert process.wait(60) == 0
+
+
+def test_the_script_becomes_stage_two(tree: Path) -> None:
+    """Signals to it reach train.py, which knows how it was started."""
+    (tree / "there.pth").touch()
+    (tree / "train.py").write_text("import os\nprint(os.getpid(), os.environ['AMFORMER_SH'])\n")
+    process = subprocess.Popen(
+        ["sh", "train.sh", "split0", "pascal", "0", "Method.pre_weight=there.pth"], cwd=tree,
+        env={**os.environ, "PYTHON": sys.executable, "NET": "vgg16"}, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    said = process.communicate(timeout=60)[0]
+    assert said == f"{process.pid} NET=vgg16 sh train.sh split0 pascal 0\n"
+
+
+def test_several_machines_need_to_know_where_they_meet() -> None:
+    got = call(ROOT / "train.sh", "split0", "pascal", "0", NNODES="2", NODE_RANK="1")
+    assert got.returncode == 2 and got.stderr.count("\n") == 1
+    assert "NNODES=2 also needs NODE_RANK and RDZV=HOST:PORT" in got.stderr
 
 
 def test_overrides_with_spaces_stay_one_word(tree: Path) -> None:

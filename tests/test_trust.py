@@ -49,7 +49,7 @@ def faults(text: str) -> list[str]:
                 found.append(name)
             elif given.get("allow_pickle", "False") != "False" or given.get("shell") == "True":
                 found.append(ast.unparse(node))
-            elif name.endswith("_object") or name.endswith("_object_list"):  # pickle to a peer
+            elif name.endswith(("gather_object", "_object_list")):  # pickle to a peer
                 found.append(name)
     return found
 

@@ -48,7 +48,7 @@ class Curves:
 
     def flush(self) -> None:
         """Brings what was added to the disk; after a failure, tries a new file."""
-        if self._file is None or not self.folder.is_dir():
+        if self._file is None:
             self.reopen()
         else:
             self._try(self._file.flush)

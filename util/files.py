@@ -39,7 +39,7 @@ def atomic_write(
             if durable:
                 os.fsync(file.fileno())
         if keep and path.exists():
-            os.replace(path, keep)
+            _keep(path, keep)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -50,6 +50,19 @@ def atomic_write(
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Gives a file a second name, so that there is no moment without the first."""
+    link = keep.with_name(f".{keep.name}.{os.getpid()}.part")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without links: for a moment there is `keep` alone
+        os.replace(path, keep)
+        return
+    os.replace(link, keep)
+    link.unlink(missing_ok=True)  # still there when both were one file already
 
 
 def sweep(path: Path) -> None:

@@ -69,7 +69,7 @@ class Run:
                     f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
                     "another folder"
                 ) from None
-            for name in (resume.LAST, resume.BEST):
+            for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
                 sweep(self.folder / name)
             self.curves = Curves(self.folder, schedule.start, warn)
         return notes
@@ -173,6 +173,7 @@ class Run:
             if not self.folder.is_dir():
                 warn(f"{self.folder} is gone; made anew, what it held is lost")
                 save_config(self.cfg, self.folder / "config.yaml")
+                self.curves.reopen()
             if self._best:  # first: whoever finds this `last` finds its `best`
                 atomic_write(self.folder / resume.BEST, self._best)
                 self._best = b""
