@@ -17,8 +17,8 @@ from util.config import load_config
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.make_demo import make_demo
 from util.distributed import Ranks
-from util.evaluate import Evaluator
-from util.metrics import labels
+from util.evaluate import Evaluator, own_size
+from util.metrics import labels, object_iou
 from util.schedule import schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,10 +62,11 @@ def totals(monkeypatch: pytest.MonkeyPatch) -> list:
     kept: list = []
 
     class Kept(evaluate._Totals):
-        def scores(self, names: list[str], episodes: int) -> evaluate.Scores:
+        def scores(self, names: list[str], base_names: list[str], episodes: int) -> evaluate.Scores:
             kept.append(torch.stack((self.final.totals, self.meta.totals)))
-            kept[-1] = torch.cat((kept[-1].flatten(), self.base.totals.flatten()))
-            return super().scores(names, episodes)
+            more = (self.base.totals.flatten(), self.confusion.totals.flatten())
+            kept[-1] = torch.cat((kept[-1].flatten(), *more))
+            return super().scores(names, base_names, episodes)
 
     monkeypatch.setattr(evaluate, "_Totals", Kept)
     return kept
@@ -94,7 +95,7 @@ def in_drawn_order(system: System, predict: Callable, count: int) -> dict[tuple,
             prediction = predict(*images)
             evaluate._Target(evaluator, plan.query).score(prediction, 0, plan, total)
             masks[seed, plan.index] = labels(prediction.scores[0])
-        total.scores(evaluator.names, count)
+        total.scores(evaluator.names, evaluator.base_names, count)
     return masks
 
 
@@ -149,12 +150,36 @@ def test_the_schedule_holds_every_episode_once_and_a_query_in_one_place(demo: Sy
     assert all(len({task.plan.query for task in group}) == 1 for group in alone)
 
 
-def test_examples_are_spread_over_the_share(demo: System) -> None:
+def test_every_episode_is_shown_with_its_iou(demo: System) -> None:
     evaluator, seen, done = demo.evaluator(), [], []
     work = evaluator.schedule(COUNT, SEEDS)
-    evaluator.run(work, show=seen.append, shown=4, watch=done.append)
+    evaluator.run(work, show=seen.append, watch=done.append)
     assert done == list(range(1, 2 * COUNT + 1))
-    assert len(seen) == 4 and len({example.plan.query for example in seen}) > 1
+    tasks = [task for group in work.groups for task in group]
+    assert [example.plan for example in seen] == [task.plan for task in tasks]
+    ious = [example.iou for example in seen]
+    assert max(ious) > 0 and all(0 <= iou <= 1 for iou in ious)
+    for example in seen[:3]:
+        final = own_size(example.prediction.final[example.row :][:1], (65, 65), example.target)
+        assert object_iou(labels(final), example.target) == example.iou
+
+
+def test_confusion_names_the_pixels_and_its_sums_are_those_of_the_scores(
+    demo: System, totals: list
+) -> None:
+    evaluator = demo.evaluator()
+    scores = list(evaluator.run(evaluator.schedule(COUNT, SEEDS)).values())
+    both = evaluate.summed(score.confusion for score in scores)
+    assert list(both) == evaluator.names
+    known = {"background", "another novel class", "hit", *evaluator.base_names}
+    size = 4 * len(evaluator.names)
+    binary = sum(total[:size] for total in totals).view(-1, 2, 2)
+    for (name, kinds), (_, (hit, union)) in zip(both.items(), binary.tolist(), strict=True):
+        predicted, there = kinds["predicted"], kinds["object"]
+        assert set(predicted) | set(there) <= known and 0 not in predicted.values()
+        assert predicted.get("hit", 0) == there.get("hit", 0) == hit, name
+        assert sum(predicted.values()) + sum(there.values()) - hit == union, name
+    assert any(set(kinds["predicted"]) & set(evaluator.base_names) for kinds in both.values())
 
 
 def agrees_with_plain(system: System, totals: list, count: int) -> None:
@@ -172,7 +197,7 @@ def agrees_with_plain(system: System, totals: list, count: int) -> None:
         different += (mine != expected[next(seeds), example.plan.index]).sum().item()
         pixels += mine.numel()
 
-    evaluator.run(work, show=compare, shown=work.episodes)
+    evaluator.run(work, show=compare)
     found = torch.stack(list(expected.values())).float().mean()
     assert 0.01 < found < 0.99  # else it would say nothing
     assert different <= 1e-4 * pixels

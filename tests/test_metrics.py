@@ -8,9 +8,11 @@ from util import distributed
 from util.metrics import (
     BaseTotals,
     BinaryTotals,
+    ConfusionTotals,
     Score,
     ThresholdTotals,
     labels,
+    object_iou,
     sum_over_ranks,
 )
 
@@ -122,6 +124,39 @@ def test_base_miou_is_that_of_counting_without_background_and_unseen_classes() -
 
 def test_base_miou_of_nothing_is_zero() -> None:
     assert BaseTotals(5, CPU).miou() == 0.0
+
+
+def test_confusion_is_that_of_counting_pixels() -> None:
+    rng = np.random.default_rng(3)
+    base_classes, totals = 4, ConfusionTotals(CLASSES, 4, CPU)
+    counted = np.zeros((CLASSES, 2, base_classes + 3), dtype=int)
+    sums = np.zeros((CLASSES, 2), dtype=int)
+    for index in (0, 2, 2, 1):
+        target = random_target(rng, 2)
+        shape = target.shape
+        prediction, base = rng.integers(0, 2, shape), rng.integers(0, base_classes + 1, shape)
+        truth = np.where(target == 0, rng.integers(0, base_classes + 2, shape), target)
+        maps = (torch.from_numpy(x) for x in (prediction, target, truth.astype(np.uint8), base))
+        totals.add(*maps, index)
+        flat = (x.flat for x in (prediction, target, truth, base))
+        for p, t, true, seen in zip(*flat, strict=True):
+            if t == 255:
+                continue
+            if p:
+                counted[index, 0, base_classes + 2 if t else true] += 1
+            if t:
+                counted[index, 1, base_classes + 2 if p else seen] += 1
+        valid = target != 255
+        sums[index] += ((prediction == 1) & valid).sum(), (target == 1).sum()
+    assert totals.totals.tolist() == counted.tolist()
+    assert counted.sum(-1).tolist() == sums.tolist()
+    assert (counted[0] > 0).sum() > 8 and not counted[3].any()
+
+
+def test_an_episodes_iou_is_that_of_its_labelled_pixels() -> None:
+    prediction, target = torch.tensor([[1, 1, 1, 0, 0]]), torch.tensor([[1, 0, 255, 1, 0]])
+    assert object_iou(prediction, target) == pytest.approx(1 / 3)
+    assert object_iou(torch.zeros(1, 2), torch.tensor([[0, 255]])) == 0.0
 
 
 def test_a_score_is_in_percent_under_the_names_of_the_classes() -> None:

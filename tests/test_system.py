@@ -28,6 +28,7 @@ from util.encoded import FeatureStore, encode
 from util.evaluate import Evaluator
 from util.logger import main
 from util.run import Run
+from util.visualize import GALLERIES, TILE
 from util.weights import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +87,7 @@ def refused(entry, folder: Path, capsys: pytest.CaptureFixture, *more: str) -> s
 def trained(demo: Path) -> Path:
     """The folder of a whole run, with its checkpoints and result."""
     call(train_entry.train, demo)
-    call(test_entry.test, demo, "Eval.visualize=2")
+    call(test_entry.test, demo, "--visualize", "2")
     return demo / "run"
 
 
@@ -119,7 +120,8 @@ def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo
     wanted = {f"train/{name}" for name in losses}
     wanted |= {"val/miou_final", "val/miou_meta", "val/miou_base", "val/fb_iou", "val/episodes"}
     costs = ("iterations_per_s", "train_s", "validation_s", "peak_memory_gb")
-    assert scalars(trained) == wanted | {f"cost/{name}" for name in costs}
+    wanted |= {f"cost/{name}" for name in costs}
+    assert scalars(trained) == wanted
 
 
 def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
@@ -129,8 +131,12 @@ def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
     mean = np.mean([seed["final"]["miou"] for seed in seeds.values()])
     assert result["summary"]["final mIoU"]["mean"] == pytest.approx(mean)
     assert {"final mIoU", "meta mIoU", "prior mIoU", "base mIoU"} <= set(result["summary"])
-    picture = cv2.imread(str(trained / "episodes.png"))
-    assert picture.shape[0] > 2 * 65 and picture.shape[1] > 5 * 65
+    assert all("confusion" not in seed for seed in seeds.values())
+    assert result["confusion"].keys() == seeds["1"]["final"]["classes"].keys()
+    assert result["cost"]["seconds"] > 0 and 0.1 < result["cost"]["peak_memory_gb"] < 64
+    for name in GALLERIES:
+        picture = cv2.imread(str(trained / f"{name}.png"))
+        assert picture.shape[0] > 2 * TILE and picture.shape[1] > 8 * TILE
 
 
 def test_resumed_in_the_middle_equals_never_stopped(

@@ -44,7 +44,8 @@ def _main() -> None:
         print(f"written: {folder}/table.md, table.tex, table.csv")
         return
     runs = read_runs(args.runs)
-    above = Path(os.path.commonpath(args.runs)) if len(runs) > 1 else args.runs[0]
+    folders = [run.resolve() for run in args.runs]
+    above = Path(os.path.commonpath(folders)) if len(runs) > 1 else args.runs[0]
     path = args.out or above / "report.html"
     text = page(runs, datetime.now())
     _write(path, text)

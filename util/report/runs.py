@@ -1,6 +1,7 @@
 """What lies in a run's folder: config, curves, the test's result, pictures, environment."""
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def read_run(folder: Path, name: str) -> Record:
         )
     result = read_result(result_path) if result_path.is_file() else None
     if config_path.is_file():
-        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        config = _read_config(config_path)
     elif result:
         config = result["config"]
     else:
@@ -91,6 +92,17 @@ def read_run(folder: Path, name: str) -> Record:
         pictures={name: path for name, path in pictures.items() if path.is_file()},
         environments={when: record for when, record in environments.items() if record},
     )
+
+
+def _read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """As it was written: the keys of an older run need not be today's."""
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: torn, or no config; copy the run anew, or leave the file out")
+    return config
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
 
     A run that was resumed begins a new file: from its first point on it replaces what a file before
     it says of the same tag. The last record of a run that is under way may be unfinished and is
-    left out.
+    left out, as are values that are not finite.
 
     Returns:
         Tag -> points, and the seconds that the files span, each for itself.
@@ -129,7 +141,7 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
         times = []
         for event in _events(path.read_bytes()):
             for value in event.summary.value:
-                if value.HasField("simple_value"):
+                if value.HasField("simple_value") and math.isfinite(value.simple_value):
                     new.setdefault(value.tag, []).append((event.step, value.simple_value))
                     times.append(event.wall_time)
         seconds += max(times) - min(times) if times else 0.0
