@@ -174,8 +174,10 @@ class Source:
             return self._decode_again(image_id)
         kept = self.cache / f"{image_id}.npy"
         sources = (self.image_path(image_id), self.label_path(image_id))
+        made_from = 0  # the stamp of the files, which the copy bears too: whatever the clock says
         try:
-            if kept.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in sources):
+            made_from = max(path.stat().st_mtime_ns for path in sources)
+            if kept.stat().st_mtime_ns == made_from:
                 stacked = np.load(kept)
                 height = len(stacked) // 4
                 return stacked[: 3 * height].reshape(height, -1, 3), stacked[3 * height :]
@@ -186,6 +188,7 @@ class Source:
         stacked = np.concatenate([image.reshape(-1, label.shape[1]), label])
         try:
             atomic_write(kept, partial(np.save, arr=stacked), durable=False)
+            os.utime(kept, ns=(made_from, made_from))
         except OSError as error:
             raise ValueError(
                 f"{kept}: cannot be written ({error.strerror}); make room, or set Data.cache"
