@@ -369,7 +369,8 @@ def app() -> None:
         raise ValueError(f"{DEMO}: no such checkpoint; run make demo, or give --checkpoint")
     check_address(args.host, args.port)  # before the model is read, which takes seconds
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device)
-    serve(Page(predictor, find_examples(predictor), str(args.checkpoint)), args.host, args.port)
+    title = min(str(args.checkpoint), os.path.relpath(args.checkpoint), key=len)
+    serve(Page(predictor, find_examples(predictor), title), args.host, args.port)
 
 
 if __name__ == "__main__":
