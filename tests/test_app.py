@@ -138,6 +138,14 @@ def paint(page: Page) -> None:
     page.mouse.down()
     page.mouse.move(x + 40, y + 30, steps=4)
     page.mouse.up()
+    page.locator("#support button[aria-label='Undo']:enabled").wait_for()  # the stroke is kept
+
+
+def segment(page: Page) -> None:
+    """Submits; the second query's row, or the message there is instead."""
+    page.locator("#segment").click()
+    page.locator(f"{ALERT}, [aria-label='query 2']").first.wait_for()
+    assert page.locator(ALERT).all_inner_texts() == []
 
 
 def shown(page: Page, alt: str) -> np.ndarray:
@@ -198,8 +206,7 @@ def test_a_painted_object_is_looked_for_in_two_queries(page: Page, files: Simple
     assert "Nothing is painted" in told(page)
     paint(page)
     until(lambda: not is_blue(page))
-    page.locator("#segment").click()
-    page.get_by_label("query 2", exact=True).wait_for()
+    segment(page)
     assert page.get_by_alt_text(re.compile("^final of query [12]$")).count() == 2
     titles = ["support", "query", "prior", "initial mask", "mask 1", "mask 2", "mask 3", "final"]
     assert page.locator(".found figcaption").all_inner_texts() == 2 * titles
@@ -227,8 +234,8 @@ def test_mistakes_are_messages_and_spare_the_other_queries(
     page.locator("#queries button[aria-label='Clear']").click()
     choose(page, "#queries button[aria-label*='upload' i]", files.broken, files.first)
     page.get_by_label("Thumbnail 2 of 2").wait_for()
-    page.locator("#segment").click()
-    page.get_by_alt_text("final of query 2").wait_for()
+    segment(page)
+    assert page.get_by_alt_text("final of query 2").is_visible()
     alert = page.get_by_label("query 1", exact=True).get_by_role("alert")
     assert "broken.png: cannot be read" in alert.inner_text()
 
