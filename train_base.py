@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
-from util.data.loading import loaded
 
 from model import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
@@ -28,6 +27,7 @@ from model.published import base_to_published
 from model.resize import bilinear_ac
 from util import checkpoint, distributed, resume, speed
 from util.data.base import BaseDataset, open_base
+from util.data.loading import loaded
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
 from util.logger import Progress, RunStopped, main, warn

@@ -11,13 +11,13 @@ from entries import call
 from runs import CONFIG, make_data, same
 from torch import Tensor
 from torch.utils.data import Dataset
-from util.data.loading import CHAIN, STRIDE, Skipping, loaded
 
 import train as train_entry
 import train_base as base_entry
 from util import checkpoint
 from util.config import load_config
 from util.data.dataset import open_episodes
+from util.data.loading import CHAIN, STRIDE, Skipping, loaded
 from util.data.source import TRIES, Source, Unreadable
 from util.distributed import Batches, Ranks
 from util.game import Game
