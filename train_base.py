@@ -128,7 +128,8 @@ class Unfinished:
     def load(self, report: list[str]) -> dict | None:
         """Fills the model when the run is to go on; adds lines about it to a report."""
         there = distributed.gather(self.path.exists())[0]
-        if self.cfg.Train.resume != "auto" and not resume.restarted():
+        [again] = distributed.any_rank([resume.restarted()], self.ranks)
+        if self.cfg.Train.resume != "auto" and not again:
             return None
         if not there:
             report.append(f"nothing to resume beside {self.cfg.Method.pre_weight}")

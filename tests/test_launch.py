@@ -38,7 +38,8 @@ def work():
             time.sleep(0.02)
             if distributed.any_rank([stop.requested], ranks)[0]:
                 break
-    print(f"rank {{ranks.rank}} of {{ranks.world}}, attempt {{attempt}}, ended at {{done}}")
+    who = f"rank {{ranks.rank}} of {{ranks.world}}"
+    sys.stdout.write(f"{{who}}, attempt {{attempt}}, ended at {{done}}\\n")  # in one piece
     distributed.close()
 
 main(work)

@@ -70,6 +70,8 @@ def launch() -> None:
     script = sys.argv.index(args.training_script)
     os.environ["AMFORMER_LAUNCH"] = f"python -m util.launch {shlex.join(sys.argv[1:script])}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, after a warning
+    # Ranks that are started again must not meet at the addresses of those that are gone.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     asked = _Signals()
@@ -92,10 +94,16 @@ def _refuse(message: str) -> NoReturn:
 
 def _end(failures: dict[int, ProcessFailure]) -> NoReturn:
     """Names the rank that failed first, of those that did not fail because another had."""
-    first = {rank: failure for rank, failure in failures.items() if failure.exitcode != LOST}
-    if not first:
+    begin = min(failure.timestamp for failure in failures.values())
+    causes = {
+        rank: failure
+        for rank, failure in failures.items()
+        # What comes much later is killed by torchrun itself, as it did not end when asked.
+        if failure.exitcode != LOST and failure.timestamp < begin + 10
+    }
+    if not causes:
         raise RunStopped("a rank on another machine has failed; its launcher there says which")
-    rank, failure = min(first.items(), key=lambda found: found[1].timestamp)
+    rank, failure = min(causes.items(), key=lambda found: found[1].timestamp)
     if failure.exitcode == 2:  # it has said why
         raise SystemExit(2)
     how = f"ended with status {failure.exitcode}"

@@ -54,8 +54,10 @@ class Run:
                 the folder cannot be written to.
         """
         self.setting |= {"ranks": self.ranks.world, "images": schedule.samples}
+        # A machine may count no restart of its own when it joins those of another.
+        [again] = distributed.any_rank([resume.restarted()], self.ranks)
         # The same file on all ranks, also when one of them is late and finds another.
-        path, notes = distributed.gather(self._chosen() if self.ranks.is_main else None)[0]
+        path, notes = distributed.gather(self._chosen(again) if self.ranks.is_main else None)[0]
         if path:
             notes = notes + self._take_up(Path(path), schedule)
         if self.ranks.is_main:
@@ -78,10 +80,10 @@ class Run:
                 "another folder"
             ) from None
 
-    def _chosen(self) -> tuple[str, list[str]]:
+    def _chosen(self, again: bool) -> tuple[str, list[str]]:
         """The checkpoint to go on from ('': none), and lines about it."""
         asked, folder = self.cfg.Train.resume, self.folder
-        if asked != "auto" and not resume.restarted():
+        if asked != "auto" and not again:
             if asked:
                 resume.explicit(Path(asked))
             elif (folder / resume.LAST).exists():
