@@ -238,9 +238,15 @@ AFTER: dict[str, Callable[[Path, str], None]] = {
 ELSEWHERE = {"predict.md"}  # tests/test_predict.py runs it, on few pictures
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in DOCS if run_blocks(p) and p.name not in ELSEWHERE], ids=name_of
-)
+QUICK = {"config.md", "custom_data.md"}  # the others take minutes each, and want `-m slow`
+RUN = [
+    pytest.param(page, id=page.name, marks=[] if page.name in QUICK else pytest.mark.slow)
+    for page in DOCS
+    if run_blocks(page) and page.name not in ELSEWHERE
+]
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_a_pages_commands_run_as_written(
     page: Path, checkout: Path, request: pytest.FixtureRequest
 ) -> None:
