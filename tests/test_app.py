@@ -267,7 +267,7 @@ def test_an_interrupt_ends_it_quietly_and_leaves_no_upload(server: SimpleNamespa
         (["--checkpoint", "gone.pth", "--port", "0"], ["--port 0", "1 to 65535"]),
         (["--checkpoint", "gone.pth", "--port", "{used}"], ["{used}", "give another --port"]),
         (["--checkpoint", "gone.pth", "--port", "{free}"], ["gone.pth: no such checkpoint"]),
-        (["--prot", "1"], ["--prot", "--help"]),
+        (["--prot", "1"], ["--prot", "did you mean --port?"]),
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_status_2(
