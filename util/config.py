@@ -194,11 +194,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not valid YAML, correct it: {reason}") from None
+    inside = ""
     if isinstance(content, Mapping) and "environment" in content:  # a result.json
-        content = content.get("config")
+        inside, content = "config", content.get("config")
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
-    content, lines = dict(content), _lines(path, text)
+    content, lines = dict(content), _lines(path, text, inside)
     bases = content.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -219,8 +220,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return values
 
 
-def _lines(path: Path, text: bytes) -> dict[str, int]:
-    """Where each section and each `Section.key` of a file stands; none may stand twice."""
+def _lines(path: Path, text: bytes, inside: str) -> dict[str, int]:
+    """Where each section and each `Section.key` of a file stands; none may stand twice.
+
+    `inside`: the key below which the sections are ('': at the top).
+    """
     lines: dict[str, int] = {}
 
     def note(mapping: yaml.MappingNode, prefix: str) -> None:
@@ -234,7 +238,8 @@ def _lines(path: Path, text: bytes) -> dict[str, int]:
             if not prefix and isinstance(value, yaml.MappingNode):
                 note(value, f"{name}.")
 
-    note(yaml.compose(text, Loader=yaml.SafeLoader), "")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    note(dict((k.value, v) for k, v in root.value)[inside] if inside else root, "")
     return lines
 
 
