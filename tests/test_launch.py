@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from runs import CONFIG, ROOT, make_data, same
 
+pytestmark = pytest.mark.slow  # minutes in all
+
 # A run without a model: it counts until it is asked to stop.
 WORK = """
 import os, sys, time
@@ -138,7 +140,6 @@ def test_ranks_are_started_again_as_often_as_is_allowed(script: Path) -> None:
     assert sorted(out.splitlines()) == [f"rank {r} of 2, attempt 1, ended at 0" for r in (0, 1)]
 
 
-@pytest.mark.slow
 def test_a_training_rank_that_is_killed_costs_nothing_but_time(tmp_path: Path) -> None:
     """Ranks that the launcher starts again go on from its last checkpoint; so does a new launch."""
     words = [*make_data(tmp_path / "data"), "Train.batch_size=2", "Train.max_iterations=5"]

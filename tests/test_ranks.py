@@ -69,7 +69,10 @@ def four_steps(ranks: Ranks) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in net.named_parameters()}
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
 def test_a_training_step_is_the_same_on_any_number_of_ranks(world: int, tmp_path: Path) -> None:
     """Also where the batch (5) does not divide evenly."""
     alone, start = four_steps(ONE), dict(model().named_parameters())
