@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import finish, make_data, same, start, wait_for
@@ -33,10 +34,10 @@ class Player:
         self.state = torch.rand(256 * kilobytes)
 
     def state_dict(self) -> dict:
-        return {"optimizer_g": self.state, "optimizer_d": {}, "scalers": []}
+        return {"optimizer_g": {"state": self.state}, "optimizer_d": {}, "scalers": []}
 
     def load_state_dict(self, state: dict) -> None:
-        self.state = state["optimizer_g"]
+        self.state = state["optimizer_g"]["state"]
 
     def rates(self) -> dict:
         return {}
@@ -53,7 +54,7 @@ def run_in(folder: Path, *, kilobytes: int = 1, **train: object) -> tuple[Run, l
 
 def scores(miou: float) -> Scores:
     score = Score(miou, 0.0, {})
-    return Scores(score, score, 0.0, score, "f5", 0.5, 1)
+    return Scores(score, score, 0.0, score, "f5", 0.5, 1, {})
 
 
 def iteration(path: Path) -> int:
@@ -88,9 +89,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_the_last_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:
     run, notes, _ = run_in(tmp_path)
-    run.validated(scores(5.0), [torch.zeros(3, 4, 4).numpy()], 1)
+    run.validated(scores(5.0), [np.zeros((4, 4, 3), np.uint8)], 1)
     run.save(2)
-    run.validated(scores(4.0), [torch.zeros(3, 4, 4).numpy()], 3)
+    run.validated(scores(4.0), [np.zeros((4, 4, 3), np.uint8)], 3)
     run.close()
     assert notes == [] and run.stale == 1
     names = {resume.LAST: 3, resume.PREVIOUS: 2, resume.BEST: 1}
@@ -176,7 +177,7 @@ def test_a_full_disk_is_told_costs_no_file_and_is_tried_again(
     filler = disk / "filler"
     with suppress(OSError):
         filler.write_bytes(bytes(1 << 20))
-    picture = torch.rand(3, 300, 300).numpy()
+    picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     run.validated(scores(5.0), [picture], 3)
     run.save(4)
     said = capsys.readouterr().err

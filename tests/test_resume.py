@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from runs import CONFIG, finish, make_data, same, start, start_ranks, wait_for
 
 import train as train_entry
@@ -52,9 +53,12 @@ class StopAt:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    """Runs train.py in this process."""
+    """Runs train.py in this process, on one thread as `start` does."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(CONFIG), "--gpus", "0", *words])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     main(train_entry.train)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
