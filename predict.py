@@ -13,11 +13,10 @@ line of predictions.jsonl.
 """
 
 import argparse
-import io
 import json
-import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -29,6 +28,7 @@ from util.data.folds import IGNORE
 from util.data.make_demo import voc_palette
 from util.data.parallel import bar
 from util.data.source import read_image, read_label
+from util.files import atomic_write
 from util.logger import Parser, main
 from util.predictor import Box, Points, Predictor, Result
 from util.visualize import overlay
@@ -178,16 +178,10 @@ def write_line(lines: TextIO, content: dict) -> None:
 
 def write_png(path: Path, pixels: np.ndarray, *, palette: bool = False) -> None:
     """Writes a picture, or an index mask in VOC's palette; whole or not at all."""
-    picture, content = Image.fromarray(pixels), io.BytesIO()
+    picture = Image.fromarray(pixels)
     if palette:
         picture.putpalette(voc_palette())
-    picture.save(content, "PNG")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, partial(picture.save, format="PNG"), durable=False)
 
 
 if __name__ == "__main__":

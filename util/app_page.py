@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from util.predictor import Stages
-from util.visualize import overlay
+from util.visualize import heat, overlay
 
 SHOWN = 480  # pixels of a picture's longer side on the page
 
@@ -76,12 +76,6 @@ def failed_row(number: int, message: str) -> str:
         f'<section class="found" aria-label="query {number}">'
         f'<p class="refused" role="alert">{number}. {escape(message)}</p></section>'
     )
-
-
-def heat(values: np.ndarray) -> np.ndarray:
-    """0..1 (float32 [H,W]) as viridis (uint8 [H,W,3])."""
-    colored = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    return cv2.cvtColor(colored, cv2.COLOR_BGR2RGB)
 
 
 def jpeg(picture: np.ndarray) -> str:

@@ -97,6 +97,12 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
 
 
+def heat(values: np.ndarray) -> np.ndarray:
+    """0..1 (float32 [H,W]) as viridis, dark to bright (uint8 [H,W,3])."""
+    colored = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
+    return cv2.cvtColor(colored, cv2.COLOR_BGR2RGB)
+
+
 def strip(example: Example, episodes: EpisodeDataset) -> np.ndarray:
     """One evaluated episode as an RGB picture; the first support stands for all K.
 
@@ -160,9 +166,7 @@ def _painted(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
 def _heat(prior: Tensor) -> Tensor:
     """The mean of the prior's channels [1,2,h,w] -> a coloured map of 0 (dark) to 1 (bright)."""
     values = bilinear_ac(prior, (TILE, TILE))[0].mean(0).clamp(0, 1)
-    grey = (255 * values).byte().cpu().numpy()
-    rgb = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    return torch.from_numpy(rgb).permute(2, 0, 1)
+    return torch.from_numpy(heat(values.cpu().numpy())).permute(2, 0, 1)
 
 
 def _titled(picture: Tensor, title: str) -> Tensor:
