@@ -13,7 +13,7 @@ from util.data.lists import FoldList
 def config(**keys: object) -> SimpleNamespace:
     data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
     data |= {"classes": (), "novel": (), "min_pixels": 2048, "ann_type": "mask"}
-    data |= {"flip": False, "cache": "", "trained_on": "", "broken": "stop"}
+    data |= {"flip": False, "cache": "", "trained_on": "", "broken": "stop", "class_balance": 0.0}
     data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
     return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
 

@@ -141,6 +141,25 @@ def test_a_plan_depends_on_seed_and_index_alone() -> None:
     assert [fresh.plan(i) for i in range(100)] != late[::-1]
 
 
+@pytest.mark.parametrize(("balance", "share"), [(0.5, 0.75), (1.0, 0.5)])
+def test_a_balanced_class_is_asked_for_by_its_share(balance: float, share: float) -> None:
+    """Of two classes, one has nine times the images: 3 to 1 by square roots, then 1 to 1."""
+    sampler = EpisodeSampler(a_fold(c1=81, c2=9), 1, 0, balance)
+    plans = [sampler.plan(i) for i in range(4000)]
+    assert sum(plan.class_id == 1 for plan in plans) / 4000 == pytest.approx(share, abs=0.03)
+    assert {plan.query for plan in plans} == set(sampler.fold.images)
+    assert all(plan.class_id in sampler.fold.classes_of[plan.query] for plan in plans)
+    assert all(plan.query not in plan.supports for plan in plans)
+
+
+def test_only_training_is_balanced(pictures: SimpleNamespace) -> None:
+    cfg = changed(pictures, class_balance=1.0)
+    for subset, equal in (("train", False), ("val", True)):
+        (one, _), (other, _) = (open_episodes(c, subset, 3) for c in (pictures, cfg))
+        plans = ([e.sampler.plan(i) for i in range(20)] for e in (one, other))
+        assert (next(plans) == next(plans)) == equal
+
+
 def test_samples_do_not_depend_on_the_number_of_workers(pictures: SimpleNamespace) -> None:
     episodes, report = open_episodes(pictures, "train", 3)
     assert report == []

@@ -162,12 +162,17 @@ def servable(draw: st.DrawFn) -> tuple[FoldList, int]:
     return FoldList(images, by_class, classes_of, CLASSES["pascal"]), shot
 
 
-@given(servable(), st.integers(0, 2**31), st.lists(st.integers(0, 10**7), min_size=1, max_size=6))
+@given(
+    servable(),
+    st.integers(0, 2**31),
+    st.lists(st.integers(0, 10**7), min_size=1, max_size=6),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
 def test_an_episode_is_a_function_of_seed_and_index_and_its_supports_serve(
-    made: tuple, seed: int, indices: list[int]
+    made: tuple, seed: int, indices: list[int], balance: float
 ) -> None:
     fold, shot = made
-    one, other = (EpisodeSampler(fold, shot, seed) for _ in range(2))
+    one, other = (EpisodeSampler(fold, shot, seed, balance) for _ in range(2))
     plans = [one.plan(i) for i in indices]
     assert plans == [other.plan(i) for i in reversed(indices)][::-1]
     for plan in plans:
@@ -176,6 +181,8 @@ def test_an_episode_is_a_function_of_seed_and_index_and_its_supports_serve(
         assert set(plan.supports) <= set(fold.by_class[plan.class_id])
         draws = [s.rng(plan.index).random() for s in (one, other)]
         assert draws[0] == draws[1]
+    if balance:
+        return
     first = indices[0] // len(fold.images) * len(fold.images)
     queries = [one.plan(first + i).query for i in range(len(fold.images))]
     assert sorted(queries) == sorted(fold.images)

@@ -44,6 +44,12 @@ class DataSection:
     min_pixels: int = key(2048, "pixels that make a mask a support or a query", low=1)
     use_split_coco: bool = key(True, "COCO folds take every fourth class (False: 20 in a row)")
     shot: int = key(1, "supports per episode (K)", low=1)
+    class_balance: float = key(
+        0.0,
+        "training: 0 draws images; a class of n of them is drawn in proportion to n^(1 - this)",
+        low=0.0,
+        high=1.0,
+    )
     size: int = key(473, "side of the square input in pixels, 1 mod 8", low=33)
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
     flip: bool = key(False, "without augment: mirror images at random, which a store can keep")

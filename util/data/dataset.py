@@ -225,8 +225,9 @@ def open_episodes(
     The first call on a data set reads all its masks (see `load_table`).
 
     Args:
-        cfg: its `Data` section; `.augment` and `.flip` are of 'train' only. `.missing`: 'error'
-            refuses when a listed image is not on disk, 'skip' leaves it out (`available`).
+        cfg: its `Data` section; `.augment`, `.flip` and `.class_balance` are of 'train' only.
+            `.missing`: 'error' refuses when a listed image is not on disk, 'skip' leaves it out
+            (`available`).
         subset: 'train' or 'val'.
         seed: of the episodes and their augmentation.
         mean: of the channels R, G, B the encoder expects, in units of 0-1.
@@ -252,7 +253,8 @@ def open_episodes(
     else:
         kind = FlipTransform if subset == "train" and data.flip else EvalTransform
         transform = kind(data.size, mean, std)
-    sampler, classes = EpisodeSampler(listed, data.shot, seed), fold.classes(subset)
+    balance = data.class_balance if subset == "train" else 0.0
+    sampler, classes = EpisodeSampler(listed, data.shot, seed, balance), fold.classes(subset)
     table, skip = fold.base_table(), subset == "train" and data.broken == "skip"
     made = EpisodeDataset(source, sampler, transform, table, classes, data.ann_type, skip)
     return made, report

@@ -62,18 +62,29 @@ class EpisodeSampler:
         fold: the list; `check_shots` or `available` has been over it.
         shot: supports per episode, K.
         seed: >= 0.
+        balance: 0: every image is the query once per pass, and one of its classes is asked for, as
+            published. Above: a class of n images is asked for in proportion to n^(1 - balance), all
+            equally often at 1, then one of its images is the query.
     """
 
-    def __init__(self, fold: FoldList, shot: int, seed: int) -> None:
-        self.fold, self.shot, self.seed = fold, shot, seed
+    def __init__(self, fold: FoldList, shot: int, seed: int, balance: float = 0.0) -> None:
+        self.fold, self.shot, self.seed, self.balance = fold, shot, seed, balance
         self._passes = Passes(len(fold.images), seed)
+        self._classes = sorted(c for c, images in fold.by_class.items() if images)
+        shares = np.array([len(fold.by_class[c]) ** (1 - balance) for c in self._classes])
+        self._shares = shares / shares.sum()
 
     def plan(self, index: int) -> Plan:
         """Returns episode `index` >= 0."""
-        query = self.fold.images[self._passes(index)]
         rng = generator(self.seed, _EPISODE, index)
-        class_id = int(rng.choice(self.fold.classes_of[query]))
-        pool = self.fold.by_class[class_id]
+        if self.balance:
+            class_id = int(rng.choice(self._classes, p=self._shares))
+            pool = self.fold.by_class[class_id]
+            query = pool[int(rng.integers(len(pool)))]
+        else:
+            query = self.fold.images[self._passes(index)]
+            class_id = int(rng.choice(self.fold.classes_of[query]))
+            pool = self.fold.by_class[class_id]
         # One more than needed, so that the query can be struck out.
         drawn = rng.choice(len(pool), min(self.shot + 1, len(pool)), replace=False)
         supports = [pool[i] for i in drawn if pool[i] != query][: self.shot]
