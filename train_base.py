@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from model import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
+from model.folding import fold_batch_norms
 from model.published import base_to_published
 from model.resize import bilinear_ac
 from util import checkpoint, distributed, resume, speed
@@ -197,13 +199,14 @@ def f4_batches(
                 f4 = model.backbone(image)[-1]
             yield f4, target
         return
+    frozen = fold_batch_norms(deepcopy(model).eval()).backbone
     known: dict[str, tuple[Tensor, Tensor]] = {}
     for indices in schedule:
         for index in indices:
             if (name := images.name(index)) not in known:
                 image, target = (x[None].to(ranks.device) for x in images[index])
                 with torch.no_grad():
-                    known[name] = model.backbone(image)[-1], target
+                    known[name] = frozen(image)[-1], target
         pairs = [known[images.name(index)] for index in indices]
         f4, target = zip(*pairs, strict=True)
         yield torch.cat(f4), torch.cat(target)
@@ -212,12 +215,12 @@ def f4_batches(
 @torch.no_grad()
 def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float:
     """mIoU in percent over the base classes, on the validation images at S x S."""
-    model.eval()
+    folded = fold_batch_norms(model.eval())
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
     count = min(cfg.Base.val_images or len(tests), len(tests))  # past that the set starts anew
     mine = range(ranks.rank, count, ranks.world)
     for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.workers):
-        scores = bilinear_ac(model(image.to(ranks.device)), tuple(target.shape[-2:]))
+        scores = bilinear_ac(folded(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))
     sum_over_ranks(totals)
     return 100 * totals.miou()

@@ -82,6 +82,9 @@ def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - scale * norm.running_mean
 
 
+FAST_PADDING = 4  # pixels that oneDNN's depthwise kernel pads by itself
+
+
 @torch.no_grad()
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """A copy of a frozen module whose batch norms have become part of its convolutions.
@@ -91,6 +94,7 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     eval mode: where the two stand next to each other in one module, in the order in which they run,
     as in every ResNet, VGG and EfficientNet. A trial image tells whether the copy computes what the
     module does; where it does not, or where batch norms train, the module itself is given back.
+    On the CPU the copy's depthwise convolutions pad in two steps (`_pad_beforehand`).
     """
     if any(norm.training for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)):
         return module
@@ -102,7 +106,28 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
                 _scale(conv, norm)
                 after = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
                 setattr(parent, name, nn.Sequential(*after))
+    if next(module.parameters()).device.type == "cpu":
+        _pad_beforehand(folded)
     return folded if _same(folded, module) else module
+
+
+def _pad_beforehand(module: nn.Module) -> None:
+    """Lets depthwise convolutions pad `FAST_PADDING` pixels themselves, what is more beforehand.
+
+    The zeros are the same. With more of them oneDNN leaves its depthwise kernel: the dilated 5x5
+    ones of EfficientNet-Lite0 then take 5 to 8 times as long (docs/performance.md).
+    """
+    for parent in list(module.modules()):
+        for name, conv in list(parent.named_children()):
+            if type(conv) is not nn.Conv2d or conv.groups < conv.in_channels:
+                continue
+            if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+                continue
+            high, wide = (max(0, padding - FAST_PADDING) for padding in conv.padding)
+            if high or wide:
+                conv.padding = conv.padding[0] - high, conv.padding[1] - wide
+                border = nn.ZeroPad2d((wide, wide, high, high))
+                setattr(parent, name, nn.Sequential(border, conv))
 
 
 def _follows(conv: nn.Conv2d, norm: nn.Module) -> bool:

@@ -311,5 +311,7 @@ def test_frozen_batch_norms_become_part_of_their_convolutions() -> None:
             folded.features(image).maps(), base.features(image).maps(), strict=True
         ):
             assert_same(got, expected)
+    depthwise = [m for m in folded.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert max(m.padding[0] for m in depthwise) == 4  # 8 as built, and equal all the same
     base.backbone.train()
     assert fold_batch_norms(base) is base
