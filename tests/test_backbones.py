@@ -22,6 +22,11 @@ def seed() -> None:
         ("timm/resnet18", 65, 9),
         (LITE0, 65, 9),
         ("timm/convnext_tiny", 97, 12),
+        ("timm/efficientnet_b0", 65, 9),
+        ("timm/swin_tiny_patch4_window7_224", 81, 6),  # f3 is at stride 16, as with plain ViTs
+        ("timm/vit_tiny_patch16_224", 65, 5),
+        ("timm/vit_small_patch14_dinov2", 57, 5),
+        ("timm/pvt_v2_b0", 65, 5),
     ],
 )
 def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:

@@ -183,12 +183,9 @@ def quick(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "build_model", lambda _: made.model)
 
 
+@pytest.mark.usefixtures("quick")
 def test_broken_files_as_checkpoints(
-    words: list[str],
-    folder: Path,
-    tmp_path: Path,
-    refused: Callable[..., None],
-    quick: None,
+    words: list[str], folder: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     content = (folder / "run/last.pth").read_bytes()
     path, count = tmp_path / "x.pth", 0
@@ -233,12 +230,9 @@ def misshapen(state: dict, rng: random.Random) -> dict:
     return state
 
 
+@pytest.mark.usefixtures("quick")
 def test_misshapen_checkpoints(
-    words: list[str],
-    folder: Path,
-    tmp_path: Path,
-    refused: Callable[..., None],
-    quick: None,
+    words: list[str], folder: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     state, rng, path = (
         checkpoint.load(folder / "run/last.pth"),

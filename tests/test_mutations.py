@@ -7,10 +7,11 @@ from pathlib import Path
 
 import mutations
 import pytest
+from mutants import FAULTS, Fault
 
 
-@pytest.mark.parametrize("fault", mutations.FAULTS, ids=lambda fault: fault.name)
-def test_every_fault_has_its_place_in_the_code(fault: mutations.Fault, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_has_its_place_in_the_code(fault: Fault, tmp_path: Path) -> None:
     path = tmp_path / fault.file
     path.parent.mkdir(parents=True)
     shutil.copy(mutations.ROOT / fault.file, path)
@@ -24,4 +25,4 @@ def test_every_fault_is_noticed() -> None:
     words = [sys.executable, "tests/mutations.py"]
     got = subprocess.run(words, cwd=mutations.ROOT, capture_output=True, text=True)
     assert got.returncode == 0, got.stdout + got.stderr
-    assert got.stdout.count("caught") == len(mutations.FAULTS) + 1
+    assert got.stdout.count("caught") == len(FAULTS) + 1

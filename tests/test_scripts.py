@@ -34,7 +34,7 @@ def tree(tmp_path: Path) -> Path:
         shutil.copy(ROOT / part, tmp_path)
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "util").mkdir()
-    for part in ("config.py", "schema.py", "logger.py", "files.py", "launch.sh"):
+    for part in ("config.py", "checks.py", "schema.py", "logger.py", "files.py", "launch.sh"):
         shutil.copy(ROOT / "util" / part, tmp_path / "util")
     (tmp_path / "util/data").mkdir()
     for part in ("folds.py", "source.py", "weak.py"):

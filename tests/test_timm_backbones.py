@@ -24,25 +24,6 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "grid"),
-    [
-        ("timm/efficientnet_b0", 65, 9),
-        ("timm/swin_tiny_patch4_window7_224", 81, 6),  # f3 is at stride 16, as with plain ViTs
-        ("timm/vit_tiny_patch16_224", 65, 5),
-        ("timm/vit_small_patch14_dinov2", 57, 5),
-        ("timm/pvt_v2_b0", 65, 5),
-    ],
-)
-def test_the_family_carries_the_system(name: str, size: int, grid: int) -> None:
-    model = AMFormer(name, BASE_CLASSES, 1).eval()
-    with torch.no_grad():
-        got = model(*images(1, 1, size))
-    assert got.scores.shape == (1, 2, size, size)
-    assert got.initial_mask.shape == (1, 1, grid, grid)
-    assert all_finite(got) and got.scores.std() > 0
-
-
 def test_a_config_of_a_size_that_does_not_fit_builds_no_model() -> None:
     method = replace(Config().Method, backbone="timm/vit_tiny_patch16_224")
     cfg = replace(Config(), Method=method)  # Data.size 473

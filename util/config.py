@@ -9,28 +9,19 @@ One value, for scripts:
     python -m util.config config/demo/demo_split0_lite0.yaml Data.shot=5 --get Method.pre_weight
 """
 
-import difflib
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from util.data.folds import FOLDS, fold_of
+from util.checks import KEYS, SECTIONS, check_together, checked, key_hint, nearest, shown
 from util.data.source import read_classes
 from util.files import atomic_write
 from util.logger import Parser, main
 from util.schema import Config
-
-_SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Config)}
-_KEYS: dict[str, Field] = {
-    f"{name}.{f.name}": f for name, section in _SECTIONS.items() for f in fields(section)
-}
-
 
 # Options of a script -> the keys that they are short for.
 TRAIN_FLAGS = {"--replay": "Train.replay"}
@@ -72,7 +63,7 @@ def config_from(sections: Mapping, source: str, overrides: list[str] | None = No
         ValueError: any mistake, in one line.
     """
     values = {
-        f"{section}.{option}": _checked(source, f"{section}.{option}", value)
+        f"{section}.{option}": checked(source, f"{section}.{option}", value)
         for section, options in sections.items()
         for option, value in options.items()
     }
@@ -90,8 +81,8 @@ def _resolved(values: dict[str, Any], source: str, overrides: list[str] | None) 
         except yaml.YAMLError:
             mistake = f"command line: {name}: {text!r} is not valid YAML; quote it"
             raise ValueError(mistake) from None
-        values[name] = _checked("command line", name, value)
-    given: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+        values[name] = checked("command line", name, value)
+    given: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     for name, value in values.items():
         section, _, option = name.partition(".")
         given[section][option] = value
@@ -99,8 +90,8 @@ def _resolved(values: dict[str, Any], source: str, overrides: list[str] | None) 
     data = given["Data"]
     if data.get("data_set") == "custom" and not data.get("classes"):
         data["classes"] = read_classes(data.get("data_root", Config.Data.data_root))
-    config = Config(**{name: cls(**given[name]) for name, cls in _SECTIONS.items()})
-    _check_together(config, source)
+    config = Config(**{name: cls(**given[name]) for name, cls in SECTIONS.items()})
+    check_together(config, source)
     return config
 
 
@@ -119,7 +110,7 @@ def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of this machine; 0: the CPU")
     for flag, name in (flags or {}).items():
         kind = "FILE" if name in _RECORDED else "N"
-        about = f"{_KEYS[name].metadata['help']}; as {name}={kind}"
+        about = f"{KEYS[name].metadata['help']}; as {name}={kind}"
         parser.add_argument(flag, dest=name, metavar=kind, help=about)
     add_overrides(parser)
     args = parser.parse_intermixed_args()
@@ -138,11 +129,15 @@ def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config
 
 def config_argument(text: str) -> Config:
     """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
+    args = _config_parser(text).parse_intermixed_args()
+    return load_config(args.config, args.overrides)
+
+
+def _config_parser(text: str) -> Parser:
     parser = Parser(text)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
     add_overrides(parser)
-    args = parser.parse_intermixed_args()
-    return load_config(args.config, args.overrides)
+    return parser
 
 
 def add_overrides(parser: Parser) -> None:
@@ -198,25 +193,25 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if isinstance(content, Mapping) and "environment" in content:  # a result.json
         inside, content = "config", content.get("config")
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: wants sections such as `Train:`, given {_shown(content)}")
+        raise ValueError(f"{path}: wants sections such as `Train:`, given {shown(content)}")
     content, lines = dict(content), _lines(path, text, inside)
     bases = content.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: _base_ wants a path or a list of paths, given {_shown(bases)}")
+        raise ValueError(f"{path}: _base_ wants a path or a list of paths, given {shown(bases)}")
     values: dict[str, Any] = {}
     for base in bases:
         values |= _read(path.parent / base, (*above, path.resolve()))
     for section, options in content.items():
-        if section not in _SECTIONS:
-            hint = _nearest(str(section), {word: word for word in _SECTIONS})
+        if section not in SECTIONS:
+            hint = nearest(str(section), {word: word for word in SECTIONS})
             raise ValueError(f"{path}:{lines[str(section)]}: unknown section {section}; {hint}")
         if not isinstance(options, Mapping):
-            mistake = f"section {section} wants keys with values, given {_shown(options)}"
+            mistake = f"section {section} wants keys with values, given {shown(options)}"
             raise ValueError(f"{path}:{lines[section]}: {mistake}")
         for option, value in options.items():
             name = f"{section}.{option}"
-            values[name] = _checked(f"{path}:{lines[name]}", name, value)
+            values[name] = checked(f"{path}:{lines[name]}", name, value)
     return values
 
 
@@ -243,185 +238,13 @@ def _lines(path: Path, text: bytes, inside: str) -> dict[str, int]:
     return lines
 
 
-def _checked(source: str, name: str, value: Any) -> Any:
-    """The value in the type of its key; `source` is the file or the command line it came from."""
-    if name not in _KEYS:
-        raise ValueError(f"{source}: unknown key {name}; {_key_hint(name)}")
-    default, limits = _KEYS[name].default, _KEYS[name].metadata
-    if not isinstance(default, tuple):
-        return _checked_one(source, name, value, type(default), limits)
-    if "kind" in limits:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{source}: {name} wants a list, given {_shown(value)}")
-        return tuple(_checked_one(source, name, element, limits["kind"], {}) for element in value)
-    kind = type(default[0])
-    length = None if name == "Eval.seeds" else len(default)
-    if not isinstance(value, (list, tuple)) or not value or (length and len(value) != length):
-        wanted = f"a list of {length or 'one or more'} {_KINDS[kind][1]}"
-        raise ValueError(f"{source}: {name} wants {wanted}, given {_shown(value)}")
-    return tuple(_checked_one(source, name, element, kind, limits) for element in value)
-
-
-_KINDS = {
-    bool: ("true or false", ""),
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    str: ("text", ""),
-}
-
-
-def _checked_one(source: str, name: str, value: Any, kind: type, limits: Mapping[str, Any]) -> Any:
-    given = value
-    if kind is str and value is None:
-        value = ""
-    elif kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            value = float(value)  # PyYAML reads 2e-4, which has no dot, as text
-        except (ValueError, OverflowError):
-            value = None
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{source}: {name} wants {_KINDS[kind][0]}, given {_shown(given)}")
-    wanted = ""
-    if "choices" in limits and value not in limits["choices"]:
-        wanted = " or ".join(choice or "''" for choice in limits["choices"])
-    elif "pattern" in limits and not re.fullmatch(limits["pattern"], value):
-        wanted = _KEYS[name].metadata["help"]
-    elif "low" in limits and value < limits["low"]:
-        wanted = f"at least {limits['low']}"
-    elif "high" in limits and value > limits["high"]:
-        wanted = f"at most {limits['high']}"
-    elif "above" in limits and value <= limits["above"]:
-        wanted = f"more than {limits['above']}"
-    if wanted:
-        raise ValueError(f"{source}: {name} wants {wanted}, given {_shown(given)}")
-    return value
-
-
-def _check_together(config: Config, source: str) -> None:
-    """What single limits cannot say. An option that would have no effect is a mistake too."""
-    data, method, base, train = config.Data, config.Method, config.Base, config.Train
-    custom = data.data_set == "custom"
-    mistakes = [
-        (
-            not custom and data.split >= FOLDS,
-            f"Data.split wants at most {FOLDS - 1}, given {data.split}",
-        ),
-        (
-            not custom and bool(data.classes or data.novel),
-            "Data.classes and Data.novel have no effect without Data.data_set custom; remove them",
-        ),
-        (custom and not data.novel, "Data.novel wants the classes that this fold holds out"),
-        (
-            custom and not set(data.classes) - set(data.novel),
-            "Data.novel leaves no class to train on",
-        ),
-        (data.size % 8 != 1, _size("Data.size", data.size)),
-        (base.size % 8 != 1, _size("Base.size", base.size)),
-        (data.scale[0] > data.scale[1], "Data.scale wants the smaller number first"),
-        (base.scale[0] > base.scale[1], "Base.scale wants the smaller number first"),
-        (
-            bool(data.trained_on) and data.data_set != "pascal",
-            "Data.trained_on coco is for Data.data_set pascal; set it, or remove Data.trained_on",
-        ),
-        (
-            not data.use_split_coco and "coco" not in (data.data_set, data.trained_on),
-            "Data.use_split_coco False has no effect without Data.data_set coco; remove it",
-        ),
-        (
-            method.pretrained == "package" and method.backbone != "timm/tf_efficientnet_lite0",
-            "Method.pretrained package has weights of timm/tf_efficientnet_lite0 only; for "
-            f"{method.backbone} write download, none or a file",
-        ),
-        (
-            method.train_parts and not train.adversarial,
-            "Method.train_parts has no effect without the game; set Train.adversarial True",
-        ),
-        (
-            method.train_kshot and data.shot == 1,
-            "Method.train_kshot has no effect with one shot; set Data.shot or remove it",
-        ),
-        (
-            train.adversarial_period % 2 == 0,
-            f"Train.adversarial_period must be odd, given {train.adversarial_period}: with an even "
-            "one all the weighted iterations are D steps",
-        ),
-        (
-            train.feature_store and data.augment,
-            "Train.feature_store keeps features of images as they are; set Data.augment False",
-        ),
-        (
-            train.accumulate > train.batch_size,
-            f"Train.accumulate {train.accumulate}: the batch has {train.batch_size} episodes; make "
-            "it less",
-        ),
-        (
-            data.flip and data.augment,
-            "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
-        ),
-        (
-            train.seed_deterministic and config.Speed.cudnn_benchmark,
-            "Speed.cudnn_benchmark picks kernels by their time, Train.seed_deterministic wants the "
-            "same ones; remove one",
-        ),
-        (
-            len(set(config.Eval.seeds)) < len(config.Eval.seeds),
-            "Eval.seeds names a seed twice; remove one",
-        ),
-    ]
-    for wrong, message in mistakes:
-        if wrong:
-            raise ValueError(f"{source}: {message}")
-    try:
-        fold_of(data)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-
-def _size(name: str, given: int) -> str:
-    return f"{name} must be 1 mod 8, given {given}; the nearest is {round((given - 1) / 8) * 8 + 1}"
-
-
-def _key_hint(name: str) -> str:
-    """Says which key `Section.key` may have meant: one of that name elsewhere, or the nearest."""
-    section, _, last = name.rpartition(".")
-    meant = difflib.get_close_matches(section.lower(), [word.lower() for word in _SECTIONS], n=1)
-    inside = {
-        known.partition(".")[2].lower(): known
-        for known in _KEYS
-        if not section or meant and known.lower().startswith(f"{meant[0]}.")
-    }
-    if section and last.lower() in inside:
-        return f"did you mean {inside[last.lower()]}?"
-    namesakes = [known for known in _KEYS if known.lower().endswith(f".{last.lower()}")]
-    if namesakes:
-        return f"did you mean {' or '.join(namesakes)}?"
-    if section in _SECTIONS or difflib.get_close_matches(last.lower(), inside, n=1):
-        return _nearest(last, inside)
-    return _nearest(section, {word: word for word in _SECTIONS})
-
-
-def _nearest(word: str, known: dict[str, str]) -> str:
-    """`did you mean X?`, or all there is; `known`: what may be written -> how to show it."""
-    lower = {name.lower(): shown for name, shown in known.items()}
-    close = difflib.get_close_matches(word.lower(), lower, n=1)
-    return f"did you mean {lower[close[0]]}?" if close else f"there is {', '.join(known.values())}"
-
-
-def _shown(value: Any) -> str:
-    """The value as a message shows it: short, on one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _print_value() -> None:
-    parser = Parser(__doc__)
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
-    add_overrides(parser)
+    parser = _config_parser(__doc__)
     parser.add_argument("--get", required=True, metavar="Section.key", help="the key to print")
     args = parser.parse_intermixed_args()
     values = to_dict(load_config(args.config, args.overrides))
-    if args.get not in _KEYS:
-        raise ValueError(f"command line: --get: unknown key {args.get}; {_key_hint(args.get)}")
+    if args.get not in KEYS:
+        raise ValueError(f"command line: --get: unknown key {args.get}; {key_hint(args.get)}")
     section, _, option = args.get.partition(".")
     print(values[section][option])
 

@@ -76,7 +76,7 @@ def _takes(key: Field) -> str:
     bounds += [f"at most {_shown(high)}"] if high is not None else []
     bounds += [f"above {_shown(limits['above'])}"] if "above" in limits else []
     if listed:
-        fixed = f" of {len(default)}" if key.name == "scale" else ""
+        fixed = "" if {"many", "kind"} & limits.keys() else f" of {len(default)}"
         name = f"list{fixed}, each {name}"
     return ", ".join([name, " and ".join(bounds)] if bounds else [name])
 

@@ -18,8 +18,9 @@ def key(default: Any, text: str, **limits: Any) -> Any:
         default: value when no file and no override gives the key.
         text: one line for the documentation (`metadata['help']`).
         **limits: `choices` (a tuple), `pattern` (a regular expression), `low` and `high`
-            (inclusive), `above` (exclusive); for a list they hold for each element. `kind` is the
-            type of the elements of a list of any length, which may be empty.
+            (inclusive), `above` (exclusive); for a list they hold for each element. A list is as
+            long as its default, or has one or more elements with `many`, or any number of them,
+            of the type `kind`, with that.
     """
     return field(default=default, metadata={"help": text, **limits})
 
@@ -157,7 +158,9 @@ class TrainSection:
 class EvalSection:
     """Validation and test."""
 
-    seeds: tuple[int, ...] = key(tuple(range(321, 331)), "seeds of the test, one run each", low=0)
+    seeds: tuple[int, ...] = key(
+        tuple(range(321, 331)), "seeds of the test, one run each", low=0, many=True
+    )
     episodes: int = key(1000, "test episodes per seed", low=1)
     val_episodes: int = key(1000, "episodes of a validation", low=1)
     val_seed: int = key(321, "seed of the validation episodes", low=0)
