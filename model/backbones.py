@@ -280,18 +280,38 @@ def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"Method.pretrained: there is no file {path} (nor is it download|package|none)"
         )
-    if isinstance(backbone, TimmBackbone):
-        overlay = {"file": str(path)}
-        tag = name.removeprefix("timm/")
-        return TimmBackbone(tag, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     try:
+        if isinstance(backbone, TimmBackbone):
+            return _filled_by_timm(name.removeprefix("timm/"), path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
     except Exception as error:  # a torn or foreign file can fail anywhere in the reader
         raise ValueError(
-            f"Method.pretrained: {path} is not a file of weights, or is torn"
+            f"Method.pretrained: {path} is not a file of weights of {name}, or is torn"
         ) from error
-    state = state.get("state_dict", state)
     return _own_names(backbone, {key.removeprefix("module."): v for key, v in state.items()})
+
+
+def _filled_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
+    """The weights of a timm model, without those that the file does not have.
+
+    timm passes over names that it does not know and leaves the rest random: so what is as it was
+    made did not come from the file.
+    """
+
+    def made(**weights) -> TimmBackbone:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return TimmBackbone(tag, **weights)
+
+    random = dict(made().named_parameters())
+    filled = made(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    left = {
+        key
+        for key, value in filled.named_parameters()
+        if value.ndim > 1 and torch.equal(value, random[key])
+    }
+    return {key: value for key, value in filled.state_dict().items() if key not in left}
 
 
 def _own_names(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

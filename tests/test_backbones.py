@@ -1,6 +1,9 @@
 """Backbones: each kind carries the system; weights are found or refused."""
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 from small import BASE_CLASSES, all_finite, images
 from torch import nn
@@ -75,6 +78,26 @@ def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: st
         backbone = build_backbone(name)
     with pytest.raises(ValueError, match=part):
         load_pretrained(backbone, name, source)
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+    name = "timm/resnet18"
+    backbone, path = build_backbone(name), tmp_path / "weights.pth"
+    good = timm.create_model("resnet18").state_dict()
+    for content, part in (
+        (good, None),
+        ({f"backbone.{key}": value for key, value in good.items()}, "lacks 20 weights"),
+        ({"layer4.0.conv1.weight": torch.ones(1)} | good, None),
+        (good | {"layer4.0.conv1.weight": torch.ones(1)}, "not a file of weights of timm/res"),
+        (b"torn", "not a file of weights of timm/resnet18, or is torn"),
+    ):
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        if part:
+            with pytest.raises(ValueError, match=f"Method.pretrained: .*{part}"):
+                load_pretrained(backbone, name, str(path))
+        else:
+            load_pretrained(backbone, name, str(path))
+            assert torch.equal(backbone.net.layer4[0].conv1.weight, good["layer4.0.conv1.weight"])
 
 
 @pytest.mark.parametrize("depth", [50, 101])
