@@ -45,7 +45,7 @@ def train_base() -> None:
     if Path(cfg.Method.pre_weight).exists():
         checkpoint.load(cfg.Method.pre_weight)  # only a checkpoint is replaced
     ranks = distributed.init(gpus)
-    speed.repeatable(cfg)
+    speed.set_kernels(cfg)
     stop, base = Stop(ranks.is_main), cfg.Base
     with distributed.main_first(ranks):  # it makes the lists
         images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)

@@ -18,14 +18,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
 
 
-def repeatable(cfg) -> None:
-    """`Train.seed_deterministic`: kernels whose sums are in one order, or an error where none is.
+def set_kernels(cfg) -> None:
+    """What of the config chooses kernels, in either stage.
 
-    Call it before the first product on a GPU: cuBLAS reads its setting then.
+    `Train.seed_deterministic`: those whose sums are in one order, or an error where none is; cuBLAS
+    reads its setting at the first product on a GPU. `Speed.tf32` off: off in convolutions, too.
     """
     if cfg.Train.seed_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(cfg.Train.seed_deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.Speed.tf32
+    torch.backends.cudnn.benchmark = cfg.Speed.cudnn_benchmark
 
 
 def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
@@ -37,7 +40,7 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
     Raises:
         ValueError: an option would have no effect on this device.
     """
-    repeatable(cfg)
+    set_kernels(cfg)
     speed = cfg.Speed
     if device.type != "cuda":
         for name in ("tf32", "cudnn_benchmark"):
@@ -46,8 +49,6 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
         for name, section in (("Train", cfg.Train), ("Eval", cfg.Eval)):
             if section.precision == "fp16":
                 raise ValueError(f"{name}.precision fp16 is for GPUs; on the CPU write bf16")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = speed.tf32
-    torch.backends.cudnn.benchmark = speed.cudnn_benchmark
     if speed.channels_last:
         model.encoder.to(memory_format=torch.channels_last)
     if speed.compile:
