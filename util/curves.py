@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
 _number = itertools.count()  # two files of one second would have one name
+_START = SessionLog(status=SessionLog.START)
 
 
 class Curves:
@@ -23,13 +24,15 @@ class Curves:
 
     Args:
         folder: of the run.
-        start: the iteration that the run goes on from; what an earlier file has behind it is void.
+        start: the iteration that the run goes on from (0: anew); the first file marks it, and what
+            earlier files have behind it is void.
         warn: called with one line when the disk fails, once for each file.
     """
 
     def __init__(self, folder: Path, start: int, warn: Callable[[str], None]):
         self.folder, self.start, self.warn = folder, start, warn
         self._file: EventsWriter | None = None
+        self._marked = False
         self.reopen()
 
     def reopen(self) -> None:
@@ -63,13 +66,14 @@ class Curves:
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(self.folder / "events"), f".{next(_number)}")
-        if self.start:
-            self._add(self.start + 1, session_log=SessionLog(status=SessionLog.START))
+        if not self._marked:
+            self._file.write_event(_event(self.start + 1, session_log=_START))
         self._file.flush()
+        self._marked = True
 
     def _add(self, step: int, **content: object) -> None:
         if self._file is not None:
-            file, event = self._file, Event(step=step, wall_time=time.time(), **content)
+            file, event = self._file, _event(step, **content)
             self._try(lambda: file.write_event(event))
 
     def _try(self, call: Callable[[], object]) -> None:
@@ -78,3 +82,7 @@ class Curves:
         except OSError as error:
             self.warn(f"{self.folder}: no curves are written ({error.strerror})")
             self.close()
+
+
+def _event(step: int, **content: object) -> Event:
+    return Event(step=step, wall_time=time.time(), **content)

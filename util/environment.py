@@ -1,6 +1,6 @@
 """What a number was measured with: so that two numbers can be compared, or refused.
 
-`environment` makes the record that `result.json` and checkpoints carry.
+`environment` makes the record that `result.json` carries.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ NO_NUMBERS = {
 
 
 def environment(cfg: Any, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
-    """The record, in types that JSON and `checkpoint.load` take.
+    """The record, in types that JSON takes.
 
     Args:
         cfg: the resolved config.

@@ -303,11 +303,7 @@ def _config(runs: Sequence[Record]) -> str:
 
 
 def _environment(runs: Sequence[Record]) -> str:
-    columns = {
-        f"{run.name}, {when}" if len(runs) > 1 else when: _flat(record)
-        for run in runs
-        for when, record in run.environments.items()
-    }
+    columns = {run.name: _flat(run.environment) for run in runs if run.environment}
     if not columns:
-        return _note("Not recorded: the run is older than util/environment.py.")
+        return _note("test.py records it with its result; none is here.")
     return _table(["", *columns], _columns(list(columns.values())), mark=True)

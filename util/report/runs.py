@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 from google.protobuf.message import DecodeError
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from util import checkpoint
 from util.visualize import GALLERIES
 
 Points = list[tuple[int, float]]  # (iteration, value)
@@ -31,7 +30,7 @@ class Record:
         seconds: from the first to the last record of the curves; pauses between starts left out.
         result: what test.py wrote; None before a test.
         pictures: name in `GALLERIES` -> PNG.
-        environments: `training` and `test` -> record of `util.environment`, where there is one.
+        environment: of the test, the record of `util.environment`.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Record:
     seconds: float
     result: dict[str, Any] | None
     pictures: dict[str, Path]
-    environments: dict[str, dict[str, Any]]
+    environment: dict[str, Any] | None
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
@@ -51,8 +50,9 @@ def read_runs(folders: list[Path]) -> list[Record]:
         ValueError: a folder holds no run, is given twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
-    if len(set(resolved)) < len(resolved):
-        raise ValueError(f"{folders[0]}: a run is named twice; name each once")
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise ValueError(f"{folder}: this run is named twice; name each once")
     above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
     return [
         read_run(folder, path.relative_to(above).as_posix())
@@ -77,10 +77,6 @@ def read_run(folder: Path, name: str) -> Record:
     else:
         raise ValueError(f"{config_path}: missing; the run was moved without it, copy it too")
     curves, seconds = read_curves(files)
-    environments = {}
-    if (folder / "last.pth").is_file():
-        environments["training"] = checkpoint.load(folder / "last.pth").get("environment")
-    environments["test"] = (result or {}).get("environment")
     pictures = {name: folder / f"{name}.png" for name in GALLERIES}
     return Record(
         name=name,
@@ -90,7 +86,7 @@ def read_run(folder: Path, name: str) -> Record:
         seconds=seconds,
         result=result,
         pictures={name: path for name, path in pictures.items() if path.is_file()},
-        environments={when: record for when, record in environments.items() if record},
+        environment=(result or {}).get("environment"),
     )
 
 
@@ -127,28 +123,31 @@ def read_result(path: Path) -> dict[str, Any]:
 def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
     """Reads tensorboard files of one run, in the order in which they were begun.
 
-    A run that was resumed begins a new file: from its first point on it replaces what a file before
-    it says of the same tag. The last record of a run that is under way may be unfinished and is
-    left out, as are values that are not finite.
+    Where a run was started or resumed, its file begins with a mark: what files before it say of
+    that iteration and later ones is void. The last record of a run that is under way may be
+    unfinished and is left out, as are values that are not finite.
 
     Returns:
-        Tag -> points, and the seconds that the files span, each for itself.
+        Tag -> points, and the seconds that the files of the run span, each for itself.
     """
     curves: dict[str, Points] = {}
     seconds = 0.0
     for path in files:
-        new: dict[str, Points] = {}
         times = []
         for event in _events(path.read_bytes()):
+            if event.session_log.status == SessionLog.START:
+                curves = {tag: _before(event.step, points) for tag, points in curves.items()}
+                seconds = seconds if event.step > 1 else 0.0
             for value in event.summary.value:
                 if value.HasField("simple_value") and math.isfinite(value.simple_value):
-                    new.setdefault(value.tag, []).append((event.step, value.simple_value))
+                    curves.setdefault(value.tag, []).append((event.step, value.simple_value))
                     times.append(event.wall_time)
         seconds += max(times) - min(times) if times else 0.0
-        for tag, points in new.items():
-            kept = [point for point in curves.get(tag, []) if point[0] < points[0][0]]
-            curves[tag] = kept + points
-    return curves, seconds
+    return {tag: points for tag, points in curves.items() if points}, seconds
+
+
+def _before(step: int, points: Points) -> Points:
+    return [point for point in points if point[0] < step]
 
 
 def _events(data: bytes):
