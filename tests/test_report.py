@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from util.config import load_config, save_config, to_dict
+from util.curves import Curves
 from util.logger import main
 from util.report import __main__ as entry
 from util.report.charts import Line, line_chart, number, thinned, ticks
@@ -152,23 +154,50 @@ def test_a_page_of_several_runs_compares_them(
     assert "a, iteration 40: " in text and "b/c, iteration 40: " in text
 
 
-def test_curves_go_on_in_the_file_of_a_resumed_run_and_end_before_a_torn_record(
-    tmp_path: Path,
-) -> None:
-    for number_, steps in (("1", (1, 2, 3, 4)), ("2", (3, 4, 5))):
-        with SummaryWriter(str(tmp_path / number_)) as writer:
-            writer.add_scalar("train/x", float("nan"), 1, walltime=100)
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
+    """Writes a point at each step, a second apart, as a run does; gives all files so far."""
+    now = [100.0]
+    monkeypatch.setattr("util.curves.time.time", lambda: now[0])
+
+    def write(start: int, tag: str, plus: int, *parts: Iterable[int]) -> list[Path]:
+        curves = Curves(tmp_path, start, pytest.fail)
+        curves.scalars({tag: float("nan")}, start + 1)
+        for index, steps in enumerate(parts):
+            if index:
+                curves.reopen()
             for step in steps:
-                writer.add_scalar("train/x", 10 * int(number_) + step, step, walltime=100 + step)
-    files = [next((tmp_path / name).glob("events*")) for name in "12"]
+                now[0] += 1
+                curves.scalars({tag: plus + step}, step)
+        curves.close()
+        return sorted(tmp_path.glob("events*"))
+
+    return write
+
+
+def test_curves_go_on_in_the_file_of_a_resumed_run_and_end_before_a_torn_record(written) -> None:
+    written(0, "x", 10, (1, 2, 3, 4))
+    files = written(2, "x", 20, (3, 4, 5))
     curves, seconds = read_curves(files)
-    assert curves == {"train/x": [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25)]}
+    assert curves == {"x": [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25)]}
     assert seconds == 3 + 2
     whole = files[1].read_bytes()
     for torn in (whole[:-9], whole[:-1] + b"", whole[:-60] + bytes(60)):
         files[1].write_bytes(torn)
-        points = read_curves(files)[0]["train/x"]
+        points = read_curves(files)[0]["x"]
         assert points[:3] == [(1, 11), (2, 12), (3, 23)] and (5, 25) not in points
+
+
+def test_a_file_begun_after_a_full_disk_voids_nothing(written) -> None:
+    files = written(2, "x", 0, (3, 4, 5), (6, 7))
+    assert len(files) == 2
+    assert read_curves(files)[0] == {"x": [(step, step) for step in (3, 4, 5, 6, 7)]}
+
+
+def test_a_run_that_replaces_another_has_none_of_its_curves(written) -> None:
+    written(0, "loss_d", 0, range(1, 90))
+    files = written(0, "x", 0, (1, 2, 3))
+    assert read_curves(files) == ({"x": [(1, 1), (2, 2), (3, 3)]}, 2)
 
 
 def test_charts_end_where_their_numbers_do() -> None:
@@ -197,7 +226,9 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, refused) -> None:
     assert "no run is here" in refused(tmp_path)
     assert "no result.json is below" in refused("--table", tmp_path)
     folder = write_run(tmp_path / "run", 1)
-    assert "named twice" in refused(folder, tmp_path / "run")
+    assert f"{folder}: this run is named twice" in refused(tmp_path, folder, tmp_path / "run")
+    assert f"--out: {tmp_path}: cannot be written" in refused(folder, "--out", tmp_path)
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
     (folder / "best.png").write_bytes(b"torn")
     assert f"{folder}/best.png: torn" in refused(folder)
     (folder / "config.yaml").write_bytes(b"Data: [")
@@ -270,6 +301,12 @@ def test_the_same_seeds_of_a_fold_twice_are_refused(tmp_path: Path, refused) -> 
 def test_published_rows_stand_beside_results_on_their_lists_only(tmp_path: Path) -> None:
     write_result(tmp_path / "demo", ["Data.list_dir=lists/demo"], {1: 60.0})
     assert [row.source for row in gather(tmp_path)] == ["ours, 1 run"]
+    words = ["Data.trained_on=coco", "Data.list_dir=lists/pascal"]
+    write_result(tmp_path / "across", words, {1: 60.0})
+    assert [(row.data, row.source) for row in gather(tmp_path)] == [
+        ("coco2pascal", "ours, 1 run"),
+        ("demo", "ours, 1 run"),
+    ]
 
 
 def test_configs_and_readme_state_what_the_published_table_states() -> None:

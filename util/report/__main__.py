@@ -9,6 +9,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from util.files import atomic_write
 from util.logger import Parser, main
 from util.report.page import page
 from util.report.runs import read_runs
@@ -51,11 +52,11 @@ def _main() -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        atomic_write(path, text.encode())
+    except OSError as error:
+        mistake = f"--out: {path}: cannot be written ({error.strerror}); name another"
+        raise ValueError(mistake) from None
 
 
 if __name__ == "__main__":

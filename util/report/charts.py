@@ -21,11 +21,11 @@ class Line:
     points: Sequence[tuple[float, float]]
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers from at most `low` to at least `high`."""
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from at most `low` to at least `high`."""
     span = (high - low) or abs(high) or 1.0
-    power = 10 ** math.floor(math.log10(span / count))
-    step = next(k * power for k in (1, 2, 5, 10) if span / (k * power) <= count)
+    power = 10 ** math.floor(math.log10(span / 5))
+    step = next(k * power for k in (1, 2, 5, 10) if span / (k * power) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [k * step for k in range(first, max(last, first + 1) + 1)]
 

@@ -90,7 +90,8 @@ def published_rows() -> list[Row]:
 def _label(result: dict[str, Any]) -> tuple[str, int, str]:
     """(data, shots, backbone) of a result."""
     data, method = result["config"]["Data"], result["config"]["Method"]
-    return Path(data["list_dir"]).name, data["shot"], method["backbone"]
+    trained_on = f"{data['trained_on']}2" if data.get("trained_on") else ""
+    return f"{trained_on}{Path(data['list_dir']).name}", data["shot"], method["backbone"]
 
 
 def _by_data(groups: Sequence[tuple[tuple, list]]) -> dict[tuple[str, int], list[Row]]:
