@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -11,18 +12,20 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from util import app
 from util.app_page import failed_row, found_row
 from util.logger import main
-from util.predictor import Box, Stages
+from util.predictor import Box, Predictor, Stages
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
@@ -296,6 +299,32 @@ def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
     image = app.open_picture(tmp_path / "wide.png")
     assert image.shape == (12, 1024, 3) and (image == 7).all()
+
+
+def test_formats_that_may_run_programs_are_no_images(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    with pytest.raises(app.Refused, match="x.png: cannot be read as an image; give one of JPEG"):
+        app.open_picture(tmp_path / "x.png")
+
+
+def test_examples_are_of_images_that_are_there(
+    small_run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.from_checkpoint(small_run.checkpoint)
+    whole, root = app.find_examples(predictor), Path(predictor.cfg.Data.data_root)
+    part = shutil.copytree(root, tmp_path / "part")
+    data = replace(predictor.cfg.Data, data_root=str(part), list_dir=str(tmp_path / "lists"))
+    predictor.cfg = replace(predictor.cfg, Data=data)
+    for image in sorted((part / "JPEGImages").iterdir())[::2]:
+        image.unlink()
+    monkeypatch.setattr(app, "SIDE", 48)
+    examples = app.find_examples(predictor)
+    assert whole and examples and len(examples) <= len(whole)
+    for example in examples:
+        assert max(example.support.image.shape) == 48 and example.support.mask.any()
+        assert example.support.mask.shape == example.support.image.shape[:2]
+        assert all(max(query.shape) == 48 for query in example.queries)
 
 
 def test_names_of_files_are_not_taken_for_html() -> None:

@@ -35,6 +35,7 @@ from util.visualize import overlay
 
 DEMO = Path(__file__).resolve().parent.parent / "exp/demo/split0_lite0/best.pth"
 BYTES, PIXELS = "20mb", 50_000_000  # of an upload
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others may run programs, as EPS does
 SIDE = 1024  # pixels of the longer side; larger images are shrunk to it
 QUERIES, MOST_EXAMPLES = 8, 5  # at once
 KEPT = 3600  # seconds that uploads and a visitor's support are kept at most
@@ -83,7 +84,7 @@ def open_picture(path: str | Path, name: str = "") -> np.ndarray:
     """
     name = name or Path(path).name
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > PIXELS:
                 raise Image.DecompressionBombError
             image = as_rgb(picture)
@@ -91,12 +92,18 @@ def open_picture(path: str | Path, name: str = "") -> np.ndarray:
         limit = PIXELS // 1_000_000
         raise Refused(f"{name}: has more than {limit} million pixels; make it smaller") from None
     except Exception:  # a broken file can fail anywhere in its reader
-        raise Refused(f"{name}: cannot be read as an image; give a JPEG or PNG") from None
-    factor = SIDE / max(image.shape[:2])
-    if factor < 1:
-        size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return image
+        told = f"{name}: cannot be read as an image; give one of {', '.join(FORMATS)}"
+        raise Refused(told) from None
+    return shrunk(image, cv2.INTER_AREA)
+
+
+def shrunk(picture: np.ndarray, interpolation: int) -> np.ndarray:
+    """The picture, or mask, with at most `SIDE` pixels a side."""
+    factor = SIDE / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = [max(1, round(side * factor)) for side in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=interpolation)
 
 
 def painted(support: Support | None, editor: dict | None) -> np.ndarray:
@@ -287,11 +294,14 @@ def find_examples(predictor: Predictor) -> list[Example]:
     source = open_source(data, "val")
     listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
     examples = []
+    there = source.images_on_disk()
     for class_id, names in listed.by_class.items():
+        names = [name for name in names if name in there]
         if len(names) > 2 and len(examples) < MOST_EXAMPLES:
-            image, label = source.load(names[0])
-            queries = [source.load(name)[0] for name in names[1:3]]
-            examples.append(Example(Support(image, label == class_id), queries))
+            (image, label), *queries = [source.load(name) for name in names[:3]]
+            mask = shrunk(label, cv2.INTER_NEAREST) == class_id
+            queries = [shrunk(query, cv2.INTER_AREA) for query, _ in queries]
+            examples.append(Example(Support(shrunk(image, cv2.INTER_AREA), mask), queries))
     return examples
 
 
