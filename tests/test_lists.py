@@ -156,10 +156,20 @@ def test_lists_of_own_data_say_that_nothing_was_published(
     own: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     data = own("Data.split=5").Data
-    assert write_lists(data) == [] and list_name(data, "val") == "lists/val_5"
+    assert write_lists(data) == [] and list_name(data, "val") == "custom/val_5"
     assert capsys.readouterr().out.count("no published list") == 2
     kept = json.loads((Path(data.list_dir) / "val_5.json").read_text())
     assert list(kept["by_class"]) == ["3", "4"] and kept["images"]
+
+
+def test_own_data_never_replaces_the_table_of_another(own: Callable, tmp_path: Path) -> None:
+    table = tmp_path / "pascal/train.json"
+    table.parent.mkdir()
+    table.write_text(json.dumps({"data_set": "pascal", "crc32": 1, "images": {"a": {"1": 5000}}}))
+    before = table.read_bytes()
+    refused([str(table), "set Data.list_dir"], open_episodes, own(f"Data.list_dir={table.parent}"),
+            "train", 1)  # fmt: skip
+    assert table.read_bytes() == before
 
 
 def test_train_txt_and_val_txt_part_own_data(own: Callable) -> None:

@@ -180,7 +180,8 @@ def list_name(data: Any, subset: str) -> str:
     """Returns the name of a config's list, such as `pascal/train_0`."""
     trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
-    return f"{Path(data.list_dir).name}/{subset}_{data.split}{trained_on}{consecutive}"
+    folder = "custom" if data.data_set == "custom" else Path(data.list_dir).name
+    return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}"
 
 
 def every_fold(data: Any) -> Iterator[Any]:

@@ -35,7 +35,8 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
 
     Raises:
         ValueError: when the file there is not of these ids or cannot be written, or a mask cannot
-            be read. A table of one's own data is made anew when a mask was added or changed.
+            be read. A table of one's own data is made anew when a mask was added or changed, but
+            never takes the place of another data set's.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     made_from = [*ids, *source.stamps(ids)]
@@ -44,7 +45,7 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         kept, table = _read_table(path)
         if kept == head and list(table) == ids:
             return table
-        if source.data_set != "custom":
+        if source.data_set != "custom" or kept.get("data_set") != "custom":
             raise ValueError(
                 f"{path}: made from other images than {source.root} lists; delete it to rebuild"
                 " it, or set Data.list_dir"
