@@ -1,5 +1,6 @@
 """Options that make a run faster: refused where they do nothing, harmless where they do."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 
 from model import AMFormer
 from model.backbones import LITE0
-from util import speed
+from util import measure, speed
+from util.bench import bench
 from util.config import load_config
 from util.distributed import Ranks
 from util.game import Game, choose_parts
+from util.logger import main
 from util.metrics import labels
 from util.schema import Config
 
@@ -49,6 +52,36 @@ def test_an_option_without_effect_is_refused(section: str, values: dict, told: s
     made = AMFormer(LITE0, BASE_CLASSES, 1)
     with pytest.raises(ValueError, match=told):
         speed.set_up(made, options(**{section: values}), CPU)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_tf32_is_what_the_config_says_in_either_stage(asked: bool) -> None:
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    for backend in backends:
+        backend.allow_tf32 = not asked
+    speed.set_kernels(options(Speed={"tf32": asked}))
+    assert [backend.allow_tf32 for backend in backends] == [asked, asked]
+    speed.set_kernels(config())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--gpus 1", "GPUS 1: this machine has 0"),
+        ("--repeat 0", "--repeat 0: give 1 or more"),
+        ("Eval.precision=fp16 --size 65 --shot 1 --work warm", "Eval.precision fp16 is for GPUs"),
+    ],
+)
+def test_a_mistake_of_the_bench_is_one_line(
+    words: str, told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(measure, "operations", lambda *args: 1)
+    monkeypatch.setattr(sys, "argv", ["bench", *words.split()])
+    with pytest.raises(SystemExit) as stopped:
+        main(bench)
+    error = capfd.readouterr().err
+    assert stopped.value.code == 2 and told in error and error.count("\n") == 1
 
 
 def test_more_parts_than_episodes_are_refused(tmp_path) -> None:

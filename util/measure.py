@@ -136,12 +136,12 @@ def seconds(runs: list[Callable[[], object]], repeat: int, device: torch.device)
     return [statistics.median(times) for times in taken]
 
 
-def peak_rate(device: torch.device, repeat: int = 5) -> float:
+def peak_rate(device: torch.device) -> float:
     """Operations a second of the best of some large matrix products in float32 settings as set."""
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(n, n, device=device)
     seconds([lambda: a @ a], 1, device)
-    return 2 * n**3 / min(seconds([lambda: a @ a], 1, device)[0] for _ in range(repeat))
+    return 2 * n**3 / min(seconds([lambda: a @ a], 1, device)[0] for _ in range(5))
 
 
 def peak_memory(run: Callable[[], object], device: torch.device, before: int) -> int:
@@ -156,7 +156,9 @@ def measured(args: argparse.Namespace, *flags: str) -> dict:
     """A row's numbers, taken in a process of their own."""
     words = [sys.executable, "-m", "util.bench", "--row", *flags, "--gpus", str(args.gpus)]
     words += ["--repeat", str(args.repeat), "--config", str(args.config), *args.overrides]
-    done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:  # it has said why
+        raise SystemExit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -182,7 +184,14 @@ def config(args: argparse.Namespace, size: int, shot: int):
 
 
 def table(args: argparse.Namespace) -> None:
-    """Prints the rows as they come, as a table of Markdown."""
+    """Prints the rows as they come, as a table of Markdown.
+
+    Raises:
+        ValueError: the machine lacks the GPU, or nothing is to be repeated.
+    """
+    distributed.check_gpus(args.gpus)
+    if args.repeat < 1:
+        raise ValueError(f"--repeat {args.repeat}: give 1 or more")
     plain = load_plain() if args.plain else None
     names = ["GFLOP", *([] if args.count else ["s", "MB"])]
     heads = [h for n in names for h in ([n, "plain", "ratio"] if plain else [n])]
