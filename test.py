@@ -31,7 +31,7 @@ from util.environment import environment, file_hash
 from util.evaluate import Evaluator, Scores, summarize, summed, table
 from util.files import atomic_write
 from util.logger import Progress, main
-from util.visualize import Gallery, save_strips
+from util.visualize import GALLERIES, Gallery, save_strips
 from util.weights import checkpoint_path, require_unseen, trained_model
 
 
@@ -91,9 +91,13 @@ def test() -> None:
             return distributed.close()
         atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
         progress.note(f"written: {folder / 'result.json'}")
-        for name, pictures in strips.items():
-            save_strips(pictures, folder / f"{name}.png")
-            progress.note(f"written: {folder / f'{name}.png'}")
+        for name in GALLERIES:
+            path = folder / f"{name}.png"
+            if name in strips:
+                save_strips(strips[name], path)
+                progress.note(f"written: {path}")
+            else:
+                path.unlink(missing_ok=True)  # an earlier test's, and not of these scores
     distributed.close()
 
 

@@ -138,6 +138,14 @@ def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
         assert picture.shape[0] > 2 * TILE and picture.shape[1] > 8 * TILE
 
 
+def test_pictures_of_an_earlier_test_go_with_its_scores(
+    trained: Path, demo: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    call(test_entry.test, demo, f"Train.save_path={folder}", "Eval.visualize=0")
+    assert (folder / "result.json").exists() and not list(folder.glob("*.png"))
+
+
 def test_resumed_in_the_middle_equals_never_stopped(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
