@@ -185,6 +185,9 @@ def test_a_mistyped_override_is_one_line_with_the_remedy(
         ("Data: {}\nTrian: {}", "x.yaml:2: unknown section Trian; did you mean Train?"),
         ("Data:\n  shot: 1\n  shot: 5", "x.yaml:3: Data.shot stands in line 2 too; join them"),
         ("Data: {shot: 1}\nData: {size: 65}", "x.yaml:2: Data stands in line 1 too"),
+        ("Data: &d {size: 0.5}\nBase: {<<: *d}", "x.yaml:1: Data.size wants an integer"),
+        ("Base:\n  <<: {sise: 9}", "x.yaml:1: unknown key Base.sise; did you mean Base.size?"),
+        ("Data: {yes: 1}", "x.yaml:1: unknown key Data.True"),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file(tmp_path: Path, text: str, part: str) -> None:

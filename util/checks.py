@@ -76,9 +76,20 @@ def _checked_one(source: str, name: str, value: Any, kind: type, limits: Mapping
 
 def check_together(config: Config, source: str) -> None:
     """What single limits cannot say. An option that would have no effect is a mistake too."""
-    data, method, base, train = config.Data, config.Method, config.Base, config.Train
+    for wrong, message in (*_of_data(config), *_of_training(config)):
+        if wrong:
+            raise ValueError(f"{source}: {message}")
+    try:
+        fold_of(config.Data)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _of_data(config: Config) -> list[tuple[bool, str]]:
+    """Whether it is so, and what is wrong then: classes, folds, sizes."""
+    data, base = config.Data, config.Base
     custom = data.data_set == "custom"
-    mistakes = [
+    return [
         (
             not custom and data.split >= FOLDS,
             f"Data.split wants at most {FOLDS - 1}, given {data.split}",
@@ -104,6 +115,17 @@ def check_together(config: Config, source: str) -> None:
             not data.use_split_coco and "coco" not in (data.data_set, data.trained_on),
             "Data.use_split_coco False has no effect without Data.data_set coco; remove it",
         ),
+        (
+            data.flip and data.augment,
+            "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
+        ),
+    ]
+
+
+def _of_training(config: Config) -> list[tuple[bool, str]]:
+    """Whether it is so, and what is wrong then: the network, both stages, seeds."""
+    data, method, train = config.Data, config.Method, config.Train
+    return [
         (
             method.pretrained == "package" and method.backbone != "timm/tf_efficientnet_lite0",
             "Method.pretrained package has weights of timm/tf_efficientnet_lite0 only; for "
@@ -132,10 +154,6 @@ def check_together(config: Config, source: str) -> None:
             "it less",
         ),
         (
-            data.flip and data.augment,
-            "Data.flip has no effect beside Data.augment, which mirrors already; remove one",
-        ),
-        (
             train.seed_deterministic and config.Speed.cudnn_benchmark,
             "Speed.cudnn_benchmark picks kernels by their time, Train.seed_deterministic wants the "
             "same ones; remove one",
@@ -145,13 +163,6 @@ def check_together(config: Config, source: str) -> None:
             "Eval.seeds names a seed twice; remove one",
         ),
     ]
-    for wrong, message in mistakes:
-        if wrong:
-            raise ValueError(f"{source}: {message}")
-    try:
-        fold_of(data)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
 
 
 def _size(name: str, given: int) -> str:

@@ -199,19 +199,24 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: _base_ wants a path or a list of paths, given {shown(bases)}")
+
+    def line_of(section: Any, option: Any = None) -> str:
+        """The line of a key; of its section where YAML merged it in or read no text."""
+        return f"{path}:{lines.get(f'{section}.{option}', lines.get(str(section), 1))}"
+
     values: dict[str, Any] = {}
     for base in bases:
         values |= _read(path.parent / base, (*above, path.resolve()))
     for section, options in content.items():
         if section not in SECTIONS:
             hint = nearest(str(section), {word: word for word in SECTIONS})
-            raise ValueError(f"{path}:{lines[str(section)]}: unknown section {section}; {hint}")
+            raise ValueError(f"{line_of(section)}: unknown section {section}; {hint}")
         if not isinstance(options, Mapping):
             mistake = f"section {section} wants keys with values, given {shown(options)}"
-            raise ValueError(f"{path}:{lines[section]}: {mistake}")
+            raise ValueError(f"{line_of(section)}: {mistake}")
         for option, value in options.items():
             name = f"{section}.{option}"
-            values[name] = checked(f"{path}:{lines[name]}", name, value)
+            values[name] = checked(line_of(section, option), name, value)
     return values
 
 
