@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from util.data.tables import write_text
+from util.files import atomic_write
 from util.logger import Parser, main
 from util.schema import Config
 
@@ -83,7 +83,7 @@ def _takes(key: Field) -> str:
 
 def _write() -> None:
     Parser(__doc__).parse_args()
-    write_text(PAGE, reference())
+    atomic_write(PAGE, reference().encode())
     print(f"written: {PAGE}")
 
 

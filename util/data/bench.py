@@ -52,9 +52,8 @@ def loader_rate(episodes: EpisodeDataset, workers: int, batch_size: int) -> floa
     return (batches - 3) * batch_size * (1 + shots) / took
 
 
-def rates(cfg) -> dict[str, float]:
+def rates(cfg, train: EpisodeDataset) -> dict[str, float]:
     """Images per second of one core, by what is done with them."""
-    train, _ = open_episodes(cfg, "train", cfg.Train.seed)
     names, rng = train.sampler.fold.images[:IMAGES], np.random.default_rng(0)
     source = train.source
     found = {
@@ -78,9 +77,9 @@ def rates(cfg) -> dict[str, float]:
 
 def _main() -> None:
     cfg = config_argument(__doc__)
-    for what, rate in rates(cfg).items():
-        print(f"{what:36}{rate:8.0f} images/s of one core", flush=True)
     train, _ = open_episodes(cfg, "train", cfg.Train.seed)
+    for what, rate in rates(cfg, train).items():
+        print(f"{what:36}{rate:8.0f} images/s of one core", flush=True)
     rate = loader_rate(train, cfg.workers, cfg.Train.batch_size)
     print(f"{f'loader, {cfg.workers} processes':36}{rate:8.0f} images/s")
 
