@@ -1,14 +1,17 @@
 """What breaks at hour 9: images, loader workers, numbers."""
 
 import os
+import re
 import signal
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from entries import call
-from runs import CONFIG, make_data, same
+from runs import CONFIG, at_work, make_data, same, start, wait_for
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -231,15 +234,20 @@ def test_a_step_that_is_not_finite_is_kept_and_repeats_to_the_bit(
     assert "holds no step" in capsys.readouterr().err
 
 
-def test_the_module_that_is_not_finite_first_is_named(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.fixture
+def nan(words: list[str], tmp_path: Path) -> str:
+    """Names a base learner in which one bias is NaN."""
     [base] = [word.partition("=")[2] for word in words if word.startswith("Method.pre_weight")]
     state = checkpoint.load(base)
     state["state_dict"]["cls.4.bias"][2] = float("nan")
     checkpoint.save(tmp_path / "nan.pth", **state)
-    more = f"Method.pre_weight={tmp_path}/nan.pth", f"Train.save_path={tmp_path}/run"
-    assert call(train_entry.train, *words, *more) == 1
+    return f"Method.pre_weight={tmp_path}/nan.pth"
+
+
+def test_the_module_that_is_not_finite_first_is_named(
+    words: list[str], nan: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(train_entry.train, *words, nan, f"Train.save_path={tmp_path}/run") == 1
     path = tmp_path / "run/nonfinite_0_0.pth"
     assert str(path) in capsys.readouterr().err
     assert call(train_entry.train, "--replay", str(path), config=False) == 1
@@ -249,3 +257,54 @@ def test_the_module_that_is_not_finite_first_is_named(
     assert "  main nan\n" in got.out and got.err.startswith(
         "stopped: not finite again: iteration 0"
     )
+
+
+# --- ends of runs with workers ------------------------------------------------------------------
+
+
+def ended(process: BaseProcess, log: Path, seconds: float = 120) -> tuple[int, str]:
+    """The status of a run that must end by itself, its workers with it, and its one last line."""
+    process.join(seconds)
+    left = at_work(process)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    said = log.read_text()
+    assert not left, said
+    [line] = re.findall(r"^(?:error|stopped): .*", said, re.M)
+    assert "Traceback" not in said and said.endswith(line + "\n")
+    return process.exitcode, line
+
+
+def test_a_torn_image_ends_a_run_and_its_workers(
+    words: list[str], torn: SimpleNamespace, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    process = start([*words, f"Train.save_path={tmp_path}/run", "Data.workers=2"], log)
+    status, line = ended(process, log)
+    assert status == 2 and str(torn.path) in line
+    assert checkpoint.load(tmp_path / "run/last.pth")["iteration"] == torn.first
+
+
+def test_a_step_that_is_not_finite_ends_a_run_and_its_workers(
+    words: list[str], nan: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    process = start([*words, nan, f"Train.save_path={tmp_path}/run", "Data.workers=2"], log)
+    status, line = ended(process, log)
+    assert status == 1 and line.endswith("nonfinite_0_0.pth")
+
+
+def test_workers_end_with_a_run_that_is_killed(words: list[str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    more = f"Train.save_path={tmp_path}/run", "Data.workers=2", "Train.max_iterations=5000"
+    process = start([*words, *more], log)
+    wait_for(lambda: log.exists() and "\n1/5000" in log.read_text(), process)
+    workers = set(at_work(process)) - {process.pid}
+    assert len(workers) == 2
+    process.kill()
+    end = time.monotonic() + 20
+    while left := workers.intersection(at_work(process)):
+        if time.monotonic() > end:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(left)
+        time.sleep(0.05)

@@ -1,5 +1,6 @@
 """Asking a run to stop: it ends the iteration, writes its state and leaves with status 0."""
 
+import multiprocessing
 import os
 import select
 import shlex
@@ -69,11 +70,29 @@ class Stop:
             print(f"\n{number.name}: {text}", file=sys.stderr, flush=True)
 
 
-def ignore_signals(_: int = 0) -> None:
-    """In a worker of a DataLoader: a signal to the whole group is the run's to answer."""
+def guard_worker(_: int = 0) -> None:
+    """In a worker of a DataLoader: it ends when its process says so or is gone, and only then.
+
+    A signal to the whole group is the run's to answer: an iteration may still need its batch. So of
+    SIGTERMs only that of `Process.terminate` counts, by which PyTorch and Python end a worker.
+    """
     signal.set_wakeup_fd(-1)
-    for number in (*PERSONS, ASK):
+    for number in (signal.SIGINT, ASK):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    process = multiprocessing.parent_process()
+
+    def terminated() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process.pid:
+            pass
+        os._exit(0)  # another status would have PyTorch report a fault
+
+    def orphaned() -> None:
+        process.join()
+        os._exit(1)
+
+    for wait in (terminated, orphaned):
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def resume_command() -> str:

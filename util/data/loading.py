@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from util.data.source import Unreadable
 from util.distributed import Batches
 from util.logger import RunStopped, warn
-from util.stop import ignore_signals
+from util.stop import guard_worker
 
 STRIDE = 10**9  # from a sample to the one in its place: beyond what any run counts to
 CHAIN = 10  # samples in each other's place before the run stops all the same
@@ -40,7 +40,7 @@ class Skipping:
     @property
     def skipped(self) -> int:
         """How many were, over all worker processes."""
-        return self._skipped.value
+        return self._skipped.get_obj().value  # a worker that was killed may hold the lock
 
     def count(self, samples: int, text: str) -> None:
         """Counts and says what was skipped."""
@@ -93,7 +93,7 @@ def loaded(dataset: Dataset, schedule: Batches, cfg: Any, **options: Any) -> Ite
             batch_sampler=rest(),
             num_workers=cfg.workers,
             generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
-            worker_init_fn=ignore_signals,
+            worker_init_fn=guard_worker,
             **options,
         )
         try:
