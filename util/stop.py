@@ -7,18 +7,37 @@ import shlex
 import signal
 import sys
 import threading
+import time
 
 ASK = signal.SIGUSR1  # what util.launch sends on, and Slurm's --signal=USR1; never counts as second
 PERSONS = (signal.SIGINT, signal.SIGTERM)
+APART = 1.0  # seconds between a first signal and a second one
+
+
+class Persons:
+    """Tells a person's second signal from the first one that comes twice.
+
+    As it does where it goes to a whole group, a shell in it that passes it on among them.
+    """
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+
+    def insist(self) -> bool:
+        """Takes note of a signal; whether it is a second one, `APART` from the first."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        return now - self._first >= APART
 
 
 class Stop:
     """From `with` on, SIGINT, SIGTERM and SIGUSR1 only set `requested`.
 
     A second SIGINT or SIGTERM ends the process at once, also inside a long call of PyTorch, where
-    Python's own handlers would have to wait: they write into a pipe that a thread reads. SIGUSR1 is
-    kept from the beginning, so that a rank which is still starting does not miss it. A rank whose
-    launcher is gone is asked, too: nobody else could end it.
+    Python's own handlers would have to wait: they write into a pipe that a thread reads. SIGUSR1
+    sets it from the construction on; before that, while Python and PyTorch start, it ends the
+    process. A rank whose launcher is gone is asked, too: nobody else could end it.
 
     Args:
         speaks: whether this process says that it was asked.
@@ -26,7 +45,7 @@ class Stop:
 
     def __init__(self, speaks: bool = True):
         self.requested, self.speaks = False, speaks
-        self._came = 0  # signals of a person
+        self._persons = Persons()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._old = {ASK: signal.signal(ASK, lambda *_: setattr(self, "requested", True))}
 
@@ -61,11 +80,11 @@ class Stop:
                 self._person(signal.Signals(number))
 
     def _person(self, number: signal.Signals) -> None:
-        self._came += 1
-        if self._came > 1:
+        if self._persons.insist():
             os._exit(128 + number)
         self.requested = True
         if self.speaks:
+            self.speaks = False
             text = "this iteration is finished and the state saved; a second one leaves at once"
             print(f"\n{number.name}: {text}", file=sys.stderr, flush=True)
 
