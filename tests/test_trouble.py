@@ -1,5 +1,6 @@
 """What breaks at hour 9: images, loader workers, numbers."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from entries import call
+from processes import FORKSERVER
 from runs import CONFIG, at_work, make_data, same, start, wait_for
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -294,16 +296,32 @@ def test_a_step_that_is_not_finite_ends_a_run_and_its_workers(
     assert status == 1 and line.endswith("nonfinite_0_0.pth")
 
 
-def test_workers_end_with_a_run_that_is_killed(words: list[str], tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    more = f"Train.save_path={tmp_path}/run", "Data.workers=2", "Train.max_iterations=5000"
-    process = start([*words, *more], log)
-    wait_for(lambda: log.exists() and "\n1/5000" in log.read_text(), process)
-    workers = set(at_work(process)) - {process.pid}
-    assert len(workers) == 2
+class Slow(Dataset):
+    """Samples that take minutes; each leaves a file in a folder when it is begun."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> Tensor:
+        (self.folder / str(index)).touch()
+        time.sleep(300)
+        return torch.tensor(index)
+
+
+def read_slowly(folder: Path) -> None:
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)
+    next(loaded(Slow(folder), Batches(8, 2, 1, ALONE), SimpleNamespace(workers=2)))
+
+
+def test_workers_end_with_a_run_that_is_killed_also_amid_a_sample(tmp_path: Path) -> None:
+    process = FORKSERVER.Process(target=read_slowly, args=(tmp_path,))
+    process.start()
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
+    assert len(at_work(process)) == 3
     process.kill()
     end = time.monotonic() + 20
-    while left := workers.intersection(at_work(process)):
+    while left := at_work(process):
         if time.monotonic() > end:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(left)
