@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from entries import call
-from processes import FORKSERVER
+from processes import FORKSERVER, on_processes
 from runs import CONFIG, at_work, make_data, same, start, wait_for
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,8 +22,9 @@ import train as train_entry
 import train_base as base_entry
 from util import checkpoint
 from util.config import load_config
+from util.data.base import open_base
 from util.data.dataset import open_episodes
-from util.data.loading import CHAIN, STRIDE, Skipping, loaded
+from util.data.loading import CHAIN, STRIDE, Skipping, loaded, skipped
 from util.data.source import TRIES, Source, Unreadable
 from util.distributed import Batches, Ranks
 from util.game import Game
@@ -183,7 +185,72 @@ def test_the_store_and_stage_one_skip_it_too(
         "Base.augment=true",
     )
     assert call(base_entry.train_base, *words, *base, "Data.broken=skip") == 0
-    assert str(torn.path) in capsys.readouterr().err and (tmp_path / "base.pth").exists()
+    got = capsys.readouterr()
+    assert str(torn.path) in got.err and (tmp_path / "base.pth").exists()
+    assert "images that could not be read were skipped" in got.out
+
+
+def count_skipped(ranks: Ranks) -> int:
+    return skipped(SimpleNamespace(skipping=SimpleNamespace(skipped=ranks.rank + 1)), ranks)
+
+
+def test_what_all_ranks_skip_is_counted(tmp_path: Path) -> None:
+    assert on_processes(2, count_skipped, tmp_path) == [3, 3]
+
+
+# --- stage one ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage_one(words: list[str], tmp_path: Path) -> Callable[..., int]:
+    """Runs it on four batches of two, to a named file; its status."""
+    more = "Base.max_iterations=4", "Base.augment=true", "Base.batch_size=2"
+
+    def run(name: str, *options: str) -> int:
+        path = f"Method.pre_weight={tmp_path}/{name}.pth"
+        return call(base_entry.train_base, *words, *more, path, *options)
+
+    return run
+
+
+def goes_on(stage_one: Callable[..., int], folder: Path) -> None:
+    """Holds a stage one that a fault ended after two iterations to lose nothing."""
+    assert checkpoint.load(folder / "base.unfinished.pth")["iteration"] == 2
+    assert not (folder / "base.pth").exists()
+    assert stage_one("base", "Train.resume=auto") == 0
+    assert stage_one("whole") == 0
+    same(folder / "base.pth", folder / "whole.pth")
+
+
+def test_a_torn_image_costs_stage_one_nothing(
+    words: list[str], stage_one: Callable[..., int], tmp_path: Path
+) -> None:
+    cfg = load_config(CONFIG, words)
+    images, _ = open_base(cfg, "train", base_entry.transform(cfg, train=True), cfg.Base.seed)
+    path = images.source.image_path(images.name(4))
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    try:
+        assert stage_one("base") == 2
+    finally:
+        path.write_bytes(content)
+    goes_on(stage_one, tmp_path)
+
+
+def test_nor_does_a_loss_that_is_not_finite(
+    stage_one: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its forward pass has done to statistics and random states is undone."""
+    seen: list[Tensor] = []
+    whole = base_entry.loss_of
+
+    def poisoned(*given: object) -> Tensor:
+        seen.append(whole(*given))
+        return seen[-1] * (torch.nan if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(base_entry, "loss_of", poisoned)
+    assert stage_one("base") == 1
+    goes_on(stage_one, tmp_path)
 
 
 # --- numbers ------------------------------------------------------------------------------------
