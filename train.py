@@ -20,6 +20,7 @@ from model import build_model
 from model.backbones import pixel_statistics
 from util import checkpoint, distributed, speed
 from util.data.dataset import open_episodes
+from util.data.loading import skipped
 from util.encoded import encoded_batches
 from util.evaluate import Evaluator
 from util.game import Game
@@ -88,8 +89,8 @@ def train() -> None:
                 run.log_step(done, result.losses)
                 if not goes_on(done):
                     break
-    if skipped := episodes.skipping.skipped:
-        progress.note(f"{skipped} episodes that could not be read were skipped")
+    if lost := skipped(episodes, ranks):
+        progress.note(f"{lost} episodes that could not be read were skipped")
     progress.note(f"best mIoU {run.best:.2f}; checkpoints in {run.folder}")
     run.close()
     distributed.close()

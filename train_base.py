@@ -13,13 +13,13 @@ if __name__ == "__main__":
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader
 
 from model import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
@@ -29,7 +29,7 @@ from model.published import base_to_published
 from model.resize import bilinear_ac
 from util import checkpoint, distributed, resume, speed
 from util.data.base import BaseDataset, open_base
-from util.data.loading import loaded
+from util.data.loading import Listed, loaded, skipped
 from util.data.transform import BaseTransform, EvalTransform
 from util.distributed import Ranks
 from util.logger import Progress, RunStopped, main, warn
@@ -53,64 +53,27 @@ def train_base() -> None:
     schedule = distributed.Batches(
         len(images), base.batch_size, base.epochs, ranks, base.max_iterations
     )
-
     checkpoint.seed(base.seed + ranks.rank)
-    model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
-    check_size(model.backbone, base.size, "Base.size")
-    check_size(model.backbone, cfg.Data.size, "Data.size")  # before hours go into stage one
-    load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
-    model.to(ranks.device).train()
-    model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)
-    distributed.broadcast_parameters(model)
-    unfinished = Unfinished(model, cfg, ranks)
-    state = unfinished.load(report)
-    if ranks.world > 1 and ranks.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = build_optimizer(model, cfg)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.start = state["iteration"]
-        checkpoint.set_random_state(state["random"][ranks.rank % len(state["random"])])
-
+    model = build_model(cfg, ranks)
+    unfinished = Unfinished(model, build_optimizer(model, cfg), cfg, ranks)
+    report += unfinished.take_up(schedule) + more
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
-    for line in report + more:
+    for line in report:
         progress.note(line)
     progress.note(
         f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}"
     )
-    source = f4_batches if base.freeze_backbone else image_batches
+    miou = None
     with stop:
-        batches = progress.waiting(source(model, images, schedule, cfg, ranks))
-        for iteration, (x, target) in enumerate(batches, schedule.start):
-            rate = poly(base.lr, iteration, schedule.total, base.power)
-            set_rate(optimizer, rate)
-            logits = model.classify(model.context(x)) if base.freeze_backbone else model(x)
-            pixels = distributed.mean_over_ranks((target != losses.IGNORE).sum(), ranks)
-            loss = losses.cross_entropy(logits, target, pixels.clamp(min=1))
-            if not torch.isfinite(loss):
-                raise RunStopped(
-                    f"iteration {iteration} of the base learner: the loss is {loss.item()}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            distributed.reduce_gradients(parameters)
-            optimizer.step()
-            progress.step(iteration + 1, {"loss": loss}, rate)
-            stopping, due = distributed.any_rank((stop.requested, unfinished.is_due()), ranks)
-            if stopping or due:
-                unfinished.save(optimizer, iteration + 1)
-            if stopping:
-                progress.note(f"stopped at iteration {iteration + 1}; go on with:")
-                progress.note(resume_command())
-                distributed.close()
-                return
-        unfinished.save(optimizer, schedule.total)  # a validation can be long
-    progress.close()
-
-    distributed.broadcast_parameters(model)  # the batch norms' statistics of rank 0 hold for all
-    miou = validate(model, tests, cfg, ranks)
-    if ranks.is_main:
+        if learn(unfinished, images, schedule, progress, stop):
+            progress.close()
+            distributed.broadcast_parameters(model)  # rank 0's batch norm statistics hold for all
+            miou = validate(model, tests, cfg, ranks, stop)
+    if lost := skipped(images, ranks):
+        progress.note(f"{lost} images that could not be read were skipped")
+    if miou is None:
+        progress.note(f"stopped at iteration {unfinished.done}; go on with:\n{resume_command()}")
+    elif ranks.is_main:
         state = base_to_published(model.state_dict())
         checkpoint.save(cfg.Method.pre_weight, state_dict=state, base_miou=miou)
         unfinished.path.unlink(missing_ok=True)
@@ -118,46 +81,133 @@ def train_base() -> None:
     distributed.close()
 
 
-class Unfinished:
-    """The state of a stage one that is not at its end, beside the file that it will write."""
+def learn(
+    unfinished: "Unfinished",
+    images: BaseDataset,
+    schedule: distributed.Batches,
+    progress: Progress,
+    stop: Stop,
+) -> bool:
+    """Trains to the end and saves; False when asked to stop, after saving, too."""
+    model, cfg, ranks = unfinished.model, unfinished.cfg, unfinished.ranks
+    source = f4_batches if cfg.Base.freeze_backbone else image_batches
+    with unfinished.saved_on_a_fault():
+        for x, target in progress.waiting(source(model, images, schedule, cfg, ranks)):
+            rate = poly(cfg.Base.lr, unfinished.done, schedule.total, cfg.Base.power)
+            set_rate(unfinished.optimizer, rate)
+            with unfinished.undone_on_a_fault():
+                loss = loss_of(model, x, target, cfg, ranks)
+                if not torch.isfinite(loss):
+                    raise RunStopped(
+                        f"iteration {unfinished.done} of the base learner: the loss is"
+                        f" {loss.item()}"
+                    )
+            unfinished.step(loss)
+            progress.step(unfinished.done, {"loss": loss}, rate)
+            asked = distributed.any_rank((stop.requested, unfinished.is_due()), ranks)
+            if any(asked):
+                unfinished.save()
+            if asked[0]:
+                return False
+    unfinished.save()  # a validation can be long
+    return True
 
-    def __init__(self, model: BaseLearner, cfg, ranks: Ranks):
-        self.model, self.cfg, self.ranks = model, cfg, ranks
+
+def loss_of(model: BaseLearner, x: Tensor, target: Tensor, cfg, ranks: Ranks) -> Tensor:
+    """Mean cross-entropy over the labelled pixels of all ranks' batch.
+
+    Args:
+        x: images, or f4 where the backbone is frozen.
+        target: labels [b,S,S].
+    """
+    logits = model.classify(model.context(x)) if cfg.Base.freeze_backbone else model(x)
+    pixels = distributed.mean_over_ranks((target != losses.IGNORE).sum(), ranks)
+    return losses.cross_entropy(logits, target, pixels.clamp(min=1))
+
+
+class Unfinished:
+    """A stage one that is not at its end, and its state beside the file that it will write.
+
+    Attributes:
+        done: iterations.
+    """
+
+    def __init__(self, model: BaseLearner, optimizer: Optimizer, cfg, ranks: Ranks):
+        self.model, self.optimizer, self.cfg, self.ranks = model, optimizer, cfg, ranks
         self.path = Path(cfg.Method.pre_weight).with_suffix(".unfinished.pth")
         self.setting = {"config": to_dict(cfg), "versions": checkpoint.versions()}
-        self.saved_at = time.monotonic()
+        self.done, self._saved, self._saved_at = 0, 0, time.monotonic()
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def load(self, report: list[str]) -> dict | None:
-        """Fills the model when the run is to go on; adds lines about it to a report."""
+    def take_up(self, schedule: distributed.Batches) -> list[str]:
+        """Goes on from the saved state when the run is to do so; lines about it."""
         there = distributed.gather(self.path.exists())[0]
         [again] = distributed.any_rank([resume.restarted()], self.ranks)
         if self.cfg.Train.resume != "auto" and not again:
-            return None
+            return []
         if not there:
-            report.append(f"nothing to resume beside {self.cfg.Method.pre_weight}")
-            return None
+            return [f"nothing to resume beside {self.cfg.Method.pre_weight}"]
         state = checkpoint.load(self.path)
         checkpoint.load_into(self.model, state["model"], self.path)
-        report.append(f"goes on from {self.path}: {state['iteration']} iterations are done")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = self._saved = schedule.start = state["iteration"]
+        checkpoint.set_random_state(state["random"][self.ranks.rank % len(state["random"])])
         changed = resume.differences(state, self.setting)
-        report += [f"no longer the run that was stopped: {line}" for line in changed]
-        return state
+        return [
+            f"goes on from {self.path}: {self.done} iterations are done",
+            *(f"no longer the run that was stopped: {line}" for line in changed),
+        ]
+
+    def step(self, loss: Tensor) -> None:
+        """One step of the optimiser on the loss of all ranks."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        distributed.reduce_gradients(self._parameters)
+        self.optimizer.step()
+        self.done += 1
 
     def is_due(self) -> bool:
         """Whether `Train.save_minutes` have passed, by rank 0's clock."""
         period = 60 * self.cfg.Train.save_minutes
-        return self.ranks.is_main and 0 < period <= time.monotonic() - self.saved_at
+        return self.ranks.is_main and 0 < period <= time.monotonic() - self._saved_at
 
-    def save(self, optimizer: Optimizer, done: int) -> None:
-        """Writes the state after `done` iterations; every rank has to call."""
-        state = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"iteration": done, "random": distributed.gather(checkpoint.random_state())}
-        self.saved_at = time.monotonic()
+    def save(self) -> None:
+        """Writes the state, unless it is there; every rank has to call."""
+        if self._saved == self.done:
+            return
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"iteration": self.done, "random": distributed.gather(checkpoint.random_state())}
+        self._saved, self._saved_at = self.done, time.monotonic()
         if self.ranks.is_main:
             try:
                 checkpoint.save(self.path, **state, **self.setting)
             except OSError as error:
                 warn(f"{self.path}: cannot be written ({error.strerror}); training goes on")
+
+    @contextmanager
+    def undone_on_a_fault(self) -> Iterator[None]:
+        """The block of a forward pass: where it fails, all that it changes is as before.
+
+        That is random states and the statistics of batch norms.
+        """
+        random, buffers = checkpoint.random_state(), [b.clone() for b in self.model.buffers()]
+        try:
+            yield
+        except RunStopped:
+            checkpoint.set_random_state(random)
+            for buffer, old in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(old)
+            raise
+
+    @contextmanager
+    def saved_on_a_fault(self) -> Iterator[None]:
+        """The block of the iterations, as `Run.saved_on_a_fault`: one rank cannot save for all."""
+        try:
+            yield
+        except (ValueError, RunStopped):
+            if self.ranks.world == 1:
+                self.save()
+            raise
 
 
 def transform(cfg, *, train: bool) -> EvalTransform:
@@ -166,6 +216,21 @@ def transform(cfg, *, train: bool) -> EvalTransform:
     if train and base.augment:
         return BaseTransform(base.size, base.scale, base.rotate, *statistics)
     return EvalTransform(base.size, *statistics)
+
+
+def build_model(cfg, ranks: Ranks) -> BaseLearner:
+    """The base learner in training mode, the same on every rank, on a published backbone."""
+    base = cfg.Base
+    model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
+    check_size(model.backbone, base.size, "Base.size")
+    check_size(model.backbone, cfg.Data.size, "Data.size")  # before hours go into stage one
+    load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
+    model.to(ranks.device).train()
+    model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)
+    distributed.broadcast_parameters(model)
+    if ranks.world > 1 and ranks.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
 
 
 def build_optimizer(model: BaseLearner, cfg) -> Optimizer:
@@ -213,15 +278,22 @@ def f4_batches(
 
 
 @torch.no_grad()
-def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks) -> float:
-    """mIoU in percent over the base classes, on the validation images at S x S."""
+def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks, stop: Stop) -> float | None:
+    """mIoU in percent over the base classes, on the validation images at S x S.
+
+    None when any rank was asked to stop.
+    """
     folded = fold_batch_norms(model.eval())
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
     count = min(cfg.Base.val_images or len(tests), len(tests))  # past that the set starts anew
-    mine = range(ranks.rank, count, ranks.world)
-    for image, target in DataLoader(tests, sampler=mine, num_workers=cfg.workers):
+    mine = Listed([[index] for index in range(ranks.rank, count, ranks.world)])
+    for image, target in loaded(tests, mine, cfg):
         scores = bilinear_ac(folded(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))
+        if stop.requested:
+            break
+    if distributed.any_rank([stop.requested], ranks)[0]:
+        return None
     sum_over_ranks(totals)
     return 100 * totals.miou()
 

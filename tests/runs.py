@@ -1,5 +1,6 @@
 """Tiny runs of train.py in processes of their own, to be met half-way by a signal or a fault."""
 
+import multiprocessing
 import os
 import runpy
 import signal
@@ -78,6 +79,7 @@ def start_ranks(words: list[str], log: Path, world: int, **more: object) -> list
 
 def _run(script: str, words: list[str], log: Path, environment: dict[str, str]) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as from a shell
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a background job of a script inherits it
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -104,6 +106,19 @@ def finish(process: BaseProcess, log: Path, seconds: float = 600) -> str:
     said = log.read_text()
     assert process.exitcode == 0, f"{process.exitcode}: {said}"
     return said
+
+
+def at_work(process: BaseProcess) -> list[int]:
+    """The processes of a run, its loader workers among them, that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(session) == process.pid and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
 def same(left: Path, right: Path) -> None:

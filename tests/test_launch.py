@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from runs import CONFIG, ROOT, make_data, same
 
+from util.stop import APART
+
 pytestmark = pytest.mark.slow  # minutes in all
 
 # A run without a model: it counts until it is asked to stop.
@@ -38,7 +40,7 @@ def work():
         for done in range(1 if fault in ("once", "end") else 10**6):
             (folder / str(ranks.rank)).write_text(str(os.getpid()))
             time.sleep(0.02)
-            if distributed.any_rank([stop.requested], ranks)[0]:
+            if distributed.any_rank([stop.requested], ranks)[0] and fault != "deaf":
                 break
     who = f"rank {{ranks.rank}} of {{ranks.world}}"
     sys.stdout.write(f"{{who}}, attempt {{attempt}}, ended at {{done}}\\n")  # in one piece
@@ -98,14 +100,29 @@ def test_a_wrong_option_is_one_line_and_status_2() -> None:
     assert got.returncode == 2 and got.stderr.count("\n") == 1, got.stderr
 
 
-def test_a_signal_to_the_launcher_stops_all_ranks_at_one_iteration(script: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_stops_all_ranks_at_one_iteration(
+    number: signal.Signals, script: Path
+) -> None:
     process = launch(script, "none")
     pids(script.parent)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     ends = [line.rpartition(" ")[2] for line in out.splitlines()]
     assert len(ends) == 2 and len(set(ends)) == 1
+
+
+def test_a_second_signal_to_the_launcher_kills_the_ranks(script: Path) -> None:
+    process = launch(script, "deaf")
+    ranks = pids(script.parent)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(APART + 0.1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not any(map(is_running, ranks))
 
 
 def test_a_rank_that_is_killed_is_named_and_ends_the_others(script: Path) -> None:

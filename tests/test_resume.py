@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import entries
 import pytest
 import torch
 from runs import CONFIG, finish, make_data, same, start, start_ranks, wait_for
 
 import train as train_entry
+import train_base as base_entry
 from util import checkpoint
 from util.logger import main
 
@@ -231,7 +233,8 @@ def test_stage_one_asked_to_stop_goes_on_to_the_same_base_learner(
     def stage_one(path: Path, *more: str):
         return start([*words, f"Method.pre_weight={path}", *more], log, script="train_base.py")
 
-    finish(stage_one(tmp_path / "whole.pth"), log)
+    said = finish(stage_one(tmp_path / "whole.pth"), log)
+    assert "were skipped" not in said
     process = stage_one(base)
     wait_for(lambda: log.exists() and "\n2/8" in log.read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
@@ -244,3 +247,25 @@ def test_stage_one_asked_to_stop_goes_on_to_the_same_base_learner(
     assert f"goes on from {unfinished}: {done} iterations are done" in said
     assert not unfinished.exists()
     same(base, tmp_path / "whole.pth")
+
+
+def test_stage_one_asked_to_stop_in_its_validation_goes_on_there(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    words = [*words, "Base.max_iterations=2", "Data.workers=0", "Base.augment=true"]
+    base = tmp_path / "base.pth"
+
+    def stage_one(*more: str) -> str:
+        assert entries.call(base_entry.train_base, *words, f"Method.pre_weight={base}", *more) == 0
+        return capsys.readouterr().out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base_entry, "Stop", StopAt(2))
+        said = stage_one()
+    assert "stopped at iteration 2; go on with:\npython train_base " in said
+    assert not base.exists()
+    said = stage_one("Train.resume=auto")
+    assert "2 iterations are done" in said and " ETA " not in said and base.exists()

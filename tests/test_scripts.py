@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 STUB = "import sys\nprint('{name}', *sys.argv[1:], flush=True)\n"
 WRITES = "import os\nos.makedirs('initmodel/demo')\nopen('initmodel/demo/split2_lite0.pth', 'w')\n"
 WAITS = """
-import signal
-signal.signal(signal.SIGTERM, lambda *_: (print("asked to stop"), sys.exit(0)))
-print("waits", flush=True)
-signal.pause()
+import time
+from util.stop import Stop
+with Stop() as stop:
+    print("waits", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    time.sleep(0.5)  # the rest of an iteration
+    print("asked to stop")
 """
 
 
@@ -34,7 +40,15 @@ def tree(tmp_path: Path) -> Path:
         shutil.copy(ROOT / part, tmp_path)
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "util").mkdir()
-    for part in ("config.py", "checks.py", "schema.py", "logger.py", "files.py", "launch.sh"):
+    for part in (
+        "config.py",
+        "checks.py",
+        "schema.py",
+        "logger.py",
+        "files.py",
+        "stop.py",
+        "launch.sh",
+    ):
         shutil.copy(ROOT / "util" / part, tmp_path / "util")
     (tmp_path / "util/data").mkdir()
     for part in ("folds.py", "source.py", "weak.py"):
@@ -99,18 +113,28 @@ def test_a_failure_of_stage_one_ends_the_run_with_its_status(tree: Path) -> None
     assert got.returncode == 3 and "\ntrain " not in got.stdout
 
 
-def test_stage_one_that_is_asked_to_stop_ends_the_script(tree: Path) -> None:
-    """It leaves with status 0 and no file. The signal goes to the shell, which passes it on."""
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [
+        (signal.SIGINT, os.killpg),  # as a terminal does
+        *[(n, send) for n in (signal.SIGTERM, signal.SIGUSR1) for send in (os.kill, os.killpg)],
+    ],
+)
+def test_stage_one_that_is_asked_to_stop_ends_the_script(
+    number: signal.Signals, send: Callable[[int, int], None], tree: Path
+) -> None:
+    """It leaves with status 0 and no file. The shell passes on what stage one may have got, too."""
     with (tree / "train_base.py").open("a") as stub:
         stub.write(WAITS)
     process = subprocess.Popen(
         ["sh", str(tree / "train.sh"), "split2", "demo", "0"], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHON": sys.executable, "NET": "lite0", "CUDA_VISIBLE_DEVICES": ""},
+        start_new_session=True,
     )  # fmt: skip
     for line in process.stdout:
         if line == "waits\n":
             break
-    process.terminate()
+    send(process.pid, number)
     assert process.stdout.read() == "asked to stop\n"
     assert process.wait(60) == 0
 

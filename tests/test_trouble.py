@@ -1,14 +1,20 @@
 """What breaks at hour 9: images, loader workers, numbers."""
 
+import multiprocessing
 import os
+import re
 import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from entries import call
-from runs import CONFIG, make_data, same
+from processes import FORKSERVER, on_processes
+from runs import CONFIG, at_work, make_data, same, start, wait_for
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,8 +22,9 @@ import train as train_entry
 import train_base as base_entry
 from util import checkpoint
 from util.config import load_config
+from util.data.base import open_base
 from util.data.dataset import open_episodes
-from util.data.loading import CHAIN, STRIDE, Skipping, loaded
+from util.data.loading import CHAIN, STRIDE, Skipping, loaded, skipped
 from util.data.source import TRIES, Source, Unreadable
 from util.distributed import Batches, Ranks
 from util.game import Game
@@ -178,7 +185,72 @@ def test_the_store_and_stage_one_skip_it_too(
         "Base.augment=true",
     )
     assert call(base_entry.train_base, *words, *base, "Data.broken=skip") == 0
-    assert str(torn.path) in capsys.readouterr().err and (tmp_path / "base.pth").exists()
+    got = capsys.readouterr()
+    assert str(torn.path) in got.err and (tmp_path / "base.pth").exists()
+    assert "images that could not be read were skipped" in got.out
+
+
+def count_skipped(ranks: Ranks) -> int:
+    return skipped(SimpleNamespace(skipping=SimpleNamespace(skipped=ranks.rank + 1)), ranks)
+
+
+def test_what_all_ranks_skip_is_counted(tmp_path: Path) -> None:
+    assert on_processes(2, count_skipped, tmp_path) == [3, 3]
+
+
+# --- stage one ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stage_one(words: list[str], tmp_path: Path) -> Callable[..., int]:
+    """Runs it on four batches of two, to a named file; its status."""
+    more = "Base.max_iterations=4", "Base.augment=true", "Base.batch_size=2"
+
+    def run(name: str, *options: str) -> int:
+        path = f"Method.pre_weight={tmp_path}/{name}.pth"
+        return call(base_entry.train_base, *words, *more, path, *options)
+
+    return run
+
+
+def goes_on(stage_one: Callable[..., int], folder: Path) -> None:
+    """Holds a stage one that a fault ended after two iterations to lose nothing."""
+    assert checkpoint.load(folder / "base.unfinished.pth")["iteration"] == 2
+    assert not (folder / "base.pth").exists()
+    assert stage_one("base", "Train.resume=auto") == 0
+    assert stage_one("whole") == 0
+    same(folder / "base.pth", folder / "whole.pth")
+
+
+def test_a_torn_image_costs_stage_one_nothing(
+    words: list[str], stage_one: Callable[..., int], tmp_path: Path
+) -> None:
+    cfg = load_config(CONFIG, words)
+    images, _ = open_base(cfg, "train", base_entry.transform(cfg, train=True), cfg.Base.seed)
+    path = images.source.image_path(images.name(4))
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    try:
+        assert stage_one("base") == 2
+    finally:
+        path.write_bytes(content)
+    goes_on(stage_one, tmp_path)
+
+
+def test_nor_does_a_loss_that_is_not_finite(
+    stage_one: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its forward pass has done to statistics and random states is undone."""
+    seen: list[Tensor] = []
+    whole = base_entry.loss_of
+
+    def poisoned(*given: object) -> Tensor:
+        seen.append(whole(*given))
+        return seen[-1] * (torch.nan if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(base_entry, "loss_of", poisoned)
+    assert stage_one("base") == 1
+    goes_on(stage_one, tmp_path)
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -231,15 +303,20 @@ def test_a_step_that_is_not_finite_is_kept_and_repeats_to_the_bit(
     assert "holds no step" in capsys.readouterr().err
 
 
-def test_the_module_that_is_not_finite_first_is_named(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.fixture
+def nan(words: list[str], tmp_path: Path) -> str:
+    """Names a base learner in which one bias is NaN."""
     [base] = [word.partition("=")[2] for word in words if word.startswith("Method.pre_weight")]
     state = checkpoint.load(base)
     state["state_dict"]["cls.4.bias"][2] = float("nan")
     checkpoint.save(tmp_path / "nan.pth", **state)
-    more = f"Method.pre_weight={tmp_path}/nan.pth", f"Train.save_path={tmp_path}/run"
-    assert call(train_entry.train, *words, *more) == 1
+    return f"Method.pre_weight={tmp_path}/nan.pth"
+
+
+def test_the_module_that_is_not_finite_first_is_named(
+    words: list[str], nan: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(train_entry.train, *words, nan, f"Train.save_path={tmp_path}/run") == 1
     path = tmp_path / "run/nonfinite_0_0.pth"
     assert str(path) in capsys.readouterr().err
     assert call(train_entry.train, "--replay", str(path), config=False) == 1
@@ -249,3 +326,70 @@ def test_the_module_that_is_not_finite_first_is_named(
     assert "  main nan\n" in got.out and got.err.startswith(
         "stopped: not finite again: iteration 0"
     )
+
+
+# --- ends of runs with workers ------------------------------------------------------------------
+
+
+def ended(process: BaseProcess, log: Path, seconds: float = 120) -> tuple[int, str]:
+    """The status of a run that must end by itself, its workers with it, and its one last line."""
+    process.join(seconds)
+    left = at_work(process)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    said = log.read_text()
+    assert not left, said
+    [line] = re.findall(r"^(?:error|stopped): .*", said, re.M)
+    assert "Traceback" not in said and said.endswith(line + "\n")
+    return process.exitcode, line
+
+
+def test_a_torn_image_ends_a_run_and_its_workers(
+    words: list[str], torn: SimpleNamespace, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    process = start([*words, f"Train.save_path={tmp_path}/run", "Data.workers=2"], log)
+    status, line = ended(process, log)
+    assert status == 2 and str(torn.path) in line
+    assert checkpoint.load(tmp_path / "run/last.pth")["iteration"] == torn.first
+
+
+def test_a_step_that_is_not_finite_ends_a_run_and_its_workers(
+    words: list[str], nan: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    process = start([*words, nan, f"Train.save_path={tmp_path}/run", "Data.workers=2"], log)
+    status, line = ended(process, log)
+    assert status == 1 and line.endswith("nonfinite_0_0.pth")
+
+
+class Slow(Dataset):
+    """Samples that take minutes; each leaves a file in a folder when it is begun."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __getitem__(self, index: int) -> Tensor:
+        (self.folder / str(index)).touch()
+        time.sleep(300)
+        return torch.tensor(index)
+
+
+def read_slowly(folder: Path) -> None:
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)
+    next(loaded(Slow(folder), Batches(8, 2, 1, ALONE), SimpleNamespace(workers=2)))
+
+
+def test_workers_end_with_a_run_that_is_killed_also_amid_a_sample(tmp_path: Path) -> None:
+    process = FORKSERVER.Process(target=read_slowly, args=(tmp_path,))
+    process.start()
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
+    assert len(at_work(process)) == 3
+    process.kill()
+    end = time.monotonic() + 20
+    while left := at_work(process):
+        if time.monotonic() > end:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(left)
+        time.sleep(0.05)

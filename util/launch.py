@@ -6,9 +6,10 @@
 The options before the script are torchrun's (docs/cluster.md); without `--nnodes` it is a run of
 this machine alone. train.sh and test.sh come through here.
 
-A first SIGINT or SIGTERM is passed to the ranks as SIGUSR1: they end their iteration together, save
-and leave with status 0, which is then the launcher's. A second one kills them. Wrong input that a
-rank refuses with status 2 gives status 2, any other end 1 and a line that names the rank.
+A first SIGINT or SIGTERM, and every SIGUSR1, is passed to the ranks as SIGUSR1: they end their
+iteration together, save and leave with status 0, which is then the launcher's. A second SIGINT or
+SIGTERM kills them. Wrong input that a rank refuses with status 2 gives status 2, any other end 1
+and a line that names the rank.
 """
 
 import logging
@@ -17,6 +18,7 @@ import shlex
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -28,26 +30,32 @@ from torch.distributed.run import get_args_parser, run
 
 from util.distributed import LOST
 from util.logger import RunStopped, main
-from util.stop import ASK
+from util.stop import ASK, PERSONS, Persons
 
 
 class _Signals:
-    """Passes requests to stop on to the ranks, which are this process's children."""
+    """Passes requests to stop on to the ranks, which are this process's children.
+
+    Attributes:
+        came: the last request; 0: none.
+    """
 
     def __init__(self) -> None:
-        self.came = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self.came, self._persons = 0, Persons()
+        for number in (*PERSONS, ASK):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ranks = _children()
-        if self.came or not ranks:
+        if not ranks or number in PERSONS and self._persons.insist():
             for pid in ranks:  # each leads a session, with its workers
-                os.killpg(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             os._exit(128 + number)
         self.came = number
         for pid in ranks:
-            os.kill(pid, ASK)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, ASK)
 
 
 def _children() -> list[int]:

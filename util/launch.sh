@@ -61,11 +61,12 @@ become() {
     exec "$python" "$@"
 }
 
-# Runs it and comes back. SIGTERM is passed on; Ctrl-C reaches the whole group by itself.
+# Runs it and comes back. SIGTERM and SIGUSR1 are passed on; Ctrl-C reaches the group by itself.
 run() {
     (become "$@") &
     child=$!
     trap 'kill -TERM "$child"' TERM
+    trap 'kill -USR1 "$child"' USR1
     trap : INT
     status=0
     wait "$child" || status=$?
@@ -73,6 +74,6 @@ run() {
         status=0
         wait "$child" || status=$?
     done
-    trap - TERM INT
+    trap - TERM INT USR1
     [ "$status" -eq 0 ] || exit "$status"
 }

@@ -1,8 +1,9 @@
 """What a run says: one progress line, and one line for a mistake of the user's; `-v` says more.
 
 Quiet is the default: no warnings of libraries. With `-v`, which every command line takes, come
-these, what libraries log, how long the parts of a run took (`timed`), and which part of the time
-training waited for its batches. All of it goes to stderr, of the main rank alone.
+these, what libraries log, how long the parts of a run took (`timed`), and in the progress line
+which part of the time training waited for its batches. The progress line goes to stdout, all else
+to stderr; of several ranks the main one says it.
 """
 
 from __future__ import annotations

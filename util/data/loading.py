@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from util.data.source import Unreadable
-from util.distributed import Batches
+from util.distributed import Batches, Ranks, all_reduce_sum
 from util.logger import RunStopped, warn
-from util.stop import ignore_signals
+from util.stop import guard_worker
 
 STRIDE = 10**9  # from a sample to the one in its place: beyond what any run counts to
 CHAIN = 10  # samples in each other's place before the run stops all the same
@@ -40,7 +40,7 @@ class Skipping:
     @property
     def skipped(self) -> int:
         """How many were, over all worker processes."""
-        return self._skipped.value
+        return self._skipped.get_obj().value  # a worker that was killed may hold the lock
 
     def count(self, samples: int, text: str) -> None:
         """Counts and says what was skipped."""
@@ -66,7 +66,25 @@ class Skipping:
         )
 
 
-def loaded(dataset: Dataset, schedule: Batches, cfg: Any, **options: Any) -> Iterator[Any]:
+def skipped(dataset: Any, ranks: Ranks) -> int:
+    """How many samples of a data set all ranks have skipped; every rank has to ask."""
+    count = torch.tensor(dataset.skipping.skipped, device=ranks.device)
+    return int(all_reduce_sum(count))
+
+
+class Listed:
+    """These batches of sample numbers, as a schedule that is at its start."""
+
+    start = 0
+
+    def __init__(self, batches: list[list[int]]):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def loaded(dataset: Dataset, schedule: Batches | Listed, cfg: Any, **options: Any) -> Iterator[Any]:
     """One batch an iteration of the run; a worker process that dies costs time only.
 
     Its batch is loaded again, by new workers. One that ends them again and again stops the run, or
@@ -88,23 +106,13 @@ def loaded(dataset: Dataset, schedule: Batches, cfg: Any, **options: Any) -> Ite
             yield [i + STRIDE for i in indices] if number in replaced else indices
 
     while True:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=rest(),
-            num_workers=cfg.workers,
-            generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
-            worker_init_fn=ignore_signals,
-            **options,
-        )
         try:
-            for batch in _told_when_asked(loader):
+            for batch in _told_when_asked(_loader(dataset, rest(), cfg.workers, options)):
                 yield batch
                 done, deaths = done + 1, 0
             return
         except RuntimeError as error:
-            if not re.search(r"DataLoader worker \(pid", str(error)):
-                raise
-            what = " ".join(str(error).partition("\n")[0].split())
+            what = _death(error)
         deaths, iteration = deaths + 1, schedule.start + done
         if deaths < DEATHS:
             warn(f"iteration {iteration}: {what}; starting other workers")
@@ -118,6 +126,26 @@ def loaded(dataset: Dataset, schedule: Batches, cfg: Any, **options: Any) -> Ite
         dataset.skipping.count(len(indices), f"iteration {iteration}: {what}")
         replaced.add(done)
         deaths = 0
+
+
+def _loader(
+    dataset: Dataset, batches: Iterator[list[int]], workers: int, options: dict[str, Any]
+) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator(),  # a resumed run must not draw a seed from the global one
+        worker_init_fn=guard_worker,
+        **options,
+    )
+
+
+def _death(error: RuntimeError) -> str:
+    """What PyTorch says of a worker that has died; raises any other error again."""
+    if not re.search(r"DataLoader worker \(pid", str(error)):
+        raise error
+    return " ".join(str(error).partition("\n")[0].split())
 
 
 def _told_when_asked(loader: DataLoader) -> Iterator[Any]:
