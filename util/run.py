@@ -138,8 +138,6 @@ class Run:
             return [f"nothing left to do: {told} to go on"]
         schedule.start, self._saved = done, (done, validated)
         self.owes_validation = not validated
-        if buffers := state.get("buffers", []):
-            self.model.load_state_dict(buffers[place], strict=False)
         changed = resume.differences(state, self.setting)
         return notes + [f"no longer the run that was stopped: {line}" for line in changed]
 
@@ -182,14 +180,12 @@ class Run:
         if self._saved == (done, validated) and not better:
             return
         random = distributed.gather(checkpoint.random_state())
-        buffers = distributed.gather(self._own_buffers())
         self._saved, self._saved_at = (done, validated), time.monotonic()
         if not self.curves:
             return
         state = {"model": self.model.state_dict(), **self.game.state_dict(), **self.setting}
         state |= {"iteration": done, "validated": validated, "best": self.best, "stale": self.stale}
-        state |= {"random": random, "buffers": buffers}
-        state |= {"run": self._number, "launch": resume.launch_id()}
+        state |= {"random": random, "run": self._number, "launch": resume.launch_id()}
         content = checkpoint.content(**state)
         if better:
             self._best = content
@@ -239,13 +235,6 @@ class Run:
                 due = schedule.ends_epoch(done(), self.cfg.Train.val_period)
                 self.save(done(), validated=not due)
             raise
-
-    def _own_buffers(self) -> dict[str, Tensor]:
-        """What differs between ranks: statistics of batch norms that learn them."""
-        if self.ranks.world == 1 or self.cfg.Method.fix_bn:
-            return {}
-        named = self.model.named_buffers()
-        return {name: b.cpu() for name, b in named if not name.startswith("encoder.")}
 
     def exhausted(self) -> bool:
         """Whether `Train.stop_interval` epochs have brought no better mIoU."""
