@@ -178,10 +178,10 @@ class _Target:
     """One query: encoded, with what its episodes are compared with at its own size."""
 
     def __init__(self, evaluator: Evaluator, name: str):
-        self.seen = evaluator.store.image(name)
+        self.seen, original = evaluator.store.image(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
-        self.label = self.seen.original.to(device)
-        self.base_label = evaluator.episodes.base_mask(self.seen.original).to(device)
+        self.label = original.to(device)
+        self.base_label = evaluator.episodes.base_mask(original).to(device)
         novel = (self.base_label == 0) & (self.label != 0)
         self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
