@@ -42,10 +42,7 @@ def episode_batch(
         support=support.to(dtype),
         support_mask=support_mask,
         class_index=torch.full((batch,), 2),
-        class_id=torch.full((batch,), 3),
         plans=[],
-        labels=[],
-        base_labels=[],
     )
 
 

@@ -196,9 +196,7 @@ def encoded_episode(
     episode = golden.episode(f"public/train/{iteration}", 2, 1, 97, BASE_CLASSES)
     for name in ("query", "support"):
         episode[name] = episode[name].to(dtype)
-    class_id = episode["class_index"] + 1
-    batch = EpisodeBatch(**episode, class_id=class_id, plans=[], labels=[], base_labels=[])
-    return encode(model.encoder, batch)
+    return encode(model.encoder, EpisodeBatch(**episode, plans=[]))
 
 
 class Recorded:
