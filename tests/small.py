@@ -1,5 +1,6 @@
 """A small system and random episodes, for tests of the numeric core."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -60,6 +61,17 @@ def centre(model: AMFormer, *episode: Tensor) -> None:
     for index, head in enumerate(model.object_mining.heads):
         logits = model(*episode).logits[index]
         head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+
+
+class Recorded:
+    """A function that remembers what it returned."""
+
+    def __init__(self, function: Callable):
+        self.function, self.results = function, []
+
+    def __call__(self, *args: object) -> object:
+        self.results.append(self.function(*args))
+        return self.results[-1]
 
 
 def config(**method: object) -> Config:
