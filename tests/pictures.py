@@ -41,5 +41,5 @@ def a_fold(**sizes: int) -> FoldList:
 
 
 def same(a: EpisodeBatch, b: EpisodeBatch) -> bool:
-    tensors = ("query", "query_mask", "query_base_mask", "support", "support_mask", "class_id")
+    tensors = ("query", "query_mask", "query_base_mask", "support", "support_mask", "class_index")
     return a.plans == b.plans and all(torch.equal(getattr(a, n), getattr(b, n)) for n in tensors)

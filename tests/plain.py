@@ -225,7 +225,7 @@ class PlainGame(Game):
         )  # fmt: skip
 
     def d_step(self, batch: PlainBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
-        def losses_of(part: PlainBatch) -> tuple[dict[str, Tensor], Prediction]:
+        def losses_of(part: PlainBatch) -> dict[str, Tensor]:
             prediction = self.predict(part)
             terms = self.segmentation_losses(prediction, part, self.pixels(part))
             constants = [feature.detach() for feature in prediction.features]
@@ -236,6 +236,6 @@ class PlainGame(Game):
             terms["adversarial_d"] = losses.discriminator(details)
             terms["diversity"] = losses.diversity(details, chosen)
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-            return terms | {"loss_d": total}, prediction
+            return terms | {"loss_d": total}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)

@@ -1,5 +1,6 @@
 """A small system and random episodes, for tests of the numeric core."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -42,10 +43,7 @@ def episode_batch(
         support=support.to(dtype),
         support_mask=support_mask,
         class_index=torch.full((batch,), 2),
-        class_id=torch.full((batch,), 3),
         plans=[],
-        labels=[],
-        base_labels=[],
     )
 
 
@@ -63,6 +61,17 @@ def centre(model: AMFormer, *episode: Tensor) -> None:
     for index, head in enumerate(model.object_mining.heads):
         logits = model(*episode).logits[index]
         head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+
+
+class Recorded:
+    """A function that remembers what it returned."""
+
+    def __init__(self, function: Callable):
+        self.function, self.results = function, []
+
+    def __call__(self, *args: object) -> object:
+        self.results.append(self.function(*args))
+        return self.results[-1]
 
 
 def config(**method: object) -> Config:

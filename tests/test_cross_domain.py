@@ -12,7 +12,7 @@ import test as test_entry
 import train as train_entry
 import train_base as base_entry
 from util import checkpoint
-from util.config import load_config
+from util.config import config_from, load_config
 from util.data.dataset import open_episodes
 from util.data.folds import CLASSES, COCO_NAMES, coco_to_pascal, published_fold
 from util.data.lists import list_name, write_lists
@@ -114,6 +114,13 @@ def test_a_checkpoint_that_saw_a_tested_class_is_refused() -> None:
     told = ["trained on bus, car, cat, chair, cow,"]
     fold_0 = state("config/pascal/pascal_split0_resnet50.yaml")
     refused(told, require_unseen, fold_0, Path("best.pth"), load_config(pascal))
+
+
+@pytest.mark.parametrize("odd", [3, None, ["Data"], {"Data": 3}])
+def test_a_checkpoint_whose_config_is_none_is_refused(odd: object) -> None:
+    cfg = load_config(FOLD_1)
+    refused(["best.pth: its config"], require_unseen, {"config": odd}, Path("best.pth"), cfg)
+    refused(["best.pth: its config"], config_from, odd, "best.pth")
 
 
 # --- lists and episodes --------------------------------------------------------------------------

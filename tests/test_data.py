@@ -14,7 +14,7 @@ from pictures import a_fold, changed, same
 from torch.utils.data import DataLoader
 
 from util.data.base import open_base
-from util.data.dataset import binary_mask, collate, open_episodes
+from util.data.dataset import collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.folds import CLASSES, published_fold
 from util.data.lists import FoldList, available, check_shots, fold_list
@@ -183,11 +183,10 @@ def test_a_batch_holds_what_its_fields_say(pictures: SimpleNamespace, subset: st
     for mask in (batch.query_mask, batch.support_mask):
         assert mask.dtype == torch.int64 and set(mask.unique().tolist()) == {0, 1, 255}
     classes = published_fold("pascal", 0).classes(subset)
-    assert [classes[i] for i in batch.class_index] == batch.class_id.tolist()
+    assert [classes[i] for i in batch.class_index] == [plan.class_id for plan in batch.plans]
     for row, plan in enumerate(batch.plans):
         label = torch.from_numpy(read_label(episodes.source.label_path(plan.query)))
-        assert torch.equal(batch.labels[row], binary_mask(label, plan.class_id))
-        assert torch.equal(batch.base_labels[row], episodes.base_mask(label))
+        assert torch.equal(episodes.load_pair(plan.query, None)[2], label)
         if subset == "train":  # the episode's class is the base learner's class index + 1
             target = batch.query_mask[row] == 1
             assert torch.equal(target, batch.query_base_mask[row] == batch.class_index[row] + 1)

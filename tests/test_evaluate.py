@@ -119,6 +119,18 @@ def test_totals_are_those_of_the_drawn_order_whatever_the_budget(
         assert evaluator.store.passes <= len(queries) + len(plans)
 
 
+def test_an_evaluation_keeps_and_makes_only_what_it_reads(demo: System) -> None:
+    """The budget is for what the encoder saw and the label at S x S, not at the image's size."""
+    evaluator = demo.evaluator(cache_gb=1.0)
+    evaluator.run(evaluator.schedule(COUNT, SEEDS))
+    store = evaluator.store
+    kept = [(*seen.view.tensors(), seen.label) for seen in store._entries.values()]
+    assert store.used == sum(t.numel() * t.element_size() for tensors in kept for t in tensors) > 0
+    [task, *_] = evaluator.schedule(1, [5]).groups[0]
+    batch = store.of_query(store.image(task.plan.query)[0], [task.plan])
+    assert len(batch) == 1 and batch.query_base_mask is None and batch.class_index is None
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_episodes_of_one_query_may_run_as_a_batch_on_any_number_of_ranks(
     demo: System, totals: list, world: int

@@ -4,7 +4,7 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from util.run import Run
 from util.schema import Config
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+STRIPS = [np.zeros((4, 4, 3), np.uint8)]
 
 
 class Player:
@@ -89,16 +90,16 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_the_last_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:
     run, notes, _ = run_in(tmp_path)
-    run.validated(scores(5.0), [np.zeros((4, 4, 3), np.uint8)], 1)
+    run.validated(scores(5.0), STRIPS, 1)
     run.save(2)
-    run.validated(scores(4.0), [np.zeros((4, 4, 3), np.uint8)], 3)
+    run.validated(scores(4.0), STRIPS, 3)
     run.close()
     assert notes == [] and run.stale == 1
     names = {resume.LAST: 3, resume.PREVIOUS: 2, resume.BEST: 1}
     assert {name: iteration(tmp_path / name) for name in names} == names
     state = checkpoint.load(tmp_path / resume.LAST)
     wanted = {"model", "optimizer_g", "optimizer_d", "scalers", "iteration", "validated", "best"}
-    wanted |= {"stale", "random", "buffers", "config", "versions", "ranks", "images", "launch"}
+    wanted |= {"stale", "random", "config", "versions", "ranks", "images", "launch", "run"}
     assert state.keys() == wanted
     assert set(state["random"][0]) == {"torch", "cuda", "numpy", "python"}
 
@@ -163,6 +164,78 @@ def test_a_restarted_rank_takes_what_its_launch_has_written_and_nothing_older(
     assert run_in(tmp_path)[2].start == 0
     run.save(2)
     assert run_in(tmp_path)[2].start == 2
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it is run."""
+
+
+def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Kills before the step-th change of a file from now on."""
+    left = [step]
+
+    def dying(change: Callable) -> Callable:
+        def call(*given: object, **named: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return change(*given, **named)
+
+        return call
+
+    patch.setattr(os, "replace", dying(os.replace))
+    patch.setattr(Path, "unlink", dying(Path.unlink))
+
+
+@pytest.mark.parametrize("better", [False, True])
+@pytest.mark.parametrize("step", range(5))
+def test_a_run_killed_while_it_replaces_another_leaves_one_that_goes_on_alone(
+    step: int, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier one had 9 iterations, the new one has 1 or 2; they differ in their weights."""
+    early, _, _ = run_in(tmp_path)
+    early.validated(scores(50.0), STRIPS, 8)
+    early.save(9)
+    early.close()
+    late, notes, _ = run_in(tmp_path)
+    assert notes == [f"{tmp_path} holds an earlier run, which this one replaces"]
+    with monkeypatch.context() as patch, suppress(Killed):
+        kill_at(step, patch)
+        late.validated(scores(5.0), STRIPS, 1) if better else late.save(1)
+    late.close()
+    run, _, schedule = run_in(tmp_path, resume="auto")
+    old = schedule.start == 9
+    assert old == (step == 0) and schedule.start in (9, 1)
+    assert torch.equal(run.model.weight, (early if old else late).model.weight)
+    assert run.best == (50.0 if old else 5.0 if better else -1.0)
+    run.save(3)
+    run.save(4)
+    run.close()
+    names = [resume.LAST, resume.PREVIOUS, *([resume.BEST] if old or better else [])]
+    assert {path.name for path in tmp_path.glob("*.pth")} == set(names)
+    for name in names:
+        weight = checkpoint.load(tmp_path / name)["model"]["weight"]
+        assert torch.equal(weight, run.model.weight), name
+
+
+def test_a_bad_file_is_never_kept_as_the_one_before(tmp_path: Path) -> None:
+    run, _, _ = run_in(tmp_path)
+    run.save(1)
+    run.save(2)
+    (tmp_path / resume.LAST).write_bytes(b"PK torn")
+    run_in(tmp_path, resume="auto")[0].save(3)
+    assert iteration(tmp_path / resume.LAST) == 3 and iteration(tmp_path / resume.PREVIOUS) == 1
+
+
+def test_a_run_that_goes_on_from_elsewhere_replaces_what_its_folder_held(tmp_path: Path) -> None:
+    run_in(tmp_path / "here")[0].save(9)
+    run_in(tmp_path / "there")[0].save(2)
+    named = f"{tmp_path}/there/last.pth"
+    run, notes, schedule = run_in(tmp_path / "here", resume=named)
+    assert schedule.start == 2 and any("which this one replaces" in line for line in notes)
+    run.save(3)
+    assert run_in(tmp_path / "here", resume="auto")[2].start == 3
+    assert not (tmp_path / "here" / resume.PREVIOUS).exists()
 
 
 def test_a_full_disk_is_told_costs_no_file_and_is_tried_again(

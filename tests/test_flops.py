@@ -73,11 +73,13 @@ class Counter(FeatureStore):
     def __init__(self, gigabytes: float):
         super().__init__(None, None, gigabytes)
 
-    def image(self, name: str, class_id: int | None = None, mirrored: bool = False) -> Seen:
+    def image(
+        self, name: str, class_id: int | None = None, mirrored: bool = False
+    ) -> tuple[Seen, torch.Tensor]:
         self.passes += 1
         taken = torch.empty(8_500_000, dtype=torch.uint8, device="meta")
         nothing = torch.empty(0)
-        return Seen(SimpleNamespace(tensors=lambda: (taken,)), nothing, nothing)
+        return Seen(SimpleNamespace(tensors=lambda: (taken,)), nothing), nothing
 
 
 def test_a_test_of_five_seeds_encodes_every_image_about_once(

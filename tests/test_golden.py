@@ -4,7 +4,7 @@ How close an honest implementation comes is told by the golden files' README; a 
 at most about ten times that, so that it hides no mistake.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +12,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from small import Recorded
 from torch import Tensor, nn
 
-from model import AMFormer, losses
+from model import AMFormer, Prediction, losses
 from model.detail_mining import Detail
 from model.published import from_published, published_name
 from util import game
@@ -167,12 +168,14 @@ def train(
     with pytest.MonkeyPatch.context() as patch:
         chosen = torch.from_numpy(published["subsets"])
         patch.setattr(game, "choose_parts", lambda _, iteration: chosen[iteration])
-        inspected = Recorded(player.inspect)
+        inspected, predicted = Recorded(player.inspect), Recorded(player.predict)
         patch.setattr(player, "inspect", inspected)
+        patch.setattr(player, "predict", predicted)
         for i in iterations:
             batch = encoded_episode(golden, i, model, dtype)
             result = player.step(batch, iteration=i, in_epoch=i)
-            terms = losses_of_both(player, result, inspected.results.pop(), batch, chosen[i])
+            seen = predicted.results.pop(), inspected.results.pop()
+            terms = losses_of_both(player, result, *seen, batch, chosen[i])
             terms["main_plus_aux"] = terms["main"] + terms["aux"]
             if i % 2 == 0:
                 terms["backward"] = terms["loss_g"] + AUX_WEIGHT2 * terms["base"]
@@ -196,32 +199,20 @@ def encoded_episode(
     episode = golden.episode(f"public/train/{iteration}", 2, 1, 97, BASE_CLASSES)
     for name in ("query", "support"):
         episode[name] = episode[name].to(dtype)
-    class_id = episode["class_index"] + 1
-    batch = EpisodeBatch(**episode, class_id=class_id, plans=[], labels=[], base_labels=[])
-    return encode(model.encoder, batch)
-
-
-class Recorded:
-    """A function that remembers what it returned."""
-
-    def __init__(self, function: Callable):
-        self.function, self.results = function, []
-
-    def __call__(self, *args: object) -> object:
-        self.results.append(self.function(*args))
-        return self.results[-1]
+    return encode(model.encoder, EpisodeBatch(**episode, plans=[]))
 
 
 @torch.no_grad()
 def losses_of_both(
     player: game.Game,
     result: game.StepResult,
+    prediction: Prediction,
     details: list[Detail],
     batch: EncodedBatch,
     chosen: Tensor,
 ) -> dict[str, Tensor]:
     """All losses of both players before a step, whoever's turn it was; its own as it gave them."""
-    others = player.segmentation_losses(result.prediction, batch) | {
+    others = player.segmentation_losses(prediction, batch, player.pixels(batch)) | {
         "adversarial_g": losses.generator(details),
         "adversarial_d": losses.discriminator(details),
         "diversity": losses.diversity(details, chosen),

@@ -145,7 +145,7 @@ def test_own_data_makes_episodes_of_base_and_novel_classes(own: Callable) -> Non
     assert cfg.num_base_classes == 2 and cfg.Data.classes == CLASSES
     for subset, wanted in (("train", {1, 2}), ("val", {3, 4})):
         episodes, _ = open_episodes(cfg, subset, 1)
-        assert {episodes[i].class_id for i in range(30)} == wanted
+        assert {episodes[i].plan.class_id for i in range(30)} == wanted
         fold = episodes.sampler.fold
         held = [set(np.unique(read_label(episodes.source.label_path(i)))) for i in fold.images]
         assert all(bool(has & {3, 4}) == (subset == "val") for has in held)

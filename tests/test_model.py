@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import BASE_CLASSES, GRID, SIZE, all_finite, config, encoded, game_of, images
+from small import BASE_CLASSES, GRID, SIZE, Recorded, all_finite, config, encoded, game_of, images
 from torch import Tensor, nn
 
 from model import AMFormer, build_model
@@ -66,12 +66,15 @@ def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) 
         LITE0, BASE_CLASSES, 1, mask_threshold=threshold, mining_softmax=softmax
     ).train()
     batch = encoded(model, 1, empty=empty != "initial mask")
-    result = game_of(model).g_step(batch, weight=0.1)
+    game = game_of(model)
+    game.predict = Recorded(game.predict)
+    result = game.g_step(batch, weight=0.1)
+    [prediction] = game.predict.results
     if empty != "support mask":
-        assert not result.prediction.initial_mask.any()
+        assert not prediction.initial_mask.any()
     if empty != "initial mask":
-        assert not result.prediction.prior.any()
-    assert all_finite(result.prediction)
+        assert not prediction.prior.any()
+    assert all_finite(prediction)
     assert all(value.isfinite() for value in result.losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert all(p.isfinite().all() for p in model.parameters())
@@ -111,6 +114,7 @@ def test_the_config_reaches_the_model() -> None:
 def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 5).train()
     game = game_of(model, train_parts=switches, train_kshot=switches)
+    game.predict = Recorded(game.predict)
     batch = encoded(model, 5)
     for player, of_d in (("G", False), ("D", True)):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -119,7 +123,7 @@ def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) ->
         else:
             result = game.d_step(batch, choose_parts(0, 1))
         assert all(value.isfinite() for value in result.losses.values())
-        assert all_finite(result.prediction)
+        assert all_finite(game.predict.results[-1])
         for name, p in model.named_parameters():
             own = p.requires_grad and name.startswith("detail_mining.") == of_d
             assert (p.grad is not None) == own, name
@@ -138,8 +142,9 @@ def test_every_part_of_g_gets_a_gradient_that_is_not_zero() -> None:
         for head in model.object_mining.heads:  # so that the refinements have a mask to mine
             head[-1].bias[1] += 1.0
     game = game_of(model, train_kshot=True)
-    result = game.g_step(encoded(model, 5), weight=0.1)
-    assert all(mask.any() for mask in result.prediction.masks)
+    game.predict = Recorded(game.predict)
+    game.g_step(encoded(model, 5), weight=0.1)
+    assert all(mask.any() for mask in game.predict.results[0].masks)
     still = [
         name
         for name, p in model.named_parameters()

@@ -114,7 +114,7 @@ def kept_bytes(game: Game, batch: object) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         prediction = game.predict(batch)
-        loss = sum(game.segmentation_losses(prediction, batch).values())
+        loss = sum(game.segmentation_losses(prediction, batch, game.pixels(batch)).values())
     for known in (*game.model.parameters(), *maps_of(batch)):
         storages.pop(known.untyped_storage().data_ptr(), None)
     assert loss.requires_grad

@@ -103,7 +103,7 @@ def test_scores_and_masks_are_those_of_test_py_bit_for_bit(
         target = binary_mask(torch.from_numpy(read_label(label)), plan.class_id)
         totals.add(torch.from_numpy(got.mask), target, known.index(plan.class_id))
         with torch.no_grad():  # the evaluator's own steps
-            batch = store.of_query(store.image(plan.query), [plan])
+            batch = store.of_query(store.image(plan.query)[0], [plan])
             prediction = predictor.model.match(batch.query, batch.supports, kshot=kshot)
             final = own_size(prediction.final, prediction.size, target)
         assert torch.equal(torch.from_numpy(got.scores), final[1:])

@@ -51,10 +51,7 @@ def batch(rows: list[int]) -> EpisodeBatch:
         support=images[1][rows][:, None],
         support_mask=mask.roll(1, 0)[rows][:, None],
         class_index=torch.arange(GLOBAL_BATCH)[rows],
-        class_id=torch.arange(GLOBAL_BATCH)[rows] + 1,
         plans=[f"row {row}" for row in rows],
-        labels=[],
-        base_labels=[],
     )
 
 

@@ -234,6 +234,24 @@ def test_sharded_evaluation_equals_one_process_to_the_last_integer(
         assert on_processes(world, scores_on, tmp_path) == [alone] * world
 
 
+def scores_with_own_statistics(ranks: Ranks) -> dict:
+    """As above, with batch norms of G that have learnt other statistics on each rank."""
+    cfg, model, episodes = parts(Path(os.environ["DEMO_RUN"]), "Method.fix_bn=false")
+    for name, value in model.named_buffers():
+        if name.endswith("running_mean") and not name.startswith("encoder."):
+            value += 3 * ranks.rank
+    evaluator = Evaluator(model, episodes, cfg, ranks)
+    return asdict(evaluator.run(evaluator.schedule(7, [5]))[5])
+
+
+def test_ranks_evaluate_one_model_also_where_each_learns_statistics_of_its_own(
+    trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEMO_RUN", str(demo))
+    [alone] = on_processes(1, scores_with_own_statistics, tmp_path)
+    assert on_processes(2, scores_with_own_statistics, tmp_path) == [alone] * 2
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path, flip: bool) -> None:
     """Also with mirrored images, and when it is too small to keep anything."""

@@ -14,6 +14,7 @@ from runs import ROOT, make_data, same
 import test as test_entry
 import train as train_entry
 from util import checkpoint
+from util import verify as verify_module
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,28 @@ def test_each_number_that_differs_is_a_line_and_so_is_what_was_made_otherwise(
     assert told[0].startswith("made otherwise: packages.torch 1.0 -> 2.")
     assert told[1].startswith("made otherwise: machine.threads 99 -> ")
     assert told[2].startswith("differs: seeds.2.base_miou ") and len(told) == 3
+
+
+def test_a_number_that_one_of_two_results_lacks_differs() -> None:
+    """The confusion leaves out what is 0, so 0 pixels against 7 is such a case."""
+    environment = {"code": {"commit": "a"}, "packages": {}, "machine": {}}
+    pixels = {"cat": {"predicted": {"hit": 3}, "object": {"hit": 3, "car": 7}}, "dog": {}}
+    summary = {"mIoU": {"mean": 1.0, "std": 0.0}}
+    full = {"summary": summary, "seeds": {"1": 1.0}, "confusion": pixels}
+    less = {"summary": {}, "seeds": {"1": 1.0}, "confusion": {"cat": {"object": {"hit": 3}}}}
+    full, less = (record | {"environment": environment} for record in (full, less))
+    lacking = {"confusion.cat.object.car": 7, "confusion.cat.predicted.hit": 3}
+    lacking |= {"summary.mIoU.mean": 1.0, "summary.mIoU.std": 0.0}
+    for then, now in ((full, less), (less, full)):
+        told: list[str] = []
+        with pytest.raises(ValueError, match="^x.json: 4 numbers differ"):
+            verify_module.compare("x.json", then, now, told.append)
+        sides = [(v, "absent") if then is full else ("absent", v) for v in lacking.values()]
+        pairs = zip(lacking, sides, strict=True)
+        assert told == [f"differs: {name} {old} -> {new}" for name, (old, new) in pairs]
+    told = []
+    verify_module.compare("x.json", full, full, told.append)
+    assert told == ["x.json: equal, every number"]
 
 
 @pytest.mark.parametrize(

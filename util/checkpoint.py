@@ -38,8 +38,8 @@ def save(path: str | Path, **state: Any) -> None:
     atomic_write(path, content(**state))
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint; no code in it is run.
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint, onto the CPU; no code in it is run.
 
     Raises:
         ValueError: no such file, a torn or changed one, or one that is no checkpoint.
@@ -52,7 +52,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str
             with zipfile.ZipFile(path) as records:
                 if damaged := records.testzip():
                     raise zipfile.BadZipFile(damaged)
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a torn file can fail anywhere in the reader
         raise ValueError(
             f"{path}: torn, or not a PyTorch checkpoint of tensors; write it anew or "

@@ -62,6 +62,10 @@ def config_from(sections: Mapping, source: str, overrides: list[str] | None = No
     Raises:
         ValueError: any mistake, in one line.
     """
+    if not isinstance(sections, Mapping) or not all(
+        isinstance(options, Mapping) for options in sections.values()
+    ):
+        raise ValueError(f"{source}: its config is not sections of keys; name another file")
     values = {
         f"{section}.{option}": checked(source, f"{section}.{option}", value)
         for section, options in sections.items()

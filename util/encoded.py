@@ -7,7 +7,7 @@ of a support only what anyone reads (`model.views`).
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,19 +27,20 @@ from util.distributed import Batches
 class EncodedBatch:
     """B episodes with K shots; masks as in `EpisodeBatch`, what the encoder saw in place of images.
 
-    `query` holds B queries, or one for all; `supports` is [B][K].
+    `query` holds B queries, or one for all; `supports` is [B][K]. What only training reads
+    (`query_base_mask`, `class_index`) is None in an evaluation.
     """
 
     query: Query
     supports: list[list[Support]]
     support_mask: Tensor
     query_mask: Tensor
-    query_base_mask: Tensor
-    class_index: Tensor
     plans: list[Plan]
+    query_base_mask: Tensor | None = None
+    class_index: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.class_index)
+        return len(self.supports)
 
     def split(self, parts: int) -> list["EncodedBatch"]:
         """At most so many parts, as even as can be; for a batch in which every episode has a query
@@ -83,16 +84,17 @@ class Seen:
     Attributes:
         view: what the encoder saw.
         label: class ids [S,S].
-        original: class ids at the image's own size [H,W].
+        base_label: the base learner's labels [S,S], of a query in training.
     """
 
     view: Query | Support
     label: Tensor
-    original: Tensor
+    base_label: Tensor | None = None
 
     @property
     def bytes(self) -> int:
-        tensors = (*self.view.tensors(), self.label, self.original)
+        tensors = [*self.view.tensors(), self.label]
+        tensors += [] if self.base_label is None else [self.base_label]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -118,7 +120,13 @@ class FeatureStore:
         """These episodes, on the encoder's device, as a DataLoader would give them."""
         made = [self.episodes.skipping(self._episode, index) for index in indices]
         plans, queries, supports = (list(column) for column in zip(*made, strict=True))
-        return self._joined(Query.cat([q.view for q in queries]), queries, supports, plans)
+        batch = self._joined(Query.cat([q.view for q in queries]), queries, supports, plans)
+        places = [self.episodes.classes.index(plan.class_id) for plan in plans]
+        return replace(
+            batch,
+            query_base_mask=torch.stack([q.base_label for q in queries]).long(),
+            class_index=torch.tensor(places).to(queries[0].label.device),
+        )
 
     def _episode(self, index: int) -> tuple[Plan, Seen, list[Seen]]:
         sampler = self.episodes.sampler
@@ -132,21 +140,26 @@ class FeatureStore:
         supports = [[self._kept(s, plan.class_id, False) for s in plan.supports] for plan in plans]
         return self._joined(query.view, [query] * len(plans), supports, plans)
 
-    def image(self, name: str, class_id: int | None = None, mirrored: bool = False) -> Seen:
-        """Encodes an image as a query (class_id None) or as a support of a class; keeps nothing."""
+    def image(
+        self, name: str, class_id: int | None = None, mirrored: bool = False
+    ) -> tuple[Seen, Tensor]:
+        """Encodes an image as a query (class_id None) or as a support of a class; keeps nothing.
+
+        Returns:
+            It, and its class ids at the image's own size [H,W].
+        """
         image, label, original = self.episodes.load_pair(name, None, class_id)
         if mirrored:
             image, label = image.flip(-1), label.flip(-1)
         label = label.to(next(self.encoder.parameters()).device)
         self.passes += 1
         mask = None if class_id is None else binary_mask(label, class_id)
-        return Seen(see(self.encoder, image, mask), label, original)
+        return Seen(see(self.encoder, image, mask), label), original
 
     def _joined(
         self, query: Query, queries: list[Seen], supports: list[list[Seen]], plans: list[Plan]
     ) -> EncodedBatch:
         classes = [plan.class_id for plan in plans]
-        device = queries[0].label.device
         masks = [
             torch.stack([binary_mask(s.label, class_id) for s in shots])
             for shots, class_id in zip(supports, classes, strict=True)
@@ -157,8 +170,6 @@ class FeatureStore:
             supports=[[s.view for s in shots] for shots in supports],
             support_mask=torch.stack(masks).long(),
             query_mask=torch.stack([binary_mask(q.label, c) for q, c in pairs]).long(),
-            query_base_mask=torch.stack([self._base(q.label) for q in queries]).long(),
-            class_index=torch.tensor([self.episodes.classes.index(c) for c in classes]).to(device),
             plans=plans,
         )
 
@@ -166,16 +177,16 @@ class FeatureStore:
         transform = self.episodes.transform
         return isinstance(transform, FlipTransform) and transform.mirrors(rng)
 
-    def _base(self, label: Tensor) -> Tensor:
-        return self.episodes.base_mask(label.cpu()).to(label.device)
-
     def _kept(self, name: str, class_id: int | None, mirrored: bool) -> Seen:
         """As `image`, out of the store where it is there."""
         key = (name, class_id, mirrored)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        seen = self._entries[key] = self.image(name, class_id, mirrored)
+        seen, _ = self.image(name, class_id, mirrored)
+        if class_id is None:  # only training keeps queries
+            seen.base_label = self.episodes.base_mask(seen.label.cpu()).to(seen.label.device)
+        self._entries[key] = seen
         self.used += seen.bytes
         while self.used > self.budget and len(self._entries) > 1:
             self.used -= self._entries.popitem(last=False)[1].bytes

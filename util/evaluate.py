@@ -11,11 +11,11 @@ from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.resize import bilinear_ac
-from util import speed
+from util import distributed, speed
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
 from util.data.folds import fold_of
-from util.distributed import Ranks, any_rank
+from util.distributed import Ranks
 from util.encoded import EncodedBatch, FeatureStore
 from util.logger import timed
 from util.metrics import (
@@ -122,6 +122,8 @@ class Evaluator:
     ) -> dict[int, Scores]:
         """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
+        Every rank has to call: all take rank 0's statistics of batch norms that learn them.
+
         Args:
             work: see `schedule`.
             watch: called with the number of episodes done on this rank.
@@ -129,6 +131,7 @@ class Evaluator:
             stop: asked after each episode; once it says so on any rank there are no scores: {}.
         """
         training = self.model.training
+        self._share_statistics()
         self.model.eval()
         rows, device = self.cfg.num_base_classes, self.ranks.device
         totals = {seed: _Totals(len(self.classes), rows, device) for seed in work.seeds}
@@ -144,10 +147,18 @@ class Evaluator:
                         break
         finally:
             self.model.train(training)
-        if stop and any_rank([stop()], self.ranks)[0]:
+        if stop and distributed.any_rank([stop()], self.ranks)[0]:
             return {}
         names, base = self.names, self.base_names
         return {seed: total.scores(names, base, work.count) for seed, total in totals.items()}
+
+    def _share_statistics(self) -> None:
+        """Makes one model of all ranks'; in training, nothing depends on what is replaced."""
+        if self.ranks.world == 1 or self.cfg.Method.fix_bn:
+            return
+        named = self.model.named_buffers() if self.ranks.is_main else ()
+        own = {name: b.cpu() for name, b in named if not name.startswith("encoder.")}
+        self.model.load_state_dict(distributed.gather(own)[0], strict=False)
 
     def _predict(
         self, work: Schedule
@@ -167,10 +178,10 @@ class _Target:
     """One query: encoded, with what its episodes are compared with at its own size."""
 
     def __init__(self, evaluator: Evaluator, name: str):
-        self.seen = evaluator.store.image(name)
+        self.seen, original = evaluator.store.image(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
-        self.label = self.seen.original.to(device)
-        self.base_label = evaluator.episodes.base_mask(self.seen.original).to(device)
+        self.label = original.to(device)
+        self.base_label = evaluator.episodes.base_mask(original).to(device)
         novel = (self.base_label == 0) & (self.label != 0)
         self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes

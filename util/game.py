@@ -25,10 +25,9 @@ from util.optimizers import build_optimizers, poly, set_rate
 
 @dataclass
 class StepResult:
-    """One step's losses by name, detached, and the prediction that the last part came to."""
+    """One step's losses by name, detached."""
 
     losses: dict[str, Tensor]
-    prediction: Prediction
 
 
 class NonFiniteStep(RunStopped):
@@ -105,7 +104,7 @@ class Game:
         """One step of G on main + aux + aux_weight1 * distillation + weight * adversarial."""
         pixels = self.pixels(batch)
 
-        def losses_of(part: EncodedBatch) -> tuple[dict[str, Tensor], Prediction]:
+        def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
             with self.autocast():
                 prediction = self.predict(part)
             terms = self.segmentation_losses(prediction, part, pixels)
@@ -116,7 +115,7 @@ class Game:
             if self.cfg.adversarial:
                 terms["adversarial_g"] = share * losses.generator(self.inspect(prediction, part))
                 total = total + weight * terms["adversarial_g"]
-            return terms | {"loss_g": total}, prediction
+            return terms | {"loss_g": total}
 
         return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration, pixels)
 
@@ -129,7 +128,7 @@ class Game:
             iteration: of the run, for the message of a loss that is not finite.
         """
 
-        def losses_of(part: EncodedBatch) -> tuple[dict[str, Tensor], Prediction]:
+        def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
             with torch.no_grad(), self.autocast():
                 prediction = self.predict(part)
             details, share = self.inspect(prediction, part), self.share(part, batch)
@@ -139,7 +138,7 @@ class Game:
                 * losses.diversity(details, chosen.to(details[0].fake_maps.device)),
             }
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-            return terms | {"loss_d": total}, prediction
+            return terms | {"loss_d": total}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)
 
@@ -181,17 +180,14 @@ class Game:
         return self.model.detail_mining(prediction.features, prediction.foreground, real)
 
     def segmentation_losses(
-        self,
-        prediction: Prediction,
-        batch: EncodedBatch,
-        pixels: tuple[Tensor, Tensor] | None = None,
+        self, prediction: Prediction, batch: EncodedBatch, pixels: tuple[Tensor, Tensor]
     ) -> dict[str, Tensor]:
         """main, aux, distillation, and base: the base learner's, without gradient, only watched.
 
         `pixels`: see `pixels`; of the whole batch where this is a part of one.
         """
         mask, base_mask = batch.query_mask, batch.query_base_mask
-        labelled, base_labelled = pixels or self.pixels(batch)
+        labelled, base_labelled = pixels
         levels = [losses.cross_entropy(z, mask, labelled) for z in prediction.logits]
         return {
             "main": losses.cross_entropy(prediction.final, mask, labelled),
@@ -221,7 +217,7 @@ class Game:
         optimizer: Optimizer,
         batch: EncodedBatch,
         name: str,
-        losses_of: Callable[[EncodedBatch], tuple[dict[str, Tensor], Prediction]],
+        losses_of: Callable[[EncodedBatch], dict[str, Tensor]],
         iteration: int,
         pixels: tuple[Tensor, ...] = (),
     ) -> StepResult:
@@ -230,7 +226,7 @@ class Game:
         parameters: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
         gradients, sums = None, None
         for part in batch.split(self.cfg.accumulate):
-            terms, prediction = losses_of(part)
+            terms = losses_of(part)
             new = torch.autograd.grad(scaler.scale(terms[name]), parameters)
             gradients = (
                 new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
@@ -249,7 +245,7 @@ class Game:
         distributed.reduce_gradients(parameters)
         scaler.step(optimizer)
         scaler.update()
-        return StepResult(sums, prediction)
+        return StepResult(sums)
 
     def _stop_if_not_finite(
         self,

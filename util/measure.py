@@ -43,10 +43,7 @@ def episodes(size: int, shot: int, batch: int, device: torch.device) -> EpisodeB
         support=torch.randn(batch, shot, 3, size, size, generator=draw),
         support_mask=mask.repeat(batch, shot, 1, 1),
         class_index=torch.full((batch,), 2),
-        class_id=torch.full((batch,), 3),
         plans=[],
-        labels=[],
-        base_labels=[],
     ).to(device)
 
 

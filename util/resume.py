@@ -1,6 +1,8 @@
 """Which checkpoint a run goes on from, and whether it is the same run."""
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +10,30 @@ from util import checkpoint
 
 _TRAINING = {
     **dict.fromkeys(("model", "optimizer_g", "optimizer_d"), dict),
-    **{"iteration": int, "best": (int, float), "stale": int, "random": list},
+    **{"iteration": int, "best": (int, float), "stale": int, "random": list, "run": int},
 }
 LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 
 
-def newest(folder: Path, launch: str | None = None) -> tuple[Path | None, list[str]]:
-    """The good checkpoint of a run that is furthest on, and a line for each one that is bad.
+@dataclass(frozen=True)
+class Found:
+    """A good checkpoint in a run's folder.
 
-    Args:
-        folder: of the run.
-        launch: count only what this launch of the run wrote (see `launch_id`).
-
-    Returns:
-        None without any file.
-
-    Raises:
-        ValueError: there are files, and not one is good.
+    Attributes:
+        run: which of the runs that had this folder one after the other wrote it, from 1.
+        iteration, validated, launch: as `Run.save` wrote them.
     """
-    good: list[tuple[int, bool, Path]] = []
-    bad: list[str] = []
+
+    path: Path
+    run: int
+    iteration: int
+    validated: bool
+    launch: str | None
+
+
+def found(folder: Path) -> tuple[list[Found], list[str]]:
+    """The good checkpoints in a folder, and a line for each one that is bad."""
+    good, bad = [], []
     for path in (folder / name for name in (LAST, PREVIOUS, BEST)):
         if not path.exists():
             continue
@@ -36,13 +42,19 @@ def newest(folder: Path, launch: str | None = None) -> tuple[Path | None, list[s
         except ValueError as error:
             bad.append(str(error))
             continue
-        if launch is None or state.get("launch") == launch:
-            good.append((state["iteration"], state.get("validated", True), path))
-    if bad and not good:
-        raise ValueError(f"{bad[0]} (none of {folder} is good; delete it to start anew)")
+        about = state["run"], state["iteration"], state.get("validated", True)
+        good.append(Found(path, *about, state.get("launch")))
+    return good, bad
+
+
+def newest(good: Iterable[Found]) -> Path | None:
+    """The checkpoint that is furthest on of the folder's latest run; None: there is none.
+
+    A run that replaces another leaves files of both for a moment, in which it may be killed.
+    """
     # Of equals the first: `last` before `previous` before `best`.
-    path = max(good, key=lambda found: found[:2])[2] if good else None
-    return path, bad
+    latest = max(good, key=lambda one: (one.run, one.iteration, one.validated), default=None)
+    return latest.path if latest else None
 
 
 def training_state(path: Path) -> dict[str, Any]:
@@ -51,7 +63,7 @@ def training_state(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing, torn, foreign, or holds weights only.
     """
-    state = checkpoint.load(path)
+    state = {"run": 0} | checkpoint.load(path)  # older files hold none
     if not all(isinstance(state.get(name), kind) for name, kind in _TRAINING.items()):
         raise ValueError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
     return state
@@ -66,10 +78,7 @@ def explicit(path: Path) -> None:
     try:
         training_state(path)
     except ValueError as error:
-        try:
-            other, _ = newest(path.parent)
-        except ValueError:
-            other = None
+        other = newest(found(path.parent)[0])
         offer = f"; {other} is good: Train.resume={other}" if other else ""
         raise ValueError(f"Train.resume: {error}{offer}") from None
 

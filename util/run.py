@@ -26,7 +26,7 @@ class Run:
 
     `last.pth` is written after a validation, every `Train.save_minutes` and when the run is asked
     to stop; the one before it stays as `last.previous.pth`. `best.pth` is the one of the best
-    validation.
+    validation. Files of an earlier run in the folder go once there is one of this run.
 
     Attributes:
         best: the highest validation mIoU so far. stale: epochs since.
@@ -41,6 +41,8 @@ class Run:
         self.setting = {"config": to_dict(cfg), "versions": checkpoint.versions()}
         self._saved, self._saved_at, self._failed = (0, True), time.monotonic(), ""
         self._best = b""  # a best checkpoint that is still to be written
+        self._number = 1  # of this run among those that had the folder
+        self._strangers: set[str] = set()  # checkpoints there that are not this run's, or bad
         self.cost = Cost(ranks.device)
 
     def start(self, schedule: Batches) -> list[str]:
@@ -82,20 +84,34 @@ class Run:
 
     def _chosen(self, again: bool) -> tuple[str, list[str]]:
         """The checkpoint to go on from ('': none), and lines about it."""
-        asked, folder = self.cfg.Train.resume, self.folder
-        if asked != "auto" and not again:
+        asked, auto = self.cfg.Train.resume, self.cfg.Train.resume == "auto"
+        good, bad = resume.found(self.folder)
+        if not auto and not again:
             if asked:
                 resume.explicit(Path(asked))
-            elif (folder / resume.LAST).exists():
-                return "", [f"{folder} holds an earlier run, which this one replaces"]
-            return asked, []
-        path, bad = resume.newest(folder, None if asked == "auto" else resume.launch_id())
-        if path is None and asked != "auto":
-            return asked, ["started again by the launcher, before any checkpoint was written"]
+            return asked, self._tell_apart(asked, good)
+        if auto and bad and not good:
+            raise ValueError(f"{bad[0]} (none of {self.folder} is good; delete it to start anew)")
+        launch = resume.launch_id()
+        path = resume.newest(one for one in good if auto or one.launch == launch)
         notes = [f"passed over: {line}" for line in bad]
-        if path is None:
-            notes.append(f"nothing to resume in {folder}: starts from scratch")
-        return str(path or ""), notes
+        if path is None and auto:
+            path, notes = "", [f"nothing to resume in {self.folder}: starts from scratch"]
+        elif path is None:
+            path = asked
+            notes = ["started again by the launcher, before any checkpoint was written"]
+        return str(path), notes + self._tell_apart(str(path), good)
+
+    def _tell_apart(self, path: str, good: list[resume.Found]) -> list[str]:
+        """Numbers the run, which goes on from `path`, and finds what is not its own; a line."""
+        own = [one.run for one in good if one.path.resolve() == Path(path).resolve()]
+        self._number = own[0] if own else 1 + max((one.run for one in good), default=0)
+        kept = {one.path.name for one in good if one.run == self._number}
+        names = (resume.LAST, resume.PREVIOUS, resume.BEST)
+        self._strangers = {n for n in names if n not in kept and (self.folder / n).exists()}
+        if own or not self._strangers:
+            return []
+        return [f"{self.folder} holds an earlier run, which this one replaces"]
 
     def _take_up(self, path: Path, schedule: Batches) -> list[str]:
         state = load_checkpoint(self.model, path)
@@ -122,8 +138,6 @@ class Run:
             return [f"nothing left to do: {told} to go on"]
         schedule.start, self._saved = done, (done, validated)
         self.owes_validation = not validated
-        if buffers := state.get("buffers", []):
-            self.model.load_state_dict(buffers[place], strict=False)
         changed = resume.differences(state, self.setting)
         return notes + [f"no longer the run that was stopped: {line}" for line in changed]
 
@@ -166,25 +180,21 @@ class Run:
         if self._saved == (done, validated) and not better:
             return
         random = distributed.gather(checkpoint.random_state())
-        buffers = distributed.gather(self._own_buffers())
         self._saved, self._saved_at = (done, validated), time.monotonic()
         if not self.curves:
             return
         state = {"model": self.model.state_dict(), **self.game.state_dict(), **self.setting}
         state |= {"iteration": done, "validated": validated, "best": self.best, "stale": self.stale}
-        state |= {"random": random, "buffers": buffers, "launch": resume.launch_id()}
+        state |= {"random": random, "run": self._number, "launch": resume.launch_id()}
+        content = checkpoint.content(**state)
         if better:
-            self._best = checkpoint.content(**state)
+            self._best = content
         try:
             if not self.folder.is_dir():
                 warn(f"{self.folder} is gone; made anew, what it held is lost")
                 save_config(self.cfg, self.folder / "config.yaml")
                 self.curves.reopen()
-            if self._best:  # first: whoever finds this `last` finds its `best`
-                atomic_write(self.folder / resume.BEST, self._best)
-                self._best = b""
-            previous = self.folder / resume.PREVIOUS
-            atomic_write(self.folder / resume.LAST, checkpoint.content(**state), keep=previous)
+            self._write(content)
             self._failed = ""
         except OSError as error:
             self._failed = f"{error.strerror}, at iteration {done}"
@@ -193,6 +203,19 @@ class Run:
                 "are whole, training goes on"
             )
         self.curves.flush()
+
+    def _write(self, content: bytes) -> None:
+        """Writes `last.pth` and a best checkpoint that waits, then drops what is not this run's."""
+        if self._best:  # first: whoever finds this `last` finds its `best`
+            atomic_write(self.folder / resume.BEST, self._best)
+            self._best = b""
+            self._strangers.discard(resume.BEST)
+        replaces = resume.LAST in self._strangers
+        keep = None if replaces else self.folder / resume.PREVIOUS
+        atomic_write(self.folder / resume.LAST, content, keep=keep)
+        for name in self._strangers - {resume.LAST}:
+            (self.folder / name).unlink(missing_ok=True)
+        self._strangers.clear()
 
     @contextmanager
     def saved_on_a_fault(self, done: Callable[[], int], schedule: Batches) -> Iterator[None]:
@@ -212,13 +235,6 @@ class Run:
                 due = schedule.ends_epoch(done(), self.cfg.Train.val_period)
                 self.save(done(), validated=not due)
             raise
-
-    def _own_buffers(self) -> dict[str, Tensor]:
-        """What differs between ranks: statistics of batch norms that learn them."""
-        if self.ranks.world == 1 or self.cfg.Method.fix_bn:
-            return {}
-        named = self.model.named_buffers()
-        return {name: b.cpu() for name, b in named if not name.startswith("encoder.")}
 
     def exhausted(self) -> bool:
         """Whether `Train.stop_interval` epochs have brought no better mIoU."""

@@ -1,7 +1,7 @@
 """Is a `result.json` repeated here? `python test.py --verify exp/.../result.json`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from util import resume
 from util.environment import numeric_keys
 
 NUMBERS = ("summary", "seeds", "confusion")
+ABSENT = "absent"  # stands for a number that one of two results lacks
 SHOWN = 20  # numbers that differ, by name; the rest is counted
 
 
@@ -25,7 +26,8 @@ def refuse_another(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it is no result, or one of another config, checkpoint or list.
     """
-    then = read(Path(path))
+    wanted = (*NUMBERS, "config", "environment", "checkpoint_sha256")
+    then = read_result(Path(path), wanted, "Eval.verify: ")
     changed = resume.differences(numeric_keys(then["config"]), numeric_keys(now["config"]))
     changed = [f"config {line}" for line in changed]
     if then["checkpoint_sha256"] != now["checkpoint_sha256"]:
@@ -37,22 +39,29 @@ def refuse_another(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
     return then
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What `test.py` wrote.
+def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str, Any]:
+    """Reads a `result.json`.
+
+    Args:
+        path: the file.
+        wanted: keys that it has to hold.
+        prefix: what a message begins with.
 
     Raises:
-        ValueError: the file is missing, torn, or of something else.
+        ValueError: it is missing, torn, or not test.py's.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"Eval.verify: {path}: cannot be read ({error.strerror})") from None
+        raise ValueError(f"{prefix}{path}: cannot be read ({error.strerror})") from None
     except ValueError:
-        raise ValueError(f"Eval.verify: {path}: torn, or no JSON; name a result.json") from None
-    wanted = {*NUMBERS, "config", "environment", "checkpoint_sha256"}
-    if not isinstance(content, dict) or not wanted <= content.keys():
-        raise ValueError(f"Eval.verify: {path}: not a result of test.py; test again to get one")
-    return content
+        raise ValueError(f"{prefix}{path}: torn, or no JSON; run test.sh again") from None
+    held = result if isinstance(result, dict) else {}
+    if absent := [key for key in wanted if key not in held]:
+        raise ValueError(
+            f"{prefix}{path}: {absent[0]!r} is missing, not a result of test.py; run test.sh again"
+        )
+    return result
 
 
 def compare(
@@ -67,14 +76,16 @@ def compare(
         say: takes a line.
 
     Raises:
-        ValueError: a number differs.
+        ValueError: a number differs, or only one of the two has it.
     """
-    old, new = (record["environment"] for record in (then, now))
     for kind in ("code", "packages", "machine"):
-        for line in resume.differences(old[kind], new[kind], kind):
+        made = (record["environment"][kind] for record in (then, now))
+        for line in resume.differences(*made, kind):
             say(f"made otherwise: {line}")
     pair = ({name: record[name] for name in NUMBERS} for record in (then, now))
-    lines = resume.differences(*(json.loads(json.dumps(numbers)) for numbers in pair))
+    old, new = (_leaves(json.loads(json.dumps(numbers))) for numbers in pair)
+    values = ((name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in sorted(old | new))
+    lines = [f"{name} {before} -> {after}" for name, before, after in values if before != after]
     for line in lines[:SHOWN]:
         say(f"differs: {line}")
     if len(lines) > SHOWN:
@@ -82,3 +93,12 @@ def compare(
     if lines:
         raise ValueError(f"{path}: {len(lines)} numbers differ, as told above")
     say(f"{path}: equal, every number")
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """What a tree of mappings comes down to, by the names that lead there, joined by dots."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return leaves

@@ -1,5 +1,6 @@
 """Weight files -> models: the base learner of stage two, and the checkpoint that is tested."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -100,11 +101,14 @@ def require_unseen(state: dict, path: Path, cfg: Config) -> None:
         cfg: of the test.
 
     Raises:
-        ValueError: naming the classes.
+        ValueError: naming the classes; or that config is none.
     """
     if "config" not in state:
         return
-    kept, known = state["config"]["Data"], {field.name for field in fields(DataSection)}
+    config, known = state["config"], {field.name for field in fields(DataSection)}
+    kept = config.get("Data") if isinstance(config, Mapping) else None
+    if not isinstance(kept, Mapping):
+        raise ValueError(f"{path}: its config does not say what was trained on; name another file")
     trained = fold_of(DataSection(**{k: v for k, v in kept.items() if k in known})).learned
     tested = fold_of(cfg.Data)
     seen = {trained.names[c - 1] for c in trained.base}

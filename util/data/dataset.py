@@ -9,7 +9,7 @@ run resumes at any iteration:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,10 +45,7 @@ class Episode:
     support: Tensor
     support_mask: Tensor
     class_index: int
-    class_id: int
     plan: Plan
-    label: Tensor
-    base_label: Tensor
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,7 @@ class EpisodeBatch:
         support_mask: as `query_mask`, of the supports; int64 [B,K,S,S].
         class_index: place of the class among the fold's base classes (training) or novel classes
             (validation), from 0; int64 [B].
-        class_id: the class in the data set, from 1; int64 [B].
         plans: the episodes by name.
-        labels: `query_mask` at the image's own size, uint8 [H,W] each.
-        base_labels: `query_base_mask` at the image's own size, uint8 [H,W] each.
     """
 
     query: Tensor
@@ -75,10 +69,7 @@ class EpisodeBatch:
     support: Tensor
     support_mask: Tensor
     class_index: Tensor
-    class_id: Tensor
     plans: list[Plan]
-    labels: list[Tensor]
-    base_labels: list[Tensor]
 
     def to(self, device: torch.device | str) -> "EpisodeBatch":
         """Returns the batch on a device; asynchronously from pinned memory."""
@@ -89,13 +80,8 @@ class EpisodeBatch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "EpisodeBatch":
-        moved: dict[str, Any] = {}
-        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
-            if isinstance(value, Tensor):
-                moved[name] = change(value)
-            elif name != "plans":
-                moved[name] = [change(tensor) for tensor in value]
-        return replace(self, **moved)
+        tensors = ((name, value) for name, value in vars(self).items() if name != "plans")
+        return replace(self, **{name: change(tensor) for name, tensor in tensors})
 
 
 def collate(episodes: list[Episode]) -> EpisodeBatch:
@@ -107,10 +93,7 @@ def collate(episodes: list[Episode]) -> EpisodeBatch:
     return EpisodeBatch(
         **stacked,
         class_index=torch.tensor([e.class_index for e in episodes]),
-        class_id=torch.tensor([e.class_id for e in episodes]),
         plans=[e.plan for e in episodes],
-        labels=[e.label for e in episodes],
-        base_labels=[e.base_label for e in episodes],
     )
 
 
@@ -158,7 +141,7 @@ class EpisodeDataset(Dataset):
 
     def _episode(self, index: int) -> Episode:
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
-        query, label, original = self.load_pair(plan.query, rng)
+        query, label, _ = self.load_pair(plan.query, rng)
         supports = [self.load_pair(i, rng, plan.class_id)[:2] for i in plan.supports]
         masks = [binary_mask(mask, plan.class_id) for _, mask in supports]
         return Episode(
@@ -168,10 +151,7 @@ class EpisodeDataset(Dataset):
             support=torch.stack([image for image, _ in supports]),
             support_mask=torch.stack(masks).long(),
             class_index=self.classes.index(plan.class_id),
-            class_id=plan.class_id,
             plan=plan,
-            label=binary_mask(original, plan.class_id),
-            base_label=self.base_mask(original),
         )
 
     def load_pair(

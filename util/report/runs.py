@@ -1,6 +1,5 @@
 """What lies in a run's folder: config, curves, the test's result, pictures, environment."""
 
-import json
 import math
 import os
 import struct
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
+from util import verify
 from util.visualize import GALLERIES
 
 Points = list[tuple[int, float]]  # (iteration, value)
@@ -102,22 +102,8 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Reads a `result.json`.
-
-    Raises:
-        ValueError: it is missing, torn, or not test.py's.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing; test.sh writes it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise ValueError(f"{path}: torn, or no JSON; run test.sh again") from None
-    wanted = ("checkpoint", "summary", "seeds", "config")
-    absent = [key for key in wanted if key not in result] if isinstance(result, dict) else wanted
-    if absent:
-        raise ValueError(f"{path}: {absent[0]!r} is missing, not test.py's; run test.sh again")
-    return result
+    """What the report shows of a `result.json`; raises as `verify.read_result`."""
+    return verify.read_result(path, ("checkpoint", "summary", "seeds", "config"))
 
 
 def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
