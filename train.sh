@@ -14,5 +14,9 @@ if [ ! -f "$pre_weight" ]; then
     echo "$pre_weight is absent: stage one trains the base learner first"
     run train_base.py "$@"
     [ -f "$pre_weight" ] || exit 0 # asked to stop, it has said how to go on
+    if [ -n "$asked" ]; then
+        echo "stopped between the stages; the same command goes on"
+        exit 0
+    fi
 fi
 become train.py "$@"

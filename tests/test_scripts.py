@@ -124,10 +124,24 @@ def test_stage_one_that_is_asked_to_stop_ends_the_script(
     number: signal.Signals, send: Callable[[int, int], None], tree: Path
 ) -> None:
     """It leaves with status 0 and no file. The shell passes on what stage one may have got, too."""
+    assert stopped_in_stage_one(tree, "", number, send) == "asked to stop\n"
+
+
+def test_a_signal_at_the_end_of_stage_one_keeps_stage_two_from_starting(tree: Path) -> None:
+    done = 'open("made.pth", "w").close()\n'
+    said = stopped_in_stage_one(tree, done, signal.SIGTERM, os.kill)
+    assert said == "asked to stop\nstopped between the stages; the same command goes on\n"
+
+
+def stopped_in_stage_one(
+    tree: Path, at_last: str, number: signal.Signals, send: Callable[[int, int], None]
+) -> str:
+    """What train.sh says after a signal to a stage one that ends with `at_last`."""
     with (tree / "train_base.py").open("a") as stub:
-        stub.write(WAITS)
+        stub.write(WAITS + at_last)
+    words = "split2", "demo", "0", "Method.pre_weight=made.pth"
     process = subprocess.Popen(
-        ["sh", str(tree / "train.sh"), "split2", "demo", "0"], stdout=subprocess.PIPE, text=True,
+        ["sh", str(tree / "train.sh"), *words], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHON": sys.executable, "NET": "lite0", "CUDA_VISIBLE_DEVICES": ""},
         start_new_session=True,
     )  # fmt: skip
@@ -135,8 +149,9 @@ def test_stage_one_that_is_asked_to_stop_ends_the_script(
         if line == "waits\n":
             break
     send(process.pid, number)
-    assert process.stdout.read() == "asked to stop\n"
+    said = process.stdout.read()
     assert process.wait(60) == 0
+    return said
 
 
 def test_the_script_becomes_stage_two(tree: Path) -> None:

@@ -61,13 +61,15 @@ become() {
     exec "$python" "$@"
 }
 
-# Runs it and comes back. SIGTERM and SIGUSR1 are passed on; Ctrl-C reaches the group by itself.
+# Runs it and comes back; $asked: a signal came. SIGTERM and SIGUSR1 are passed on; Ctrl-C reaches
+# the group by itself.
 run() {
     (become "$@") &
     child=$!
-    trap 'kill -TERM "$child"' TERM
-    trap 'kill -USR1 "$child"' USR1
-    trap : INT
+    asked=
+    trap 'asked=1; kill -TERM "$child" 2>/dev/null || :' TERM
+    trap 'asked=1; kill -USR1 "$child" 2>/dev/null || :' USR1
+    trap 'asked=1' INT
     status=0
     wait "$child" || status=$?
     while kill -0 "$child" 2>/dev/null; do # a trap has ended the wait
