@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from small import BASE_CLASSES, all_finite, images
 from torch import nn
 
@@ -78,6 +79,71 @@ def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: st
         backbone = build_backbone(name)
     with pytest.raises(ValueError, match=part):
         load_pretrained(backbone, name, source)
+
+
+def family_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """timm's names of a ResNet with a deep stem -> those of the files that this family hands on."""
+    stem = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2"}
+    stem |= {"conv1.6": "conv3", "bn1": "bn3"}
+    split = {name: name.rpartition(".") for name in state}
+    return {f"{stem.get(p[0], p[0])}.{p[2]}": state[name] for name, p in split.items()}
+
+
+@pytest.mark.parametrize(
+    "renamed", [dict, family_names, lambda state: {f"module.{k}": v for k, v in state.items()}]
+)
+def test_imagenet_weights_of_a_resnet_come_to_their_places(tmp_path: Path, renamed) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("resnet50s").eval()
+    for name, value in source.state_dict().items():
+        if name.endswith(("running_mean", "bn1.bias", "bn1.weight")):
+            value.uniform_(0.5, 1.5)  # so that one in another's place is seen
+    torch.save({"state_dict": renamed(source.state_dict())}, tmp_path / "r50.pth")
+    backbone = build_backbone("resnet50").eval()
+    load_pretrained(backbone, "resnet50", str(tmp_path / "r50.pth"))
+    image = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        x = source.maxpool(source.act1(source.bn1(source.conv1(image))))
+        assert torch.equal(backbone(image)[0], source.layer2(source.layer1(x)))
+    for name in ("layer3", "layer4"):
+        theirs, ours = (getattr(net, name).state_dict() for net in (source, backbone))
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_imagenet_weights_of_vgg_come_to_their_places(tmp_path: Path) -> None:
+    source = torchvision.models.vgg16_bn(init_weights=False).features
+    state = {f"features.{name}": value for name, value in source.state_dict().items()}
+    torch.save(state | {"classifier.0.weight": torch.ones(1)}, tmp_path / "vgg.pth")
+    backbone = build_backbone("vgg16")
+    load_pretrained(backbone, "vgg16", str(tmp_path / "vgg.pth"))
+    pairs = zip(backbone.state_dict().values(), source.state_dict().values(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("resnet50s").state_dict()
+    backbone, path = build_backbone("resnet50"), tmp_path / "r50.pth"
+    for content, part in (
+        ({k: v for k, v in state.items() if "layer4.2" not in k}, "lacks 15 weights of resnet50"),
+        (state | {"layer3.0.conv1.weight": torch.ones(3)}, "does not fit resnet50"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=f"Method.pretrained: .*r50.pth {part}"):
+            load_pretrained(backbone, "resnet50", str(path))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg16", "timm/resnet18"])
+def test_without_a_network_a_download_asks_for_a_file(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args, **options):
+        raise OSError("no route to host")
+
+    backbone = build_backbone(name)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(ValueError, match=f"weights of {name} cannot be downloaded here"):
+        load_pretrained(backbone, name, "download")
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
