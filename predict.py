@@ -6,10 +6,10 @@
         cup=b.jpg:points=120,80 plate=c.jpg:c.png --query photo.jpg --out found Eval.kshot=ensemble
 
 A support is [NAME=]IMAGE:LABEL, LABEL a PNG mask (0 background, 255 ignored, else the object; with
-#5 behind it the value 5 alone is), box=x0,y0,x1,y1[;...] or points=x,y[;...] in pixels. Supports of
-one NAME make a class. A query is a picture, or a folder whose pictures are taken. Into OUT go, for
-each query, masks/QUERY.png (the class's place among the NAMEs, from 1), overlays/QUERY.png and a
-line of predictions.jsonl.
+#5 behind it the value 5 alone is), box=x0,y0,x1,y1[;...] or points=x,y[;...] in pixels; put a word
+with a semicolon into quotes. Supports of one NAME make a class. A query is a picture, or a folder
+whose pictures are taken. Into OUT go, for each query, masks/QUERY.png (the class's place among the
+NAMEs, from 1), overlays/QUERY.png and a line of predictions.jsonl.
 """
 
 import argparse
@@ -41,11 +41,11 @@ def predict() -> None:
     args = arguments()
     out, queries = Path(args.out), find_queries(args.query)
     supports = [parse_support(word) for word in args.support]
-    make_folders(out)
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
     for name in dict.fromkeys(name for name, _, _ in supports):
         pairs = [(image, label) for other, image, label in supports if other == name]
         predictor.set_support(*map(list, zip(*pairs, strict=True)), name)
+    make_folders(out)
     try:
         failed = segment(predictor, queries, out)
     except OSError as error:

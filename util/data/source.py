@@ -34,7 +34,7 @@ def read_image(path: str | Path) -> np.ndarray:
         Unreadable: the file is missing or no picture.
     """
     if not os.path.isfile(path):
-        raise Unreadable(f"{path}: no such image; check the path, or Data.data_root")
+        raise Unreadable(f"{path}: no such image; check the path (of data: Data.data_root)")
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error:  # a header that promises more pixels than OpenCV takes
@@ -60,7 +60,9 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             known = kind in ("PNG of mode P", "PNG of mode L")
             label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
-        raise Unreadable(f"{path}: no such mask; check the path, or Data.data_root") from None
+        raise Unreadable(
+            f"{path}: no such mask; check the path (of data: Data.data_root)"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise Unreadable(
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"

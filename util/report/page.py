@@ -125,8 +125,9 @@ def _scores(runs: Sequence[Record]) -> str:
         rows.append([run.name, *cells, f"{len(seeds)} x {episodes:,}", tested])
     told = _table([*heads, "seeds x episodes", "checkpoint"], rows) if rows else ""
     told += _note(
-        "In percent: mean and standard deviation over the seeds of the test. Meta is G without the "
-        "ensemble; prior is the training-free prior at its best threshold."
+        "In percent: mean over the seeds of the test and, of several, standard deviation. Meta is "
+        "G before the ensemble with the base learner, which may lower it; prior is the "
+        "training-free prior at its best threshold."
     )
     return told + "".join(_note(f"{name}: not tested yet; test.sh does it.") for name in untested)
 
