@@ -83,10 +83,10 @@ def train() -> None:
             for iteration, batch in enumerate(progress.waiting(batches), done):
                 in_epoch = iteration % schedule.per_epoch
                 with kept(game, batch, iteration, in_epoch, cfg, episodes.sampler.fold):
-                    result = game.step(batch, iteration, in_epoch)
+                    losses = game.step(batch, iteration, in_epoch)
                 done = iteration + 1
-                progress.step(done, result.losses, game.rate)
-                run.log_step(done, result.losses)
+                progress.step(done, losses, game.rate)
+                run.log_step(done, losses)
                 if not goes_on(done):
                     break
     if lost := skipped(episodes, ranks):

@@ -19,7 +19,7 @@ from model.folding import LinearChain
 from model.object_mining import MiningStep, ObjectMining, PyramidStage
 from model.resize import bilinear, bilinear_ac, nearest
 from util.data.dataset import EpisodeBatch
-from util.game import Game, StepResult
+from util.game import Game
 
 
 @torch.no_grad()
@@ -224,7 +224,7 @@ class PlainGame(Game):
             class_index=batch.class_index,
         )  # fmt: skip
 
-    def d_step(self, batch: PlainBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
+    def d_step(self, batch: PlainBatch, chosen: Tensor, *, iteration: int = 0) -> dict[str, Tensor]:
         def losses_of(part: PlainBatch) -> dict[str, Tensor]:
             prediction = self.predict(part)
             terms = self.segmentation_losses(prediction, part, self.pixels(part))

@@ -81,17 +81,17 @@ def test_the_sum_that_each_player_descends(game: Game, monkeypatch: pytest.Monke
     batch = encoded(game.model, 1)
     before = {name: value.clone() for name, value in game.model.state_dict().items()}
     g = game.g_step(batch, weight=0.3)
-    terms = g.losses
+    terms = g
     total = terms["main"] + terms["aux"] + terms["distillation"] + 0.3 * terms["adversarial_g"]
     torch.testing.assert_close(terms["loss_g"], total)
     game.model.load_state_dict(before)
     monkeypatch.setattr(game, "predict", predicted := Recorded(game.predict))
     d = game.d_step(batch, choose_parts(0, 1))
-    total = d.losses["adversarial_d"] + 0.01 * d.losses["diversity"]
-    torch.testing.assert_close(d.losses["loss_d"], total)
+    total = d["adversarial_d"] + 0.01 * d["diversity"]
+    torch.testing.assert_close(d["loss_d"], total)
     assert not predicted.results[0].features[0].requires_grad
     for result in (g, d):
-        assert not any(value.requires_grad for value in result.losses.values())
+        assert not any(value.requires_grad for value in result.values())
 
 
 def test_segmentation_losses_are_means_over_the_labelled_pixels(game: Game) -> None:

@@ -205,7 +205,7 @@ def encoded_episode(
 @torch.no_grad()
 def losses_of_both(
     player: game.Game,
-    result: game.StepResult,
+    result: dict[str, Tensor],
     prediction: Prediction,
     details: list[Detail],
     batch: EncodedBatch,
@@ -217,7 +217,7 @@ def losses_of_both(
         "adversarial_d": losses.discriminator(details),
         "diversity": losses.diversity(details, chosen),
     }
-    return others | result.losses
+    return others | result
 
 
 def gradients_of(published: dict[str, np.ndarray], iteration: int) -> dict[str, float]:

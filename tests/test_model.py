@@ -75,7 +75,7 @@ def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) 
     if empty != "initial mask":
         assert not prediction.prior.any()
     assert all_finite(prediction)
-    assert all(value.isfinite() for value in result.losses.values())
+    assert all(value.isfinite() for value in result.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -122,7 +122,7 @@ def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) ->
             result = game.g_step(batch, weight=0.1)
         else:
             result = game.d_step(batch, choose_parts(0, 1))
-        assert all(value.isfinite() for value in result.losses.values())
+        assert all(value.isfinite() for value in result.values())
         assert all_finite(game.predict.results[-1])
         for name, p in model.named_parameters():
             own = p.requires_grad and name.startswith("detail_mining.") == of_d

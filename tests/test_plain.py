@@ -95,7 +95,7 @@ def test_a_training_step_is_that_of_the_plain_formulation(player: str) -> None:
         else:
             result = game.d_step(batch, choose_parts(0, 1))
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        steps.append((result.losses, gradients))
+        steps.append((result, gradients))
     (losses, gradients), (expected, directions) = steps
     assert set(losses) <= set(expected) and len(gradients) == len(directions) > 40
     for name, value in losses.items():

@@ -140,7 +140,7 @@ def test_a_bf16_step_is_finite_and_moves_its_player(player: str) -> None:
         result = game.g_step(batch, weight=0.1)
     else:
         result = game.d_step(batch, choose_parts(0, 1))
-    assert all(v.dtype != torch.bfloat16 and v.isfinite() for v in result.losses.values())
+    assert all(v.dtype != torch.bfloat16 and v.isfinite() for v in result.values())
     gradients = [p.grad for p in made.parameters() if p.grad is not None]
     assert len(gradients) > 40 and all(g.isfinite().all() for g in gradients)
 
@@ -162,7 +162,7 @@ def test_a_batch_in_parts_is_the_same_step(player: str) -> None:
         else:
             result = game.d_step(batch, choose_parts(0, 1))
         gradients = {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
-        steps.append(result.losses | gradients)
+        steps.append(result | gradients)
     whole, split = steps
     assert whole.keys() == split.keys()
     for name, value in whole.items():

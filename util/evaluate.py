@@ -122,7 +122,8 @@ class Evaluator:
     ) -> dict[int, Scores]:
         """Evaluates episodes; the scores of each seed over all ranks. Restores the model's mode.
 
-        Every rank has to call: all take rank 0's statistics of batch norms that learn them.
+        Every rank has to call: all take rank 0's statistics of batch norms that learn them, on
+        which nothing in training depends.
 
         Args:
             work: see `schedule`.
@@ -131,7 +132,8 @@ class Evaluator:
             stop: asked after each episode; once it says so on any rank there are no scores: {}.
         """
         training = self.model.training
-        self._share_statistics()
+        if not self.cfg.Method.fix_bn:
+            distributed.broadcast_parameters(self.model)
         self.model.eval()
         rows, device = self.cfg.num_base_classes, self.ranks.device
         totals = {seed: _Totals(len(self.classes), rows, device) for seed in work.seeds}
@@ -151,14 +153,6 @@ class Evaluator:
             return {}
         names, base = self.names, self.base_names
         return {seed: total.scores(names, base, work.count) for seed, total in totals.items()}
-
-    def _share_statistics(self) -> None:
-        """Makes one model of all ranks'; in training, nothing depends on what is replaced."""
-        if self.ranks.world == 1 or self.cfg.Method.fix_bn:
-            return
-        named = self.model.named_buffers() if self.ranks.is_main else ()
-        own = {name: b.cpu() for name, b in named if not name.startswith("encoder.")}
-        self.model.load_state_dict(distributed.gather(own)[0], strict=False)
 
     def _predict(
         self, work: Schedule

@@ -6,7 +6,6 @@ then averaged over the ranks by hand: a step of one player leaves nothing behind
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,13 +20,6 @@ from util.distributed import Ranks
 from util.encoded import EncodedBatch
 from util.logger import RunStopped
 from util.optimizers import build_optimizers, poly, set_rate
-
-
-@dataclass
-class StepResult:
-    """One step's losses by name, detached."""
-
-    losses: dict[str, Tensor]
 
 
 class NonFiniteStep(RunStopped):
@@ -74,7 +66,7 @@ class Game:
             for player in (self.optimizer_g, self.optimizer_d)
         }
 
-    def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> StepResult:
+    def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> dict[str, Tensor]:
         """One iteration: G's when it is an even one of its epoch, D's when it is an odd one.
 
         Without `Train.adversarial` every iteration is G's.
@@ -83,6 +75,9 @@ class Game:
             batch: this rank's share.
             iteration: of the run, from 0.
             in_epoch: of the epoch, from 0.
+
+        Returns:
+            Its losses by name, detached.
 
         Raises:
             NonFiniteStep: before any parameter has changed.
@@ -100,7 +95,9 @@ class Game:
         weight = train.adversarial_weight if strong else train.adversarial_rest_weight
         return self.g_step(batch, weight=weight, iteration=iteration)
 
-    def g_step(self, batch: EncodedBatch, *, weight: float, iteration: int = 0) -> StepResult:
+    def g_step(
+        self, batch: EncodedBatch, *, weight: float, iteration: int = 0
+    ) -> dict[str, Tensor]:
         """One step of G on main + aux + aux_weight1 * distillation + weight * adversarial."""
         pixels = self.pixels(batch)
 
@@ -119,7 +116,9 @@ class Game:
 
         return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration, pixels)
 
-    def d_step(self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0) -> StepResult:
+    def d_step(
+        self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0
+    ) -> dict[str, Tensor]:
         """One step of D on its loss + diversity_weight * diversity; no graph through G is built.
 
         Args:
@@ -220,7 +219,7 @@ class Game:
         losses_of: Callable[[EncodedBatch], dict[str, Tensor]],
         iteration: int,
         pixels: tuple[Tensor, ...] = (),
-    ) -> StepResult:
+    ) -> dict[str, Tensor]:
         """One step of a player on the sum of the loss `name` over the parts of a batch."""
         scaler = self.scalers[optimizer]
         parameters: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
@@ -245,7 +244,7 @@ class Game:
         distributed.reduce_gradients(parameters)
         scaler.step(optimizer)
         scaler.update()
-        return StepResult(sums)
+        return sums
 
     def _stop_if_not_finite(
         self,

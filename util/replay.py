@@ -20,6 +20,7 @@ from util import checkpoint, distributed, resume, speed
 from util.config import to_dict
 from util.data.dataset import open_episodes
 from util.data.lists import FoldList
+from util.data.loading import Listed
 from util.encoded import EncodedBatch, encoded_batches
 from util.environment import list_crc, numeric_keys
 from util.game import Game, NonFiniteStep
@@ -96,23 +97,13 @@ def replay(cfg: Any, gpus: int) -> None:
         print(f"another version: {line}")
     print(f"iteration {state['iteration']} of {path}, on {device}")
     _say_weights(model)
-    [batch] = encoded_batches(model.encoder, episodes, _Once(state["indices"]), cfg)
+    [batch] = encoded_batches(model.encoder, episodes, Listed([state["indices"]]), cfg)
     for plan in batch.plans:
         print(f"  {plan}")
     bad = [i for i, tensor in enumerate(batch.query.tensors()) if not tensor.isfinite().all()]
     print(f"encoded queries: {'not finite' if bad else 'finite'}")
     checkpoint.set_random_state(state["random"])
     _repeat(_Alone(model, cfg, state["total"], ranks, state["pixels"]), batch, state)
-
-
-class _Once:
-    """One batch, as a schedule."""
-
-    def __init__(self, indices: list[int]):
-        self.indices, self.start = indices, 0
-
-    def __iter__(self) -> Iterator[list[int]]:
-        yield self.indices
 
 
 class _Alone(Game):
@@ -138,8 +129,7 @@ def _repeat(game: Game, batch: EncodedBatch, state: dict[str, Any]) -> None:
     named = [(name, module) for name, module in game.model.named_modules() if name]
     hooks = [module.register_forward_hook(_watch(name, told)) for name, module in named]
     try:
-        result = game.step(batch, state["iteration"], state["in_epoch"])
-        error, losses = None, result.losses
+        error, losses = None, game.step(batch, state["iteration"], state["in_epoch"])
     except NonFiniteStep as again:
         error, losses = again, again.losses
     for hook in hooks:
