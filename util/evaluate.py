@@ -25,7 +25,7 @@ from util.metrics import (
     Score,
     ThresholdTotals,
     labels,
-    object_iou,
+    ratio,
     sum_over_ranks,
 )
 from util.schedule import Schedule, Task, schedule
@@ -179,6 +179,7 @@ class _Target:
         novel = (self.base_label == 0) & (self.label != 0)
         self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
+        self.base_totals = BaseTotals(evaluator.cfg.num_base_classes, device)
         self.comparable = evaluator.episodes.comparable
 
     def score(
@@ -192,15 +193,16 @@ class _Target:
             return own_size(scores[row : row + 1], prediction.size, target)
 
         final = labels(own(prediction.final))
-        totals.final.add(final, target, index)
+        [_, areas] = totals.final.add(final, target, index)
         totals.meta.add(labels(own(prediction.logits[-1])), target, index)
         if self.base is None:
             self.base = self.comparable(labels(own(prediction.base_logits)))
-        totals.base.add(self.base, self.base_label)
+            self.base_totals.add(self.base, self.base_label)
+        totals.base.totals += self.base_totals.totals
         totals.confusion.add(final, target, self.truth, self.base, index)
         for values, prior in zip(own(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
-        return target, object_iou(final, target)
+        return target, ratio(*areas).item()
 
 
 def own_size(scores: Tensor, size: tuple[int, int], target: Tensor) -> Tensor:

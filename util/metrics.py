@@ -19,8 +19,28 @@ def ratio(intersection: Tensor, union: Tensor) -> Tensor:
 
 
 def labels(scores: Tensor) -> Tensor:
-    """The best channel of scores [C,H,W] at each pixel [H,W]; on the CPU far faster than argmax."""
+    """The best channel of scores [C,H,W] at each pixel [H,W], the first of equal ones: `argmax`,
+    which takes the CPU far longer."""
+    if len(scores) == 2:
+        return (scores[1] > scores[0]).long()
     return scores.max(0).indices
+
+
+def histogram(cells: Tensor, size: int) -> Tensor:
+    """How often each of 0..size - 1 is in a tensor of integers >= 0; larger ones are left out."""
+    return torch.bincount(cells.flatten(), minlength=size)[:size]
+
+
+def areas(prediction: Tensor, target: Tensor) -> Tensor:
+    """I and U of background and object, [2 (background, object), 2 (I, U)].
+
+    Args:
+        prediction: 0 and 1.
+        target: 0, 1 and 255 (left out), of the same shape.
+    """
+    right, false, missed, hit = histogram(2 * target.int() + prediction.int(), 4)
+    wrong = false + missed
+    return torch.stack((right, right + wrong, hit, hit + wrong)).view(2, 2)
 
 
 class BinaryTotals:
@@ -33,13 +53,11 @@ class BinaryTotals:
     def __init__(self, classes: int, device: torch.device):
         self.totals = torch.zeros(classes, 2, 2, dtype=torch.int64, device=device)
 
-    def add(self, prediction: Tensor, target: Tensor, index: int) -> None:
-        """One episode of class `index`: prediction of 0 and 1, target of 0, 1, 255, both [H,W]."""
-        valid = target != IGNORE
-        for value in (0, 1):
-            p, t = (prediction == value) & valid, target == value
-            intersection, union = (p & t).sum(), (p | t).sum()
-            self.totals[index, value] += torch.stack((intersection, union))
+    def add(self, prediction: Tensor, target: Tensor, index: int) -> Tensor:
+        """One episode of class `index`; returns its `areas`."""
+        found = areas(prediction, target)
+        self.totals[index] += found
+        return found
 
     def class_iou(self) -> Tensor:
         """Sum I / sum U of the object, per class."""
@@ -63,12 +81,11 @@ class BaseTotals:
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
         """Maps of 0..N (target also 255), any equal shape."""
-        valid = target != IGNORE
-        p, t = prediction[valid].long(), target[valid].long()
         rows = len(self.totals)
-        areas = [torch.bincount(x, minlength=rows) for x in (p[p == t], p, t)]
-        self.totals[:, 0] += areas[0]
-        self.totals[:, 1] += areas[1] + areas[2] - areas[0]
+        counts = histogram(target.int() * rows + prediction.int(), rows * rows).view(rows, rows)
+        hits = counts.diagonal()
+        self.totals[:, 0] += hits
+        self.totals[:, 1] += counts.sum(0) + counts.sum(1) - hits
 
     def miou(self) -> float:
         """Mean IoU over the base classes that were seen (predicted or there); no background."""
@@ -88,7 +105,7 @@ class ConfusionTotals:
     """
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
-        self.novel, self.hit = base_classes + 1, base_classes + 2
+        self.hit = base_classes + 2
         size = (classes, 2, base_classes + 3)
         self.totals = torch.zeros(size, dtype=torch.int64, device=device)
 
@@ -105,11 +122,12 @@ class ConfusionTotals:
             index: of the class.
         """
         predicted = (prediction == 1) & (target != IGNORE)
-        there = target == 1
-        columns = torch.where(there, self.hit, truth.long())[predicted]
-        missed = torch.where(predicted, self.hit, base.long())[there]
-        for row, found in enumerate((columns, missed)):
-            self.totals[index, row] += torch.bincount(found, minlength=self.hit + 1)
+        there, elsewhere = target == 1, self.hit + 1
+        columns = torch.where(there, self.hit, truth.int())
+        missed = torch.where(predicted, self.hit, base.int())
+        for row, (pixels, values) in enumerate(((predicted, columns), (there, missed))):
+            found = torch.where(pixels, values, elsewhere)
+            self.totals[index, row] += histogram(found, elsewhere)
 
 
 class ThresholdTotals:
@@ -126,10 +144,8 @@ class ThresholdTotals:
 
     def add(self, values: Tensor, target: Tensor, index: int) -> None:
         """One episode: values [H,W], target of 0, 1, 255 [H,W]."""
-        bins = (values * self.BINS).long().clamp(0, self.BINS)
-        for value in (0, 1):
-            counts = torch.bincount(bins[target == value], minlength=self.BINS + 1)
-            self.totals[index, value] += counts
+        bins, count = (values * self.BINS).int().clamp_(0, self.BINS), self.BINS + 1
+        self.totals[index] += histogram(target.int() * count + bins, 2 * count).view(2, count)
 
     def best(self) -> tuple[float, Tensor, float]:
         """(threshold, class IoU, FB-IoU) where the mean over classes is highest.
@@ -165,9 +181,7 @@ class Score:
 
 def object_iou(prediction: Tensor, target: Tensor) -> float:
     """IoU of the object in 0..1; prediction of 0 and 1, target of 0, 1, 255, both [H,W]."""
-    hit = ((prediction == 1) & (target == 1)).sum()
-    union = ((prediction == 1) & (target != IGNORE) | (target == 1)).sum()
-    return ratio(hit, union).item()
+    return ratio(*areas(prediction, target)[1]).item()
 
 
 Totals = BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals
