@@ -14,7 +14,8 @@ env: $(VENV)/.stamp  ## the virtual environment
 
 $(VENV)/.stamp: requirements.txt constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(PYTHON) -m compileall -q -j 0 $(VENV)/lib  # as pip would, but on all cores
 	touch $@
 
 demo: env  ## make the demo data, train on it and test

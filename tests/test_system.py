@@ -120,7 +120,10 @@ def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo
     wanted = {f"train/{name}" for name in losses}
     wanted |= {"val/miou_final", "val/miou_meta", "val/miou_base", "val/fb_iou", "val/episodes"}
     costs = ("iterations_per_s", "train_s", "validation_s", "peak_memory_gb")
-    assert scalars(trained) == wanted | {f"cost/{name}" for name in costs}
+    wanted |= {f"cost/{name}" for name in costs}
+    classes = json.loads((trained / "result.json").read_text())["seeds"]["1"]["final"]["classes"]
+    assert len(classes) == 5
+    assert scalars(trained) == wanted | {f"val/iou/{name}" for name in classes}
 
 
 def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:

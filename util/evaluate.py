@@ -84,10 +84,10 @@ class Example:
 
 
 class Evaluator:
-    """Runs a model over the first episodes of some seeds; keeps encoded supports between runs.
+    """Runs a model over the first episodes of some seeds; keeps what it encoded between runs.
 
-    A query is encoded once and kept while its episodes run; supports stay in a store of
-    `Eval.cache_gb`.
+    A query is encoded once and kept while its episodes run, and for the next run too where all
+    queries fit in half of `Eval.cache_gb`. Supports have the rest.
 
     Args:
         model: on its device.
@@ -99,6 +99,7 @@ class Evaluator:
     def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg, ranks: Ranks):
         self.model, self.episodes, self.cfg, self.ranks = model, episodes, cfg, ranks
         self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
+        self._targets: dict[str, _Target] = {}
         fold = episodes.sampler.fold
         self.classes = sorted(fold.by_class)  # those that the lists can serve
         self.names = [fold.name(c) for c in self.classes]
@@ -158,14 +159,25 @@ class Evaluator:
         self, work: Schedule
     ) -> Iterator[tuple["_Target", EncodedBatch, Prediction, int, Task]]:
         """Every episode with its query, its batch, the batch's prediction, and its row in them."""
+        names = {group[0].plan.query for group in work.groups}
         for name, groups in groupby(work.groups, key=lambda group: group[0].plan.query):
-            query = _Target(self, name)
+            query = self._target(name, len(self._targets.keys() | names))
             for group in groups:
                 batch = self.store.of_query(query.seen, [task.plan for task in group])
                 kshot = self.cfg.Eval.kshot
                 prediction = self.model.match(batch.query, batch.supports, kshot=kshot)
                 for row, task in enumerate(group):
                     yield query, batch, prediction, row, task
+
+    def _target(self, name: str, of: int) -> "_Target":
+        """One of so many queries, kept where all of them fit."""
+        if name not in self._targets:
+            target = _Target(self, name)
+            if of * target.bytes > self.cfg.Eval.cache_gb * 1e9 / 2:
+                return target
+            self._targets[name] = target
+            self.store.budget -= target.bytes
+        return self._targets[name]
 
 
 class _Target:
@@ -181,6 +193,7 @@ class _Target:
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
         self.base_totals = BaseTotals(evaluator.cfg.num_base_classes, device)
         self.comparable = evaluator.episodes.comparable
+        self.bytes = self.seen.bytes + 4 * self.label.numel()  # with `base` four maps of bytes
 
     def score(
         self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals"
@@ -196,7 +209,7 @@ class _Target:
         [_, areas] = totals.final.add(final, target, index)
         totals.meta.add(labels(own(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = self.comparable(labels(own(prediction.base_logits)))
+            self.base = self.comparable(labels(own(prediction.base_logits))).byte()
             self.base_totals.add(self.base, self.base_label)
         totals.base.totals += self.base_totals.totals
         totals.confusion.add(final, target, self.truth, self.base, index)

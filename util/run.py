@@ -156,6 +156,7 @@ class Run:
         if self.curves:
             curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
             curves |= {"miou_base": scores.base_miou, "fb_iou": scores.final.fb_iou}
+            curves |= {f"iou/{name}": iou for name, iou in scores.final.classes.items()}
             for kind, values in (("val", curves), ("cost", self.cost.taken())):
                 self.curves.scalars({f"{kind}/{name}": v for name, v in values.items()}, done)
             picture = np.concatenate(strips).transpose(2, 0, 1)

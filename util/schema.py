@@ -173,7 +173,7 @@ class EvalSection:
         choices=("model", "ensemble", "prototype"),
     )
     weight: str = key("best", "what test.py loads: best, last, or a checkpoint file", pattern=r".+")
-    cache_gb: float = key(2.0, "memory for encoded supports in GB, per rank", low=0.0)
+    cache_gb: float = key(2.0, "memory for what an evaluation encoded in GB, per rank", low=0.0)
     precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))
 
 
