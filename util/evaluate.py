@@ -159,9 +159,9 @@ class Evaluator:
         self, work: Schedule
     ) -> Iterator[tuple["_Target", EncodedBatch, Prediction, int, Task]]:
         """Every episode with its query, its batch, the batch's prediction, and its row in them."""
-        names = {group[0].plan.query for group in work.groups}
+        count = len(self._targets.keys() | {group[0].plan.query for group in work.groups})
         for name, groups in groupby(work.groups, key=lambda group: group[0].plan.query):
-            query = self._target(name, len(self._targets.keys() | names))
+            query = self._target(name, count)
             for group in groups:
                 batch = self.store.of_query(query.seen, [task.plan for task in group])
                 kshot = self.cfg.Eval.kshot
@@ -169,11 +169,11 @@ class Evaluator:
                 for row, task in enumerate(group):
                     yield query, batch, prediction, row, task
 
-    def _target(self, name: str, of: int) -> "_Target":
-        """One of so many queries, kept where all of them fit."""
+    def _target(self, name: str, count: int) -> "_Target":
+        """One of `count` queries, kept where all of them fit."""
         if name not in self._targets:
             target = _Target(self, name)
-            if of * target.bytes > self.cfg.Eval.cache_gb * 1e9 / 2:
+            if count * target.bytes > self.cfg.Eval.cache_gb * 1e9 / 2:
                 return target
             self._targets[name] = target
             self.store.budget -= target.bytes
