@@ -116,6 +116,14 @@ class ObjectMining(nn.Module):
             LinearChain(CHANNELS, 2, last_norm=False) for _ in range(1 + REFINEMENTS)
         )
 
+    def scales(self, x: Tensor) -> list[Tensor]:
+        """Tokens [B,64,h,w] -> the pyramid, coarse to fine."""
+        found = []
+        for stage in self.pyramid:
+            x = stage(x)
+            found.insert(0, x)
+        return found
+
     def forward(self, clue: Clue, hard_mask: Callable[[Tensor], Tensor]) -> Mined:
         """Clue -> everything G finds.
 
@@ -123,11 +131,7 @@ class ObjectMining(nn.Module):
             clue: of B queries.
             hard_mask: logits [B,2,h,w] -> mask [B,1,h,w] of 0 and 1 for the next refinement.
         """
-        scales, x = [], clue.tokens
-        for stage in self.pyramid:
-            x = stage(x)
-            scales.insert(0, x)
-
+        scales = self.scales(clue.tokens)
         out, correlations = None, []
         for scale, mining, parse in zip(scales, self.mining, self.parse, strict=True):
             x, correlation = mining(scale, clue.initial_mask, clue.prior)

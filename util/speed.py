@@ -5,6 +5,7 @@ What each gave where is in docs/performance.md, and what it may change in docs/d
 
 import os
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -52,9 +53,10 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
     if speed.channels_last:
         model.encoder.to(memory_format=torch.channels_last)
     if speed.compile:
-        model.encoder.wrap = torch.compile
-        for stage in model.object_mining.pyramid:
-            stage.compile()
+        # Each shape by itself: inductor fails on the pyramid's stages with shapes left open.
+        compiled = partial(torch.compile, dynamic=False)
+        model.encoder.wrap = compiled
+        model.object_mining.scales = compiled(model.object_mining.scales)
     options = vars(speed) | {
         "Train.precision": cfg.Train.precision,
         "Eval.precision": cfg.Eval.precision,
