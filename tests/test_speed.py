@@ -1,5 +1,6 @@
 """Options that make a run faster: refused where they do nothing, harmless where they do."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -82,6 +83,21 @@ def test_a_mistake_of_the_bench_is_one_line(
         main(bench)
     error = capfd.readouterr().err
     assert stopped.value.code == 2 and told in error and error.count("\n") == 1
+
+
+def test_a_row_that_is_killed_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    run = subprocess.run
+    killed = ["sh", "-c", "kill -9 $$"]
+    monkeypatch.setattr(measure, "operations", lambda *args: 1)
+    monkeypatch.setattr(measure.subprocess, "run", lambda words, **kinds: run(killed, **kinds))
+    monkeypatch.setattr(sys, "argv", ["bench", "--size", "65", "--shot", "1", "--work", "G"])
+    with pytest.raises(SystemExit) as stopped:
+        main(bench)
+    error = capfd.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1
+    assert "--work G --shot 1 --size 65: signal 9 ended it" in error
 
 
 def test_more_parts_than_episodes_are_refused(tmp_path) -> None:

@@ -154,6 +154,11 @@ def measured(args: argparse.Namespace, *flags: str) -> dict:
     words = [sys.executable, "-m", "util.bench", "--row", *flags, "--gpus", str(args.gpus)]
     words += ["--repeat", str(args.repeat), "--config", str(args.config), *args.overrides]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode < 0:
+        raise ValueError(
+            f"{' '.join(flags)}: signal {-done.returncode} ended it; where memory ran out, give a "
+            "smaller --size or leave out --plain"
+        )
     if done.returncode:  # it has said why
         raise SystemExit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
