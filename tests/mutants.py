@@ -182,8 +182,8 @@ FAULTS = [
     Fault(
         "scales of the pyramid from fine to coarse",
         "model/object_mining.py",
-        "scales.insert(0, x)",
-        "scales.append(x)",
+        "found.insert(0, x)",
+        "found.append(x)",
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",
     ),
     Fault(
