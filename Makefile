@@ -19,7 +19,7 @@ $(VENV)/.stamp: requirements.txt constraints.txt
 	touch $@
 
 demo: env  ## make the demo data, train on it and test
-	$(PYTHON) -m util.data.make_demo --out data/demo
+	$(PYTHON) -m util.data.demo --out data/demo
 	NET=lite0 sh train.sh split0 demo 0
 	NET=lite0 sh test.sh split0 demo 0
 
@@ -28,7 +28,7 @@ test: env  ## the tests
 
 lint: env  ## ruff, and the syntax of the shell scripts
 	$(VENV)/bin/ruff check .
-	for script in train.sh test.sh util/launch.sh; do sh -n $$script || exit 1; done
+	for script in train.sh test.sh util/runtime/launch.sh; do sh -n $$script || exit 1; done
 
 clean:  ## remove caches and what the demo made; the environment stays
 	rm -rf .pytest_cache .ruff_cache data/demo exp/demo initmodel/demo lists/demo

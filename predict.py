@@ -23,15 +23,15 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
-from util.config import add_overrides
-from util.data.folds import IGNORE
-from util.data.make_demo import voc_palette
-from util.data.parallel import bar
-from util.data.source import read_image, read_label
-from util.files import atomic_write
-from util.logger import Parser, main
-from util.predictor import Box, Points, Predictor, Result
-from util.visualize import overlay
+from util.config.arguments import add_overrides
+from util.data.image_io import read_image, read_label, voc_palette
+from util.evaluate.visualize import overlay
+from util.folds import IGNORE
+from util.predict.predictor import Box, Points, Predictor, Result
+from util.runtime.cli import Parser, main
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
+from util.runtime.parallel import bar
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _NUMBERS = {"box": 4, "points": 2}
@@ -49,10 +49,10 @@ def predict() -> None:
     try:
         failed = segment(predictor, queries, out)
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be written ({error.strerror})") from error
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from error
     print(f"{len(queries) - len(failed)} images segmented into {out}")
     if failed:
-        raise ValueError(f"{failed[0]} ({len(failed)} of {len(queries)} queries failed)")
+        raise UserError(f"{failed[0]} ({len(failed)} of {len(queries)} queries failed)")
 
 
 def segment(predictor: Predictor, queries: list[Path], out: Path) -> list[str]:
@@ -101,13 +101,13 @@ def parse_support(word: str) -> tuple[str, str, str | np.ndarray | list[Box] | P
     if not equals or Path(source).is_file():
         name, image = "object", source
     if not (colon and name and image and label):
-        raise ValueError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
+        raise UserError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
     file, mark, value = label.rpartition("#")
     if mark and value.isdecimal() and not Path(label).is_file():
         mask = read_label(file)
         if int(value) not in mask[mask != IGNORE]:
             there = ", ".join(map(str, np.unique(mask[mask != IGNORE])))
-            raise ValueError(f"--support {word}: {file} holds no {value}, only {there}")
+            raise UserError(f"--support {word}: {file} holds no {value}, only {there}")
         return name, image, np.where(mask == IGNORE, mask, mask == int(value))
     kind, equals, text = label.partition("=")
     if not equals or kind not in _NUMBERS or Path(label).is_file():
@@ -116,7 +116,7 @@ def parse_support(word: str) -> tuple[str, str, str | np.ndarray | list[Box] | P
     number = re.compile(r"\s*-?\d+(\.\d*)?\s*")
     if not all(len(p) == _NUMBERS[kind] and all(map(number.fullmatch, p)) for p in parts):
         form = "x0,y0,x1,y1" if kind == "box" else "x,y"
-        raise ValueError(f"--support {word}: write {kind}={form}, more after a semicolon")
+        raise UserError(f"--support {word}: write {kind}={form}, more after a semicolon")
     values = [tuple(map(float, part)) for part in parts]
     return name, image, [Box(*v) for v in values] if kind == "box" else Points(values)
 
@@ -133,13 +133,13 @@ def find_queries(words: Iterable[str]) -> list[Path]:
         if word.is_dir():
             paths = sorted(p for p in word.iterdir() if p.suffix.lower() in SUFFIXES)
             if not paths:
-                raise ValueError(f"--query {word}: no picture in it ({', '.join(SUFFIXES)})")
+                raise UserError(f"--query {word}: no picture in it ({', '.join(SUFFIXES)})")
         elif not word.is_file():
-            raise ValueError(f"--query {word}: no such file or folder; check the path")
+            raise UserError(f"--query {word}: no such file or folder; check the path")
         for path in paths:
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
-                raise ValueError(
+                raise UserError(
                     f"--query {path} and {other} would be written to the same {path.stem}.png; "
                     "rename one, or run twice"
                 )
@@ -152,7 +152,7 @@ def make_folders(out: Path) -> None:
             (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
-        raise ValueError(f"--out {out}: cannot be made a folder ({reason}); name another") from None
+        raise UserError(f"--out {out}: cannot be made a folder ({reason}); name another") from None
 
 
 def describe(path: Path, result: Result, names: tuple[str, ...]) -> dict:

@@ -13,7 +13,8 @@ Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6
 tests again as that file says and compares: exit status 0 when every number is equal, else 2.
 """
 
-from util.config import TEST_FLAGS, arguments, check_first, to_dict
+from util.config import to_dict
+from util.config.arguments import TEST_FLAGS, arguments, check_first
 
 if __name__ == "__main__":
     check_first(arguments, __doc__, TEST_FLAGS)  # before torch, which takes seconds to import
@@ -24,22 +25,25 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model.backbones import pixel_statistics
-from util import checkpoint, distributed, speed, verify
-from util.cost import peak_gb
+from util.checkpoint.file import read_checkpoint
+from util.checkpoint.load import checkpoint_path, require_unseen, trained_model
 from util.data.dataset import open_episodes
-from util.environment import environment, file_hash
-from util.evaluate import Evaluator, Scores, summarize, summed, table
-from util.files import atomic_write
-from util.logger import Progress, main
-from util.visualize import GALLERIES, Gallery, save_strips
-from util.weights import checkpoint_path, require_unseen, trained_model
+from util.evaluate.evaluator import Evaluator, Scores, summarize, summed, table
+from util.evaluate.visualize import GALLERIES, Gallery, save_strips
+from util.reproduce import verify
+from util.reproduce.environment import environment, file_hash
+from util.runtime import distributed, speed
+from util.runtime.cli import main
+from util.runtime.cost import peak_gb
+from util.runtime.files import atomic_write
+from util.runtime.progress import Progress
 
 
 def test() -> None:
     cfg, gpus = arguments(__doc__, TEST_FLAGS)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
-    state = checkpoint.load(path)
+    state = read_checkpoint(path)
     require_unseen(state, path, cfg)
     model = trained_model(cfg, state, path)
     model.to(ranks.device)
@@ -57,7 +61,7 @@ def test() -> None:
     }
     earlier = verify.refuse_another(cfg.Eval.verify, record) if cfg.Eval.verify else None
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    work = evaluator.schedule(count, seeds)
+    work = evaluator.order(count, seeds)
     progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
     for line in report + options:
         progress.note(line)

@@ -5,7 +5,7 @@
 # machine's GPUs, 0 for the CPU; NET: the end of the config's name; Section.key=value: any key of
 # docs/config.md; -v says more.
 set -eu
-. "$(dirname "$0")/util/launch.sh"
+. "$(dirname "$0")/util/runtime/launch.sh"
 
 "$python" -m util.config "$config" "$@" --get Train.save_path >/dev/null  # refuse mistakes before any process starts
 become test.py "$@"

@@ -9,7 +9,7 @@ python train.py --replay exp/.../nonfinite_1234_0.pth        # a step that was n
 SIGINT (Ctrl-C) and SIGTERM end the iteration, write `last.pth` and print the command that goes on.
 """
 
-from util.config import TRAIN_FLAGS, arguments, check_first
+from util.config.arguments import TRAIN_FLAGS, arguments, check_first
 
 if __name__ == "__main__":
     check_first(arguments, __doc__, TRAIN_FLAGS)  # before torch, which takes seconds to import
@@ -18,18 +18,21 @@ import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
-from util import checkpoint, distributed, speed
+from util.checkpoint.load import load_base_learner
+from util.data.batches import Batches
 from util.data.dataset import open_episodes
 from util.data.loading import skipped
-from util.encoded import encoded_batches
-from util.evaluate import Evaluator
-from util.game import Game
-from util.logger import Progress, main
-from util.replay import kept, replay
-from util.run import Run
-from util.stop import Stop, resume_command
-from util.visualize import Gallery
-from util.weights import load_base_learner
+from util.evaluate.evaluator import Evaluator
+from util.evaluate.visualize import Gallery
+from util.features import encoded_batches
+from util.runtime import distributed, speed
+from util.runtime.cli import main
+from util.runtime.progress import Progress
+from util.runtime.rng import seed_everything
+from util.runtime.stop import Stop, resume_command
+from util.train.adversarial import AdversarialTrainer
+from util.train.replay import dump_nonfinite_step, replay
+from util.train.run import Run
 
 STRIPS = 4  # episodes drawn per validation
 
@@ -44,7 +47,7 @@ def train() -> None:
     with distributed.main_first(ranks):  # it makes the lists
         episodes, report = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
         tests, more = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
-    schedule = distributed.Batches(
+    schedule = Batches(
         len(episodes), cfg.Train.batch_size, cfg.Train.epochs, ranks, cfg.Train.max_iterations
     )
 
@@ -53,8 +56,8 @@ def train() -> None:
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
-    checkpoint.seed(cfg.Train.seed + ranks.rank)  # ... and different dropout
-    game = Game(model, cfg, schedule.total, ranks)
+    seed_everything(cfg.Train.seed + ranks.rank)  # ... and different dropout
+    game = AdversarialTrainer(model, cfg, schedule.total, ranks)
     run = Run(model, game, cfg, ranks)
     report += more + options + run.start(schedule)
     evaluator = Evaluator(model, tests, cfg, ranks)
@@ -82,7 +85,9 @@ def train() -> None:
             batches = encoded_batches(model.encoder, episodes, schedule, cfg)
             for iteration, batch in enumerate(progress.waiting(batches), done):
                 in_epoch = iteration % schedule.per_epoch
-                with kept(game, batch, iteration, in_epoch, cfg, episodes.sampler.fold):
+                with dump_nonfinite_step(
+                    game, batch, iteration, in_epoch, cfg, episodes.sampler.fold
+                ):
                     losses = game.step(batch, iteration, in_epoch)
                 done = iteration + 1
                 progress.step(done, losses, game.rate)
@@ -99,7 +104,7 @@ def train() -> None:
 def validate(run: Run, evaluator: Evaluator, progress: Progress, stop: Stop, done: int) -> bool:
     """Scores the first validation episodes and writes the checkpoints; False when asked to stop."""
     cfg = evaluator.cfg
-    work = evaluator.schedule(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
+    work = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
     gallery = Gallery(evaluator.episodes, STRIPS, work.episodes)
     results = evaluator.run(work, show=gallery.add, stop=lambda: stop.requested)
     if not results:

@@ -6,7 +6,7 @@
 # docs/config.md; -v says more. Several machines: docs/cluster.md.
 # Ctrl-C and SIGTERM: the iteration is finished and the state saved; a second one leaves at once.
 set -eu
-. "$(dirname "$0")/util/launch.sh"
+. "$(dirname "$0")/util/runtime/launch.sh"
 
 pre_weight=$("$python" -m util.config "$config" "$@" --get Method.pre_weight)
 [ -n "$pre_weight" ] || fail "error: $config: Method.pre_weight is empty; name the base learner's file"

@@ -6,7 +6,8 @@ python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0
 Asked to stop (Ctrl-C), it leaves its state beside that file; `Train.resume=auto` goes on from it.
 """
 
-from util.config import arguments, check_first, to_dict
+from util.config import to_dict
+from util.config.arguments import arguments, check_first
 
 if __name__ == "__main__":
     check_first(arguments, __doc__)  # before torch, which takes seconds to import
@@ -21,39 +22,45 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from model import losses
+from model.amformer import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.folding import fold_batch_norms
 from model.published import base_to_published
 from model.resize import bilinear_ac
-from util import checkpoint, distributed, resume, speed
-from util.data.base import BaseDataset, open_base
-from util.data.loading import Listed, loaded, skipped
-from util.data.transform import BaseTransform, EvalTransform
-from util.distributed import Ranks
-from util.logger import Progress, RunStopped, main, warn
-from util.metrics import BaseTotals, sum_over_ranks
-from util.optimizers import poly, set_rate
-from util.stop import Stop, resume_command
+from util.checkpoint import resume
+from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
+from util.data.base_images import BaseLearnerDataset, open_base_images
+from util.data.batches import Batches, FixedBatches
+from util.data.loading import loaded, skipped
+from util.data.transform import BaseLearnerTransform, EvalTransform
+from util.evaluate.metrics import BaseTotals, sum_over_ranks
+from util.reproduce.compare import tree_differences
+from util.runtime import distributed, speed
+from util.runtime.cli import main
+from util.runtime.distributed import Ranks
+from util.runtime.errors import RunStopped, UserError
+from util.runtime.log import warn
+from util.runtime.progress import Progress
+from util.runtime.rng import library_versions, random_state, seed_everything, set_random_state
+from util.runtime.stop import Stop, resume_command
+from util.train.optimizers import lr_schedule, set_lr
 
 
 def train_base() -> None:
     cfg, gpus = arguments(__doc__)
     if not cfg.Method.pre_weight:
-        raise ValueError("Method.pre_weight is empty: name the file that the base learner goes to")
+        raise UserError("Method.pre_weight is empty: name the file that the base learner goes to")
     if Path(cfg.Method.pre_weight).exists():
-        checkpoint.load(cfg.Method.pre_weight)  # only a checkpoint is replaced
+        read_checkpoint(cfg.Method.pre_weight)  # only a checkpoint is replaced
     ranks = distributed.init(gpus)
     speed.set_kernels(cfg)
     stop, base = Stop(ranks.is_main), cfg.Base
     with distributed.main_first(ranks):  # it makes the lists
-        images, report = open_base(cfg, "train", transform(cfg, train=True), base.seed)
-        tests, more = open_base(cfg, "val", transform(cfg, train=False), None)
-    schedule = distributed.Batches(
-        len(images), base.batch_size, base.epochs, ranks, base.max_iterations
-    )
-    checkpoint.seed(base.seed + ranks.rank)
+        images, report = open_base_images(cfg, "train", transform(cfg, train=True), base.seed)
+        tests, more = open_base_images(cfg, "val", transform(cfg, train=False), None)
+    schedule = Batches(len(images), base.batch_size, base.epochs, ranks, base.max_iterations)
+    seed_everything(base.seed + ranks.rank)
     model = build_model(cfg, ranks)
     unfinished = Unfinished(model, build_optimizer(model, cfg), cfg, ranks)
     report += unfinished.take_up(schedule) + more
@@ -75,7 +82,7 @@ def train_base() -> None:
         progress.note(f"stopped at iteration {unfinished.done}; go on with:\n{resume_command()}")
     elif ranks.is_main:
         state = base_to_published(model.state_dict())
-        checkpoint.save(cfg.Method.pre_weight, state_dict=state, base_miou=miou)
+        write_checkpoint(cfg.Method.pre_weight, state_dict=state, base_miou=miou)
         unfinished.path.unlink(missing_ok=True)
         progress.note(f"base mIoU {miou:.1f}, written to {cfg.Method.pre_weight}")
     distributed.close()
@@ -83,8 +90,8 @@ def train_base() -> None:
 
 def learn(
     unfinished: "Unfinished",
-    images: BaseDataset,
-    schedule: distributed.Batches,
+    images: BaseLearnerDataset,
+    schedule: Batches,
     progress: Progress,
     stop: Stop,
 ) -> bool:
@@ -93,8 +100,8 @@ def learn(
     source = f4_batches if cfg.Base.freeze_backbone else image_batches
     with unfinished.saved_on_a_fault():
         for x, target in progress.waiting(source(model, images, schedule, cfg, ranks)):
-            rate = poly(cfg.Base.lr, unfinished.done, schedule.total, cfg.Base.power)
-            set_rate(unfinished.optimizer, rate)
+            rate = lr_schedule(cfg.Base.lr, unfinished.done, schedule.total, cfg.Base.power)
+            set_lr(unfinished.optimizer, rate)
             with unfinished.undone_on_a_fault():
                 loss = loss_of(model, x, target, cfg, ranks)
                 if not torch.isfinite(loss):
@@ -135,11 +142,11 @@ class Unfinished:
     def __init__(self, model: BaseLearner, optimizer: Optimizer, cfg, ranks: Ranks):
         self.model, self.optimizer, self.cfg, self.ranks = model, optimizer, cfg, ranks
         self.path = Path(cfg.Method.pre_weight).with_suffix(".unfinished.pth")
-        self.setting = {"config": to_dict(cfg), "versions": checkpoint.versions()}
+        self.setting = {"config": to_dict(cfg), "versions": library_versions()}
         self.done, self._saved, self._saved_at = 0, 0, time.monotonic()
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def take_up(self, schedule: distributed.Batches) -> list[str]:
+    def take_up(self, schedule: Batches) -> list[str]:
         """Goes on from the saved state when the run is to do so; lines about it."""
         there = distributed.gather(self.path.exists())[0]
         [again] = distributed.any_rank([resume.restarted()], self.ranks)
@@ -147,12 +154,12 @@ class Unfinished:
             return []
         if not there:
             return [f"nothing to resume beside {self.cfg.Method.pre_weight}"]
-        state = checkpoint.load(self.path)
-        checkpoint.load_into(self.model, state["model"], self.path)
+        state = read_checkpoint(self.path)
+        load_state_dict_strictly(self.model, state["model"], self.path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = self._saved = schedule.start = state["iteration"]
-        checkpoint.set_random_state(state["random"][self.ranks.rank % len(state["random"])])
-        changed = resume.differences(state, self.setting)
+        set_random_state(state["random"][self.ranks.rank % len(state["random"])])
+        changed = tree_differences(state, self.setting)
         return [
             f"goes on from {self.path}: {self.done} iterations are done",
             *(f"no longer the run that was stopped: {line}" for line in changed),
@@ -176,11 +183,11 @@ class Unfinished:
         if self._saved == self.done:
             return
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"iteration": self.done, "random": distributed.gather(checkpoint.random_state())}
+        state |= {"iteration": self.done, "random": distributed.gather(random_state())}
         self._saved, self._saved_at = self.done, time.monotonic()
         if self.ranks.is_main:
             try:
-                checkpoint.save(self.path, **state, **self.setting)
+                write_checkpoint(self.path, **state, **self.setting)
             except OSError as error:
                 warn(f"{self.path}: cannot be written ({error.strerror}); training goes on")
 
@@ -190,11 +197,11 @@ class Unfinished:
 
         That is random states and the statistics of batch norms.
         """
-        random, buffers = checkpoint.random_state(), [b.clone() for b in self.model.buffers()]
+        random, buffers = random_state(), [b.clone() for b in self.model.buffers()]
         try:
             yield
         except RunStopped:
-            checkpoint.set_random_state(random)
+            set_random_state(random)
             for buffer, old in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(old)
             raise
@@ -214,7 +221,7 @@ def transform(cfg, *, train: bool) -> EvalTransform:
     """Random crops for training, a plain resize to S x S otherwise."""
     base, statistics = cfg.Base, pixel_statistics(cfg.Method.backbone)
     if train and base.augment:
-        return BaseTransform(base.size, base.scale, base.rotate, *statistics)
+        return BaseLearnerTransform(base.size, base.scale, base.rotate, *statistics)
     return EvalTransform(base.size, *statistics)
 
 
@@ -247,7 +254,7 @@ Samples = Iterator[tuple[Tensor, Tensor]]
 
 
 def image_batches(
-    model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
+    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg, ranks: Ranks
 ) -> Samples:
     """(images [b,3,S,S], labels [b,S,S]) of this rank, one batch an iteration."""
     for image, target in loaded(images, schedule, cfg):
@@ -255,7 +262,7 @@ def image_batches(
 
 
 def f4_batches(
-    model: BaseLearner, images: BaseDataset, schedule: distributed.Batches, cfg, ranks: Ranks
+    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg, ranks: Ranks
 ) -> Samples:
     """(f4 [b,C,h,w], labels [b,S,S]) of this rank; un-augmented images are encoded once."""
     if cfg.Base.augment:
@@ -278,7 +285,9 @@ def f4_batches(
 
 
 @torch.no_grad()
-def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks, stop: Stop) -> float | None:
+def validate(
+    model: BaseLearner, tests: BaseLearnerDataset, cfg, ranks: Ranks, stop: Stop
+) -> float | None:
     """mIoU in percent over the base classes, on the validation images at S x S.
 
     None when any rank was asked to stop.
@@ -286,7 +295,7 @@ def validate(model: BaseLearner, tests: BaseDataset, cfg, ranks: Ranks, stop: St
     folded = fold_batch_norms(model.eval())
     totals = BaseTotals(cfg.num_base_classes, ranks.device)
     count = min(cfg.Base.val_images or len(tests), len(tests))  # past that the set starts anew
-    mine = Listed([[index] for index in range(ranks.rank, count, ranks.world)])
+    mine = FixedBatches([[index] for index in range(ranks.rank, count, ranks.world)])
     for image, target in loaded(tests, mine, cfg):
         scores = bilinear_ac(folded(image.to(ranks.device)), tuple(target.shape[-2:]))
         totals.add(scores.argmax(1), target.to(ranks.device))

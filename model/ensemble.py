@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.precision import exact
+from model.precision import autocast_disabled
 
 
 class Ensemble(nn.Module):
@@ -32,7 +32,7 @@ class Ensemble(nn.Module):
         """
         if self.kshot is None or not learned:
             return distances.mean(1)
-        with exact(distances):
+        with autocast_disabled(distances):
             weights = self.kshot(distances.sort(dim=1).values[..., None, None])
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
 
@@ -50,7 +50,7 @@ class Ensemble(nn.Module):
         gram, of_psi = self.gram_merge.weight.flatten()
         merged = gram * torch.softmax(logits, dim=1) + of_psi * psi[:, None, None, None]
         background, foreground = merged.split(1, dim=1)
-        with exact(logits):
+        with autocast_disabled(logits):
             background = self.cls_merge(torch.cat((background, base), dim=1))
         return torch.cat((background, foreground), dim=1), foreground
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """At least float32; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def exact(x: Tensor) -> torch.autocast:
+def autocast_disabled(x: Tensor) -> torch.autocast:
     """A block on the device of x whose products are taken in the type of their factors."""
     return torch.autocast(x.device.type, enabled=False)

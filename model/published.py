@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from model.amformer import AMFormer
+from model.amformer.system import AMFormer
+from model.errors import UserError
 
 _BASE = "encoder.base."
 _BAM_CLASSIFIER, _CLASSIFIER = "cls.4.", "base_learnear.2."
@@ -147,4 +148,4 @@ def _check(given: set[str], expected: set[str]) -> None:
     found = (("surplus", sorted(given - expected)), ("missing", sorted(expected - given)))
     problems = [f"{what}: {names[0]} ({len(names)} in all)" for what, names in found if names]
     if problems:
-        raise ValueError("not the names of a published checkpoint; " + "; ".join(problems))
+        raise UserError("not the names of a published checkpoint; " + "; ".join(problems))

@@ -8,17 +8,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from pictures import config
-from small import centre
+from helpers import ROOT
+from helpers.pictures import config
+from helpers.small import centre
 
 from model import build_model
 from model.backbones import load_pretrained, pixel_statistics
-from util import checkpoint
+from util.checkpoint.file import write_checkpoint
 from util.config import load_config, to_dict
 from util.data.dataset import collate, open_episodes
-from util.data.make_demo import make_demo
-
-ROOT = Path(__file__).resolve().parent.parent
+from util.data.demo.make import make_demo
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +90,9 @@ def small_run(
         for head in model.object_mining.heads:
             head[-1].weight *= 100
     centre(model, first.query, first.support, first.support_mask)
-    checkpoint.save(folder / "best.pth", model=model.state_dict(), config=to_dict(cfg), iteration=7)
+    write_checkpoint(
+        folder / "best.pth", model=model.state_dict(), config=to_dict(cfg), iteration=7
+    )
     return SimpleNamespace(
         folder=folder, checkpoint=folder / "best.pth", config=path, words=words, cfg=cfg,
         episodes=episodes,

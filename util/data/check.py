@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from util.config import config_argument
-from util.data.folds import IGNORE, fold_of
+from util.config.arguments import config_argument
+from util.data.image_io import read_label
 from util.data.lists import FoldList, compare, fold_list, list_name
-from util.data.parallel import on_all_cores
-from util.data.source import Source, open_source, read_label, subsets
+from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
-from util.logger import main
+from util.folds import IGNORE, fold_of
+from util.runtime.cli import main
+from util.runtime.errors import UserError
+from util.runtime.parallel import on_all_cores
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _main() -> None:
             print(f"  wrong: {line}")
         wrong += report.wrong
     if wrong:
-        raise ValueError(f"{data.data_root}: {len(wrong)} mistakes; correct what is named above")
+        raise UserError(f"{data.data_root}: {len(wrong)} mistakes; correct what is named above")
     print(f"{data.data_root}: nothing is wrong")
 
 

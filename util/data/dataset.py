@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from util.data.episodes import EpisodeSampler, Plan
-from util.data.folds import IGNORE, fold_of
 from util.data.lists import available, check_shots, compare, fold_list, list_name
 from util.data.loading import Skipping
 from util.data.source import Source, open_source
@@ -32,7 +31,8 @@ from util.data.transform import (
     Transform,
 )
 from util.data.weak import annotate
-from util.logger import timed
+from util.folds import IGNORE, fold_of
+from util.runtime.progress import timed
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class EpisodeDataset(Dataset):
         if support_of is not None:
             label = annotate(original, support_of, self.ann_type, image_id)
         if rng is None:
-            pair = self.transform.upright(image, label)
+            pair = self.transform.deterministic(image, label)
         else:
             pair = self.transform(image, label, rng)
         return *pair, torch.from_numpy(original)

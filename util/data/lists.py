@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from util.config import config_argument
-from util.data.folds import FOLDS, Fold, fold_of
+from util import ROOT
+from util.config.arguments import config_argument
 from util.data.source import open_source, subsets
 from util.data.tables import Table, fingerprint, load_table, write_text
-from util.logger import main
+from util.folds import FOLDS, Fold, fold_of
+from util.runtime.cli import main
+from util.runtime.errors import UserError
 
-EXPECTED = Path(__file__).resolve().parents[2] / "lists" / "expected.json"
+EXPECTED = ROOT / "lists" / "expected.json"
 
 MIN_PIXELS = 2048
 """A class serves as a support of an image when it has this many pixels in it (original size)."""
@@ -85,7 +87,7 @@ def check_shots(fold: FoldList, shot: int) -> None:
     """
     for c, images in fold.by_class.items():
         if len(images) <= shot:
-            raise ValueError(
+            raise UserError(
                 f"class {c} ({fold.name(c)}) has {len(images)} images of >= {fold.min_pixels}"
                 f" pixels, {shot}-shot needs {shot + 1}; lower Data.shot, add images, or set"
                 " Data.missing=skip to leave the class out"
@@ -132,7 +134,7 @@ def available(
     if len(images) < present:
         report.append(f"left out {present - len(images)} images: none of their classes is left")
     if not images:
-        raise ValueError(
+        raise UserError(
             "no image of the fold's list is left: check Data.data_root, or lower Data.shot"
         )
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
@@ -227,7 +229,7 @@ def write_lists(data: Any) -> list[str]:
 def _main() -> None:
     differs = write_lists(config_argument(__doc__).Data)
     if differs:
-        raise ValueError("; ".join(differs))
+        raise UserError("; ".join(differs))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from util.data.source import Unreadable
-from util.distributed import Batches, Ranks, all_reduce_sum
-from util.logger import RunStopped, warn
-from util.stop import guard_worker
+from util.data.batches import Batches, FixedBatches
+from util.data.image_io import Unreadable
+from util.runtime.distributed import Ranks, all_reduce_sum
+from util.runtime.errors import RunStopped
+from util.runtime.log import warn
+from util.runtime.stop import guard_worker
 
 STRIDE = 10**9  # from a sample to the one in its place: beyond what any run counts to
 CHAIN = 10  # samples in each other's place before the run stops all the same
@@ -72,19 +74,9 @@ def skipped(dataset: Any, ranks: Ranks) -> int:
     return int(all_reduce_sum(count))
 
 
-class Listed:
-    """These batches of sample numbers, as a schedule that is at its start."""
-
-    start = 0
-
-    def __init__(self, batches: list[list[int]]):
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-
-def loaded(dataset: Dataset, schedule: Batches | Listed, cfg: Any, **options: Any) -> Iterator[Any]:
+def loaded(
+    dataset: Dataset, schedule: Batches | FixedBatches, cfg: Any, **options: Any
+) -> Iterator[Any]:
     """One batch an iteration of the run; a worker process that dies costs time only.
 
     Its batch is loaded again, by new workers. One that ends them again and again stops the run, or

@@ -1,78 +1,23 @@
 """Where a data set's pictures and masks lie, and how they are read."""
 
-import io
 import os
 import time
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from util.data.folds import CLASSES, IGNORE, fold_of
-from util.files import atomic_write
+from util.data.image_io import Unreadable, read_image, read_label
+from util.folds import CLASSES, fold_of
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
 
 SUBSETS = ("train", "val")
 
 TRIES, PAUSE = 3, 0.1  # of reading a pair, and seconds between two: a network drive may stutter
 
 _PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see docs/data.md"
-
-
-class Unreadable(ValueError):
-    """An image or its mask is missing or broken; the message names the file."""
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as RGB (uint8 [H,W,3]), upright as its EXIF orientation says.
-
-    Grey is repeated three times, an alpha channel left out, and of 16 bits the upper 8 are taken.
-
-    Raises:
-        Unreadable: the file is missing or no picture.
-    """
-    if not os.path.isfile(path):
-        raise Unreadable(f"{path}: no such image; check the path (of data: Data.data_root)")
-    try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # a header that promises more pixels than OpenCV takes
-        image = None
-    if image is None:
-        raise Unreadable(f"{path}: cannot be read as an image; fetch or copy the file again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
-    """Reads a mask of class ids (uint8 [H,W]); `content`: of a file that is not on disk by itself.
-
-    The palette INDEX of a palette PNG is the class (VOC), or the value of a grayscale one (COCO).
-    OpenCV is no help here: its grayscale read turns a palette into luminance. An EXIF orientation
-    is obeyed, as that of a picture is.
-
-    Raises:
-        Unreadable: the file is missing, torn or holds no class ids (RGB, 16 bits, ...).
-    """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as mask:
-            kind = f"{mask.format} of mode {mask.mode}"
-            known = kind in ("PNG of mode P", "PNG of mode L")
-            label = np.array(ImageOps.exif_transpose(mask)) if known else None
-    except FileNotFoundError:
-        raise Unreadable(
-            f"{path}: no such mask; check the path (of data: Data.data_root)"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(
-            f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
-        ) from None
-    if label is None:
-        raise Unreadable(
-            f"{path}: is a {kind}; a mask must be an 8-bit palette or grayscale PNG of class ids,"
-            " convert it"
-        )
-    return label
 
 
 class Source:
@@ -107,11 +52,11 @@ class Source:
         cache: str = "",
     ) -> None:
         if subset not in SUBSETS:
-            raise ValueError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
+            raise UserError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
         self.cache = Path(cache) if cache else None
         if not self.root.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"Data.data_root {self.root} is no folder: lay the data out as docs/data.md says,"
                 " or set Data.data_root"
             )
@@ -126,11 +71,11 @@ class Source:
         elif data_set == "custom":
             self.images, self.masks = self.root / "images", self.root / "masks"
         else:
-            raise ValueError(f"Data.data_set is {data_set!r}: use pascal, coco or custom")
+            raise UserError(f"Data.data_set is {data_set!r}: use pascal, coco or custom")
         self.classes = classes or len(CLASSES[data_set])
         for folder in (self.images, self.masks):
             if not folder.is_dir():
-                raise ValueError(f"{folder}: no such folder; {self._remedy(folder)}")
+                raise UserError(f"{folder}: no such folder; {self._remedy(folder)}")
 
     def _remedy(self, folder: Path) -> str:
         if self.data_set == "coco" and folder == self.masks:
@@ -154,7 +99,7 @@ class Source:
             if suffix.lower() not in suffixes:
                 continue
             if stem in pictures:
-                raise ValueError(
+                raise UserError(
                     f"{self.images / name}: {pictures[stem]} has the same name; rename one, and"
                     " its mask"
                 )
@@ -192,7 +137,7 @@ class Source:
             atomic_write(kept, partial(np.save, arr=stacked), durable=False)
             os.utime(kept, ns=(made_from, made_from))
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"{kept}: cannot be written ({error.strerror}); make room, or set Data.cache"
             ) from None
         return image, label
@@ -236,7 +181,7 @@ class Source:
         there = self.images_on_disk()
         absent = [i for i in ids if i not in there]
         if absent:
-            raise ValueError(
+            raise UserError(
                 f"{self.image_path(absent[0])}: no such image ({len(absent)} of the {len(ids)}"
                 " listed are absent); unpack them, or set Data.missing=skip to go without"
             )
@@ -256,7 +201,7 @@ class Source:
             ids = _read_ids(listed)
             for image_id in ids:
                 if not self.label_path(image_id).is_file():
-                    raise ValueError(
+                    raise UserError(
                         f"{listed}: names {image_id}, which has no mask"
                         f" {self.label_path(image_id)}; add the mask or take the line out"
                     )
@@ -264,7 +209,7 @@ class Source:
         if self.data_set != "pascal":
             ids = sorted(name[:-4] for name in os.listdir(self.masks) if name.endswith(".png"))
             if not ids:
-                raise ValueError(f"{self.masks}: holds no PNG; {self._remedy(self.masks)}")
+                raise UserError(f"{self.masks}: holds no PNG; {self._remedy(self.masks)}")
             return ids
         ids = _read_ids(self.root / "ImageSets" / "Segmentation" / f"{self.subset}.txt")
         if self.subset == "train":
@@ -272,7 +217,7 @@ class Source:
             sbd = _read_ids(Path(os.path.abspath(self.root)).parent / "sbd_train_noval.txt")
             ids = list(dict.fromkeys(sbd + ids))
         if not ids:
-            raise ValueError(
+            raise UserError(
                 f"{self.root}: its {self.subset} list names no image; copy ImageSets again"
             )
         return ids
@@ -290,7 +235,7 @@ def open_source(data: Any, subset: str) -> Source:
         ValueError: for 'train' where the model was trained on another data set.
     """
     if subset not in subsets(data):
-        raise ValueError(
+        raise UserError(
             f"Data.trained_on {data.trained_on}: this config only tests; train with one of"
             f" config/{data.trained_on}/"
         )
@@ -298,38 +243,14 @@ def open_source(data: Any, subset: str) -> Source:
     return Source(data.data_root, data.data_set, subset, classes, data.cache)
 
 
-def read_classes(data_root: str | Path) -> tuple[str, ...]:
-    """Reads the class names of one's own data set: a line each, in the order of their ids.
-
-    Raises:
-        ValueError: when `classes.txt` is missing, empty, too long, or names a class twice.
-    """
-    path = Path(data_root) / "classes.txt"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file; write the class names there, a line each, or set Data.data_root"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not 1 < len(names) < IGNORE:
-        raise ValueError(f"{path}: names {len(names)} classes; a mask has room for 2 to 254")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: names {twice!r} twice; merge the two or rename one")
-    return names
-
-
 def _read_ids(path: Path) -> list[str]:
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{path}: no such list; lay the data out as docs/data.md says, or set Data.data_root"
         )
     lines = path.read_text(encoding="utf-8").splitlines()
     ids = [line.strip() for line in lines if line.strip()]  # ids may hold spaces
     for image_id in ids:  # they become names of files, in `Data.cache` too
         if "/" in image_id or "\0" in image_id:
-            raise ValueError(f"{path}: {image_id!r} is no name of an image; take the line out")
+            raise UserError(f"{path}: {image_id!r} is no name of an image; take the line out")
     return ids

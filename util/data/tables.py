@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from util.data.folds import IGNORE
-from util.data.parallel import on_all_cores
-from util.data.source import Source, read_label
-from util.files import atomic_write
+from util.data.image_io import read_label
+from util.data.source import Source
+from util.folds import IGNORE
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
+from util.runtime.parallel import on_all_cores
 
 Table = dict[str, dict[int, int]]
 """Image id -> {class id: pixels}, in the order of the ids; background and 255 are left out."""
@@ -46,7 +48,7 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         if kept == head and list(table) == ids:
             return table
         if source.data_set != "custom" or kept.get("data_set") != "custom":
-            raise ValueError(
+            raise UserError(
                 f"{path}: made from other images than {source.root} lists; delete it to rebuild"
                 " it, or set Data.list_dir"
             )
@@ -61,7 +63,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
         kept = json.loads(path.read_text(encoding="utf-8"))
         table = {i: {int(c): n for c, n in has.items()} for i, has in kept.pop("images").items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
+        raise UserError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
     return kept, table
 
 
@@ -76,7 +78,7 @@ def build_table(source: Source, ids: list[str]) -> Table:
     counts = on_all_cores(_count, paths, f"reading masks of {source.subset}")
     for image_id, path, has in zip(ids, paths, counts, strict=True):
         if max(has, default=0) > limit:
-            raise ValueError(
+            raise UserError(
                 f"{path}: holds class {max(has)}, but {source.data_set} has {limit}; a palette"
                 " mask must keep its palette indices"
             )
@@ -108,6 +110,6 @@ def write_text(path: Path, text: str) -> None:
     try:
         atomic_write(path, text.encode())
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot be written ({error.strerror}); set Data.list_dir to a folder of yours"
         ) from None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from util.data.folds import IGNORE
+from util.folds import IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,9 +51,9 @@ class EvalTransform:
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """See `Transform`; draws nothing from `rng`."""
-        return self.upright(image, label)
+        return self.deterministic(image, label)
 
-    def upright(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
+    def deterministic(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
         """The transform without chance: resized and normalised."""
         shape = (self.size, self.size)
         image = cv2.resize(image.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
@@ -76,7 +76,7 @@ class FlipTransform(EvalTransform):
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         """See `Transform`; draws one number."""
-        image, label = self.upright(image, label)
+        image, label = self.deterministic(image, label)
         return (image.flip(-1), label.flip(-1)) if self.mirrors(rng) else (image, label)
 
     @staticmethod
@@ -141,7 +141,7 @@ class TrainTransform(EvalTransform):
         return image, label
 
 
-class BaseTransform(TrainTransform):
+class BaseLearnerTransform(TrainTransform):
     """The base learner's augmentation: as `TrainTransform`, but a random S x S crop at the end.
 
     What the crop lacks is filled with the mean colour and label 255, as in PSPNet and BAM.

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-KINDS = ("mask", "bbox", "scribble", "point")
-
 SMALLEST = 64
 """Pixels of the smallest part that an annotator would click on."""
 
@@ -35,7 +33,7 @@ def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.n
     Args:
         label: class ids (uint8 [H,W]).
         class_id: the class.
-        kind: one of `KINDS`; 'mask' gives the label back.
+        kind: one of `ANNOTATION_KINDS`; 'mask' gives the label back.
         image_id: seeds the choice, together with the class.
 
     Returns:

@@ -9,11 +9,12 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from util.files import atomic_write
-from util.logger import Parser, main
 from util.report.page import page
 from util.report.runs import read_runs
 from util.report.table import as_csv, as_latex, as_markdown, gather
+from util.runtime.cli import Parser, main
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
 
 
 def _main() -> None:
@@ -56,7 +57,7 @@ def _write(path: Path, text: str) -> None:
         atomic_write(path, text.encode())
     except OSError as error:
         mistake = f"--out: {path}: cannot be written ({error.strerror}); name another"
-        raise ValueError(mistake) from None
+        raise UserError(mistake) from None
 
 
 if __name__ == "__main__":

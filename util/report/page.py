@@ -9,12 +9,12 @@ from typing import Any
 
 import cv2
 
-from util.config import to_dict
-from util.logger import clock
+from util.config import Config, to_dict
+from util.evaluate.visualize import COLORS, GALLERIES
 from util.report.charts import Line, bar_chart, heat_map, line_chart
 from util.report.runs import Record
-from util.schema import Config
-from util.visualize import COLORS, GALLERIES
+from util.runtime.errors import UserError
+from util.runtime.progress import clock
 
 SCORES = {
     "val/miou_final": "final mIoU",
@@ -192,7 +192,7 @@ def _pictures(run: Record) -> str:
     for name, path in run.pictures.items():
         picture = cv2.imread(str(path))
         if picture is None:
-            raise ValueError(f"{path}: torn, or no PNG; run test.sh again")
+            raise UserError(f"{path}: torn, or no PNG; run test.sh again")
         _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         source = base64.b64encode(coded.tobytes()).decode()
         image = f'<img alt="{name}" src="data:image/jpeg;base64,{source}">'

@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from util import verify
-from util.visualize import GALLERIES
+from util.evaluate.visualize import GALLERIES
+from util.reproduce import verify
+from util.runtime.errors import UserError
 
 Points = list[tuple[int, float]]  # (iteration, value)
 HEADER, FOOTER = 12, 4  # bytes around a record: its length with a CRC, the CRC of its content
@@ -30,7 +31,7 @@ class Record:
         seconds: from the first to the last record of the curves; pauses between starts left out.
         result: what test.py wrote; None before a test.
         pictures: name in `GALLERIES` -> PNG.
-        environment: of the test, the record of `util.environment`.
+        environment: of the test, the record of `util.reproduce.environment`.
     """
 
     name: str
@@ -52,7 +53,7 @@ def read_runs(folders: list[Path]) -> list[Record]:
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
-            raise ValueError(f"{folder}: this run is named twice; name each once")
+            raise UserError(f"{folder}: this run is named twice; name each once")
     above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
     return [
         read_run(folder, path.relative_to(above).as_posix())
@@ -65,7 +66,7 @@ def read_run(folder: Path, name: str) -> Record:
     result_path, config_path = folder / "result.json", folder / "config.yaml"
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files and not result_path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder}: no run is here, neither curves nor result.json; name a folder that "
             "train.sh made, such as exp/pascal/split0_resnet50"
         )
@@ -75,7 +76,7 @@ def read_run(folder: Path, name: str) -> Record:
     elif result:
         config = result["config"]
     else:
-        raise ValueError(f"{config_path}: missing; the run was moved without it, copy it too")
+        raise UserError(f"{config_path}: missing; the run was moved without it, copy it too")
     curves, seconds = read_curves(files)
     pictures = {name: folder / f"{name}.png" for name in GALLERIES}
     return Record(
@@ -97,7 +98,7 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
     except yaml.YAMLError:
         config = None
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: torn, or no config; copy the run anew, or leave the file out")
+        raise UserError(f"{path}: torn, or no config; copy the run anew, or leave the file out")
     return config
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
-from util.data.folds import FOLDS
-from util.environment import numeric_keys
+from util.folds import FOLDS
 from util.report.runs import read_result
+from util.reproduce.compare import numeric_keys
+from util.runtime.errors import UserError
 
 PER_RUN = {"Data.split", "Data.novel", "Train.seed", "Base.seed", "Eval.seeds"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -61,7 +62,7 @@ def gather(folder: Path) -> list[Row]:
     """
     paths = sorted(folder.rglob("result.json"))
     if not paths:
-        raise ValueError(
+        raise UserError(
             f"{folder}: no result.json is below; test.sh writes one into a run's folder"
         )
     groups: dict[tuple, list[tuple[Path, dict]]] = {}
@@ -130,7 +131,7 @@ def _row(row: Row, results: list[tuple[Path, dict]]) -> Row:
         for seed, found in result["seeds"].items():
             seeds = (config["Train"]["seed"], int(seed))
             if other := taken.get((fold, seeds)):
-                raise ValueError(
+                raise UserError(
                     f"{path}: fold {fold} with training seed {seeds[0]} and test seed {seeds[1]} "
                     f"is in {other} too, of the same setting; move one out of the way"
                 )

@@ -1,0 +1,107 @@
+"""Counted operations never grow unnoticed; the limits that were promised hold."""
+
+import gzip
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from util.bench import measure
+from util.bench.__main__ import CONFIG
+from util.bench.counting import count
+from util.config import load_config
+from util.data.lists import FoldList
+from util.evaluate.order import evaluation_order
+from util.features import EncodedImage, FeatureStore
+from util.runtime.distributed import Ranks
+
+SMALL = 129
+GROWTH = 1.02
+# GFLOP of `python -m util.bench --count --size 129`; lower a number when a change has earned it.
+AT_129 = {
+    ("cold", 1): 42.561,
+    ("warm", 1): 0.753,
+    ("G", 1): 93.0,
+    ("D", 1): 85.785,
+    ("cold", 5): 126.709,
+    ("warm", 5): 1.286,
+    ("G", 5): 261.6,
+    ("D", 5): 254.083,
+}
+CPU = Ranks(0, 1, torch.device("cpu"))
+
+
+def gflop(work: str, shot: int, size: int) -> float:
+    cfg = load_config(CONFIG, [f"Data.size={size}", f"Data.shot={shot}"])
+    return measure.operations(work, cfg) / 1e9
+
+
+@pytest.fixture(scope="module")
+def at_473() -> tuple[float, float]:
+    """GFLOP of a 1-shot evaluation, (cold, warm)."""
+    return gflop("cold", 1, 473), gflop("warm", 1, 473)
+
+
+def test_counting_without_computing_counts_what_is_computed() -> None:
+    layer = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def work() -> None:
+        (layer(torch.randn(2, 3, 5, 7)).flatten(1) @ torch.randn(140, 6)).sum().backward()
+
+    forward = 2 * 2 * 5 * 7 * 4 * 27 + 2 * 2 * 140 * 6
+    weight, product = 2 * 2 * 5 * 7 * 4 * 27, 2 * 2 * 140 * 6
+    assert count(work) == forward + weight + product
+
+
+@pytest.mark.parametrize(("work", "shot"), AT_129)
+def test_no_row_of_the_table_grows(work: str, shot: int) -> None:
+    got = gflop(work, shot, SMALL)
+    assert got <= GROWTH * AT_129[work, shot], f"{work}, {shot}-shot: {got:.3f} GFLOP"
+
+
+def test_an_evaluation_costs_at_most_what_was_promised(at_473: tuple[float, float]) -> None:
+    cold, warm = at_473
+    assert cold <= 560 and warm <= 40
+
+
+class Counter(FeatureStore):
+    """A store whose images are never read; each support takes 8.5 MB, as those of fold 0 do on
+    average: a Gram matrix of 1.05 MB and an eighth of 59 MB of features."""
+
+    def __init__(self, gigabytes: float):
+        super().__init__(None, None, gigabytes)
+
+    def image(
+        self, name: str, class_id: int | None = None, mirrored: bool = False
+    ) -> tuple[EncodedImage, torch.Tensor]:
+        self.passes += 1
+        taken = torch.empty(8_500_000, dtype=torch.uint8, device="meta")
+        nothing = torch.empty(0)
+        return EncodedImage(SimpleNamespace(tensors=lambda: (taken,)), nothing), nothing
+
+
+def test_a_test_of_five_seeds_encodes_every_image_about_once(
+    shared: Path, at_473: tuple[float, float]
+) -> None:
+    """PASCAL fold 0, 5 x 1,000 episodes, supports in the default `Eval.cache_gb`."""
+    lists = json.loads(gzip.decompress((shared / "voc2012/expected_lists.json.gz").read_bytes()))
+    images = lists["val_0"]["images"]
+    by_class = {int(c): names for c, names in lists["val_0"]["by_class"].items()}
+    classes_of = {i: tuple(c for c in by_class if i in by_class[c]) for i in images}
+    fold = FoldList(images, by_class, classes_of, "pascal")
+    work = evaluation_order(fold, 1, 1000, range(321, 326), CPU, 1)
+    store = Counter(load_config(CONFIG).Eval.cache_gb)
+    queries, last = 0, None
+    for [task] in work.groups:
+        plan = task.plan
+        queries, last = queries + (plan.query != last), plan.query
+        for name in plan.supports:
+            store._kept(name, plan.class_id, False)
+    assert work.episodes == 5000 and queries == len(images) == 364
+    pairs = sum(map(len, by_class.values()))
+    assert store.passes <= 1.05 * pairs
+    cold, warm = at_473
+    total = (queries + store.passes) * (cold - warm) / 2 + work.episodes * warm
+    assert total / 1e3 <= 380  # TFLOP; published: 3,830

@@ -1,0 +1,403 @@
+"""Whatever is wrong with a download or an option is one line and exit status 2."""
+
+import errno
+import io
+import json
+import math
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.downloads import (
+    a_label,
+    make_coco,
+    make_voc,
+    pack,
+    refused,
+    run,
+    write_mask,
+    write_mat,
+)
+from PIL import Image
+from scipy.io import savemat
+
+Change = Callable[[Path, Path], dict[str, object] | None]
+"""Spoils a download, given its folders (VOC's and SBD's); returns options to change."""
+
+MASK, MAT = "SegmentationClass/2008_000002.png", "dataset/cls/2008_000004.mat"
+LISTS = "ImageSets/Segmentation"
+
+
+def no_leftovers(root: Path) -> None:
+    assert not list(root.rglob(".*.part"))
+
+
+def mask(**label: object) -> Change:
+    """A mask of one value at a pixel, or of another size."""
+
+    def change(voc: Path, sbd: Path) -> None:
+        values = np.zeros(label.get("shape", (10, 12)), np.uint8)
+        values[3, 4] = label.get("value", 0)
+        write_mask(voc / MASK, values)
+
+    return change
+
+
+def mode(name: str) -> Change:
+    return lambda voc, sbd: Image.new(name, (12, 10)).save(voc / MASK)
+
+
+def mat(**fields: object) -> Change:
+    return lambda voc, sbd: savemat(sbd / MAT, fields)
+
+
+def segmentation(label: np.ndarray) -> Change:
+    return lambda voc, sbd: write_mat(sbd / MAT, label)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def cut_archive(name: str, option: str) -> Change:
+    def change(voc: Path, sbd: Path) -> dict[str, object]:
+        path = pack(voc.parent / name, voc if option == "--voc" else sbd, "packed")
+        cut(path)
+        return {option: path}
+
+    return change
+
+
+def cut_jpeg_in_tar(voc: Path, sbd: Path) -> dict[str, object]:
+    cut(voc / "JPEGImages/2008_000003.jpg")
+    return {"--voc": pack(voc.parent / "voc.tar", voc, "VOC2012")}
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE) -> Change:
+    """A tar with one member more."""
+
+    def change(voc: Path, sbd: Path) -> dict[str, object]:
+        path = pack(voc.parent / "voc.tar", voc, "VOC2012")
+        with tarfile.open(path, "a") as archive:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info, io.BytesIO())
+        return {"--voc": path}
+
+    return change
+
+
+def text(name: str, content: bytes | None) -> Change:
+    """A list of VOC (or SBD) with other content, or none."""
+
+    def change(voc: Path, sbd: Path) -> None:
+        path = (sbd if name.startswith("dataset") else voc) / name
+        path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+
+    return change
+
+
+def linked_elsewhere(voc: Path, sbd: Path) -> dict[str, object]:
+    root = voc.parent / "out/VOCdevkit2012/VOC2012"
+    root.mkdir(parents=True)
+    (root / "JPEGImages").symlink_to(sbd)
+    return {"--out": voc.parent / "out"}
+
+
+def folder_there(voc: Path, sbd: Path) -> dict[str, object]:
+    (voc.parent / "out/VOCdevkit2012/VOC2012/JPEGImages").mkdir(parents=True)
+    return {"--out": voc.parent / "out"}
+
+
+def through_a_link(voc: Path, sbd: Path) -> dict[str, object]:
+    return linked_elsewhere(voc, sbd) | {"--voc": pack(voc.parent / "v.tar", voc, "VOC2012")}
+
+
+def empty(voc: Path, sbd: Path) -> dict[str, object]:
+    (voc.parent / "empty").mkdir()
+    return {"--voc": voc.parent / "empty"}
+
+
+def junk(option: str, name: str) -> Change:
+    def change(voc: Path, sbd: Path) -> dict[str, object]:
+        (voc.parent / name).write_bytes(b"<html>404</html>" * 99)
+        return {option: voc.parent / name}
+
+    return change
+
+
+VOC_CASES: dict[str, tuple[Change, list[str]]] = {
+    "no such folder": (lambda v, s: {"--voc": v / "gone"}, ["--voc", "gone", "no such file"]),
+    "no such sbd": (lambda v, s: {"--sbd": v / "gone"}, ["--sbd", "gone", "no such file"]),
+    "empty folder": (empty, ["--voc", "empty", "holds no VOC 2012"]),
+    "VOC as SBD": (lambda v, s: {"--sbd": v}, ["--sbd", "holds no SBD", "benchmark.tgz"]),
+    "SBD as VOC": (lambda v, s: {"--voc": s}, ["--voc", "holds no VOC 2012"]),
+    "a page as tar": (junk("--voc", "VOC.tar"), ["--voc", "VOC.tar", "no whole tar"]),
+    "a page as tgz": (junk("--sbd", "b.tgz"), ["--sbd", "b.tgz", "no whole tar"]),
+    "cut tar": (cut_archive("v.tar", "--voc"), ["--voc", "v.tar", "no whole tar"]),
+    "cut tgz": (cut_archive("b.tgz", "--sbd"), ["--sbd", "b.tgz", "no whole tar"]),
+    "cut JPEG in a tar": (cut_jpeg_in_tar, ["2008_000003.jpg", "no whole JPEG"]),
+    "member above": (member("../evil.jpg"), ["voc.tar", "'../evil.jpg'", "leads out"]),
+    "absolute member": (member("/tmp/evil.jpg"), ["voc.tar", "'/tmp/evil.jpg'", "leads out"]),
+    "link member": (member("VOC2012/e", tarfile.SYMTYPE), ["'VOC2012/e'", "is a link"]),
+    "hard link member": (member("VOC2012/e", tarfile.LNKTYPE), ["'VOC2012/e'", "is a link"]),
+    "device member": (member("VOC2012/e", tarfile.CHRTYPE), ["'VOC2012/e'", "no plain file"]),
+    "cut PNG": (lambda v, s: cut(v / MASK), ["2008_000002.png", "cannot be read as a mask"]),
+    "empty PNG": (lambda v, s: (v / MASK).write_bytes(b""), [MASK, "cannot be read as a mask"]),
+    "RGB mask": (mode("RGB"), ["2008_000002.png", "mode RGB", "8-bit"]),
+    "RGBA mask": (mode("RGBA"), ["2008_000002.png", "mode RGBA", "8-bit"]),
+    "16-bit mask": (mode("I;16"), ["2008_000002.png", "mode I;16", "8-bit"]),
+    "1-bit mask": (mode("1"), ["2008_000002.png", "mode 1;", "8-bit"]),
+    "label 21": (mask(value=21), ["2008_000002.png", "label 21"]),
+    "label 254": (mask(value=254), ["2008_000002.png", "label 254"]),
+    "mask of another size": (mask(shape=(12, 10)), ["2008_000002.png", "10x12", "12x10"]),
+    "label 21 in .mat": (segmentation(a_label(1) + np.uint8(9)), ["2008_000004.mat", "label 2"]),
+    ".mat of another size": (segmentation(a_label(1, 9, 9)), ["2008_000004.mat", "9x9", "12x10"]),
+    ".mat of 3 axes": (segmentation(np.zeros((2, 3, 4))), ["2008_000004.mat", "no image"]),
+    ".mat of fractions": (segmentation(np.full((10, 12), 0.5)), ["000004.mat", "no image"]),
+    ".mat of negatives": (segmentation(np.full((10, 12), -1)), ["000004.mat", "no image"]),
+    ".mat without GTcls": (mat(GTinst=1), ["2008_000004.mat", "no GTcls.Segmentation"]),
+    ".mat without field": (mat(GTcls={"a": 1}), ["2008_000004.mat", "no GTcls.Segmentation"]),
+    ".mat of a number": (mat(GTcls=3), ["2008_000004.mat", "no GTcls.Segmentation"]),
+    "no .mat": (lambda v, s: (s / MAT).write_bytes(b"text " * 99), ["000004.mat", "fetch it"]),
+    "empty .mat": (lambda v, s: (s / MAT).write_bytes(b""), ["2008_000004.mat", "fetch it"]),
+    "cut .mat": (lambda v, s: cut(s / MAT), ["2008_000004.mat", "cannot be read as a .mat"]),
+    "no VOC train.txt": (text(f"{LISTS}/train.txt", None), ["--voc", "train,val"]),
+    "empty val.txt": (text(f"{LISTS}/val.txt", b"\n"), ["val", "empty list"]),
+    "binary val.txt": (text(f"{LISTS}/val.txt", b"\xff\xfe\x00"), ["val", "no list"]),
+    "unknown id": (text(f"{LISTS}/val.txt", b"2008_x\n"), ["val", "2008_x", "no mask"]),
+    "no SBD train.txt": (text("dataset/train.txt", None), ["--sbd", "train.txt", "train_noval"]),
+    "unknown SBD id": (text("dataset/train_noval.txt", b"x\n"), ["train_noval.txt", "lists x"]),
+    "out in VOC": (lambda v, s: {"--out": v / "out"}, ["--out", "inside the download"]),
+    "out in SBD": (lambda v, s: {"--out": s / "dataset/cls"}, ["--out", "inside the download"]),
+    "out is a file": (
+        lambda v, s: {"--out": s / "dataset/val.txt"},
+        ["dataset/val.txt", "cannot be written"],
+    ),
+    "out in /proc": (lambda v, s: {"--out": "/proc/out"}, ["/proc/out", "give another --out"]),
+    "folder in the way": (folder_there, ["JPEGImages", "--copy"]),
+    "link in the way": (linked_elsewhere, ["JPEGImages", "remove the link"]),
+    "unpacking through a link": (through_a_link, ["JPEGImages", "remove the link"]),
+    "broken picture": (
+        lambda v, s: (v / "JPEGImages/2008_000002.jpg").write_bytes(b"GIF?"),
+        ["2008_000002.jpg", "cannot be read as an image"],
+    ),
+    "no worker": (lambda v, s: {"--workers": 0}, ["--workers 0", "at least 1"]),
+    "half a worker": (lambda v, s: {"--workers": 0.5}, ["--workers", "0.5"]),
+    "unknown option": (lambda v, s: {"--fast": 1}, ["--fast", "--help"]),
+}
+
+
+@pytest.mark.parametrize("case", VOC_CASES)
+def test_wrong_voc_or_sbd(case: str, tmp_path: Path) -> None:
+    change, expected = VOC_CASES[case]
+    voc, sbd = make_voc(tmp_path)
+    options = {"--voc": voc, "--sbd": sbd, "--out": tmp_path / "data", "--workers": 1}
+    changed = change(voc, sbd)
+    options |= changed if isinstance(changed, dict) else {}
+    refused(run("voc", *(word for pair in options.items() for word in pair)), *expected)
+    no_leftovers(tmp_path)
+
+
+def test_a_read_only_target_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    voc, sbd = make_voc(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", refuse)  # a folder's mode does not stop root
+    words = ("voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "data")
+    refused(run(*words), "data", "Read-only file system", "another --out")
+
+
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    voc, sbd = make_voc(tmp_path)
+    words = ("voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "data", "--workers", "1")
+    for name in ("read_bytes", "is_dir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            refused(run(*words), str(tmp_path), "Permission denied")
+
+
+def put(path: str, value: object) -> Callable[[dict], None]:
+    """Sets 'annotations.0.iscrowd' and the like; `del` as the value takes it away."""
+
+    def change(content: dict) -> None:
+        *way, last = (int(key) if key.isdigit() else key for key in path.split("."))
+        for key in way:
+            content = content[key]
+        if value is ...:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+def shape(value: object) -> Callable[[dict], None]:
+    return put("annotations.1.segmentation", value)
+
+
+def code(counts: object, size: object = (10, 12)) -> Callable[[dict], None]:
+    return shape({"counts": counts, "size": size})
+
+
+JSON_CASES: dict[str, tuple[Callable[[dict], None], list[str]]] = {
+    "no categories": (put("categories", ...), ["'categories'"]),
+    "categories as object": (put("categories", {}), ["'categories'"]),
+    "annotation as number": (put("annotations.0", 5), ["'annotations'", "no object"]),
+    "79 categories": (put("categories.79", ...), ["79 categories", "80"]),
+    "no category": (put("categories", []), ["0 categories"]),
+    "nameless category": (put("categories.3.name", ...), ["category 4", "no name"]),
+    "same category twice": (put("categories.3.id", 90), ["two categories of id 90"]),
+    "same image twice": (put("images.1.id", 70), ["two images of id 70"]),
+    "image id as text": (put("images.1.id", "70"), ["image id '70'", "whole number"]),
+    "same picture twice": (
+        put("images.1.file_name", "COCO_val2014_000000000070.jpg"),
+        ["two images of file_name"],
+    ),
+    "one name in two folders": (
+        put("images.1.file_name", "b/COCO_val2014_000000000070.jpg"),
+        ["two images have one name"],
+    ),
+    "same annotation twice": (put("annotations.1.id", 490), ["two annotations of id 490"]),
+    "unknown image": (put("annotations.1.image_id", 99), ["annotation 491", "image_id 99"]),
+    "unknown category": (put("annotations.1.category_id", 99), ["491", "category_id 99"]),
+    "category as list": (put("annotations.1.category_id", [2]), ["491", "category_id [2]"]),
+    "crowd of 2": (put("annotations.1.iscrowd", 2), ["annotation 491", "iscrowd 2"]),
+    "odd polygon": (shape([[1, 2, 3, 4, 5, 6, 7]]), ["annotation 491", "7 numbers"]),
+    "two points": (shape([[1, 2, 3, 4]]), ["annotation 491", "4 numbers"]),
+    "no points": (shape([[]]), ["annotation 491", "0 numbers"]),
+    "NaN": (shape([[1, 2, 3, 4, 5, math.nan]]), ["annotation 491", "coordinate"]),
+    "infinite": (shape([[1, 2, 3, 4, 5, math.inf]]), ["annotation 491", "coordinate"]),
+    "far out": (shape([[1, 2, 3, 4, 5, 1e300]]), ["annotation 491", "coordinate"]),
+    "text as number": (shape([[1, 2, 3, 4, 5, "6"]]), ["annotation 491", "list of numbers"]),
+    "flat polygon": (shape([1, 2, 3, 4, 5, 6]), ["annotation 491", "list of numbers"]),
+    "shape as text": (shape("1 2 3 4"), ["annotation 491", "neither polygons"]),
+    "code too short": (code([0, 119]), ["annotation 491", "does not fill"]),
+    "code with a negative": (code([0, 125, -5]), ["annotation 491", "does not fill"]),
+    "code of another size": (code([0, 120], [12, 10]), ["annotation 491", "size"]),
+    "code without counts": (code(None), ["annotation 491", "does not fill"]),
+    "code with a strange letter": (code("a é"), ["annotation 491", "character"]),
+    "code cut off": (code("i"), ["annotation 491", "cut off"]),
+    "height below 0": (put("images.0.height", -10), ["image 70", "height -10"]),
+    "no height": (put("images.0.height", ...), ["image 70", "height None"]),
+    "height of 0": (put("images.0.height", 0), ["image 70", "height 0"]),
+    "width as fraction": (put("images.0.width", 12.5), ["image 70", "width 12.5"]),
+    "huge width": (put("images.0.width", 10**9), ["image 70", "width"]),
+    "escaping name": (put("images.0.file_name", "../x.jpg"), ["'../x.jpg'", "leads out"]),
+    "absolute name": (put("images.0.file_name", "/etc/x.jpg"), ["'/etc/x.jpg'", "leads out"]),
+    "no name": (put("images.0.file_name", ...), ["image 70", "file_name"]),
+}
+
+
+@pytest.mark.parametrize("case", JSON_CASES)
+def test_wrong_instances(case: str, tmp_path: Path) -> None:
+    change, expected = JSON_CASES[case]
+    coco = make_coco(tmp_path / "coco")
+    path = coco / "annotations/instances_val2014.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    result = run("coco", "--coco", coco, "--out", tmp_path)
+    refused(result, "instances_val2014.json", *expected)
+    assert not (tmp_path / "MSCOCO2014").exists()
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def zipped(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """val2014 as a zip, spoilt."""
+
+    def do(coco: Path) -> None:
+        pack(coco / "val2014.zip", coco / "val2014", "val2014")
+        (coco / "val2014").rename(coco.parent / "away")
+        change(coco / "val2014.zip")
+
+    return do
+
+
+def zip_member(name: str, is_link: bool = False) -> Callable[[Path], None]:
+    def do(path: Path) -> None:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = (0o120777 if is_link else 0o100644) << 16
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(info, b"/etc/passwd")
+
+    return zipped(do)
+
+
+def damage(path: Path) -> None:
+    """Another byte in the middle of a picture: the zip's checksum finds it."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xff\xd8") + 200] ^= 1
+    path.write_bytes(content)
+
+
+def cut_in_zip(coco: Path) -> None:
+    cut(coco / "val2014/COCO_val2014_000000000071.jpg")
+    zipped(lambda path: None)(coco)
+
+
+def lock(path: Path) -> None:
+    """Sets the flag of a password."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+VAL = "annotations/instances_val2014.json"
+COCO_CASES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "cut JSON": (lambda c: cut(c / VAL), [VAL, "no whole JSON"]),
+    "binary JSON": (lambda c: rewrite(c / VAL, b"\xff\xfe\x81"), [VAL, "no whole JSON"]),
+    "JSON of a list": (lambda c: rewrite(c / VAL, b"[]"), [VAL, "'images'"]),
+    "deep JSON": (lambda c: rewrite(c / VAL, b"[" * 10**5), [VAL, "no whole JSON"]),
+    "no annotations": (lambda c: (c / VAL).unlink(), ["--coco", "annotations_trainval2014.zip"]),
+    "no pictures": (
+        lambda c: (c / "val2014").rename(c.parent / "away"),
+        ["--coco", "val2014.zip", "no pictures"],
+    ),
+    "a page as zip": (zipped(lambda p: rewrite(p, b"404")), ["val2014.zip", "no whole tar or zip"]),
+    "cut zip": (zipped(cut), ["val2014.zip", "no whole tar or zip"]),
+    "damaged zip": (zipped(damage), ["val2014.zip", "cannot be read"]),
+    "cut JPEG in a zip": (cut_in_zip, ["000000000071.jpg", "no whole JPEG"]),
+    "member above": (zip_member("val2014/../../x"), ["'val2014/../../x'", "leads out"]),
+    "absolute member": (zip_member("/x"), ["'/x'", "leads out"]),
+    "link member": (zip_member("val2014/x", is_link=True), ["'val2014/x'", "link"]),
+    "zip of other things": (
+        zipped(lambda p: pack(p, p.parent / "annotations", "val2014")),
+        ["val2014.zip", "holds no .jpg"],
+    ),
+    "password": (zipped(lock), ["val2014.zip", "password"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COCO_CASES)
+def test_wrong_coco(case: str, tmp_path: Path) -> None:
+    change, expected = COCO_CASES[case]
+    coco = make_coco(tmp_path / "coco")
+    change(coco)
+    refused(run("coco", "--coco", coco, "--out", tmp_path, "--workers", "1"), *expected)
+    no_leftovers(tmp_path)
+
+
+def test_wrong_base(tmp_path: Path) -> None:
+    words = ("base", "--dataset", "coco", "--root", tmp_path)
+    refused(run(*words), "--root", "MSCOCO2014")
+    refused(run(*words, "--split", "4"), "--split", "4")
+    refused(run(*words[:2], "voc", *words[3:]), "--dataset", "'voc'")
+    coco = make_coco(tmp_path / "coco")
+    assert run("coco", "--coco", coco, "--out", tmp_path).status == 0
+    path = tmp_path / "MSCOCO2014/masks/val2014/COCO_val2014_000000000070.png"
+    Image.new("RGB", (12, 10)).save(path)
+    refused(run(*words), path.name, "8-bit palette or grayscale")
+    no_leftovers(tmp_path)

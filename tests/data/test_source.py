@@ -1,0 +1,167 @@
+"""Reading a data set: what is read, what is refused, what is left out."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from helpers.pictures import a_fold, changed, refused, same
+from PIL import Image
+
+from util.data.base_images import open_base_images
+from util.data.dataset import EpisodeDataset, collate, open_episodes
+from util.data.image_io import read_image, read_label, voc_palette
+from util.data.lists import check_shots
+from util.data.source import Source
+from util.data.tables import load_table
+from util.data.transform import EvalTransform
+from util.folds import published_fold
+
+
+def test_palette_and_grayscale_masks_give_class_ids(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    gray = Image.fromarray(label)
+    gray.save(tmp_path / "gray.png")
+    gray.putpalette(voc_palette())
+    gray.save(tmp_path / "palette.png")
+    assert np.array_equal(read_label(tmp_path / "gray.png"), label)
+    assert np.array_equal(read_label(tmp_path / "palette.png"), label)
+    assert not np.array_equal(cv2.imread(str(tmp_path / "palette.png"), 0), label)
+
+
+def test_images_are_read_as_rgb(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (250, 3, 5)).save(tmp_path / "red.png")
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [250, 3, 5]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "LA", "1"])
+def test_masks_without_class_ids_are_refused(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.new(mode, (5, 5)).save(path)
+    refused([str(path), mode, "8-bit palette or grayscale PNG"], read_label, path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    for read in (read_image, read_label):
+        refused([str(broken), "cannot be read"], read, broken)
+        refused(["gone.png", "no such"], read, tmp_path / "gone.png")
+
+
+def test_the_cache_gives_what_the_files_hold(pictures: SimpleNamespace, tmp_path: Path) -> None:
+    cached, _ = open_episodes(changed(pictures, cache=str(tmp_path / "cache")), "train", 3)
+    plain, _ = open_episodes(pictures, "train", 3)
+    for _ in range(2):
+        assert same(collate([cached[i] for i in range(5)]), collate([plain[i] for i in range(5)]))
+    name = cached.sampler.plan(0).query
+    kept = tmp_path / f"cache/{name}.npy"
+    assert len(list(kept.parent.iterdir())) == len(set(kept.parent.glob("*.npy"))) > 5
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:2000])
+    for got, want in zip(cached.source.load(name), plain.source.load(name), strict=True):
+        assert np.array_equal(got, want)
+    assert kept.read_bytes() == whole
+    (tmp_path / "file").touch()
+    broken, _ = open_episodes(changed(pictures, cache=str(tmp_path / "file/cache")), "train", 3)
+    refused(["cannot be written", "Data.cache"], broken.source.load, name)
+
+
+@pytest.mark.parametrize("year", [1980, 2100])
+def test_the_cache_follows_a_mask_that_changes_whatever_the_clock_says(
+    tmp_path: Path, year: int
+) -> None:
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (9, 5)).save(tmp_path / "JPEGImages/a.jpg")
+    mask = tmp_path / "SegmentationClassAug/a.png"
+    source = Source(tmp_path, "pascal", "val", cache=str(tmp_path / "cache"))
+    for value in (3, 4):
+        Image.new("L", (9, 5), value).save(mask)
+        for path in (mask, tmp_path / "JPEGImages/a.jpg") if value == 4 else ():
+            os.utime(path, (seconds := (year - 1970) * 365 * 86400, seconds))
+        assert (source.load("a")[1] == value).all()
+    before = (tmp_path / "cache/a.npy").stat().st_ino
+    source.load("a")
+    assert (tmp_path / "cache/a.npy").stat().st_ino == before  # read, not made anew
+
+
+def test_an_image_and_a_mask_of_different_size_are_refused(
+    pictures: SimpleNamespace, tmp_path: Path
+) -> None:
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (9, 5)).save(tmp_path / "JPEGImages/a.jpg")
+    Image.new("L", (5, 9)).save(tmp_path / "SegmentationClassAug/a.png")
+    source = Source(tmp_path, "pascal", "val")
+    refused(["a.png", "5x9", "9x5"], source.load, "a")
+
+
+def test_wrong_data_is_refused_in_one_line(pictures: SimpleNamespace, tmp_path: Path) -> None:
+    root, subset = pictures.Data.data_root, "train"
+    refused(["nowhere", "Data.data_root"], Source, tmp_path / "nowhere", "pascal", subset)
+    refused(["JPEGImages", "Data.data_root"], Source, tmp_path, "pascal", subset)
+    refused(["'voc'", "pascal"], Source, root, "voc", subset)
+    refused(["Data.split", "4"], published_fold, "pascal", 4)
+    (tmp_path / "val2014").mkdir()
+    refused(["masks", "util.data.prepare coco"], Source, tmp_path, "coco", "val")
+    (tmp_path / "masks/val2014").mkdir(parents=True)
+    refused(["no PNG", "util.data.prepare coco"], Source(tmp_path, "coco", "val").image_ids)
+
+
+def test_a_table_of_other_images_is_refused(pictures: SimpleNamespace, tmp_path: Path) -> None:
+    source = Source(pictures.Data.data_root, "pascal", "val")
+    load_table(source, tmp_path)
+    path = tmp_path / "val.json"
+    whole = path.read_text()
+    for text in (whole.replace("_val_00003", "_val_99999"), whole[:-40], "[]", "{}"):
+        path.write_text(text)
+        refused([str(path), "delete it"], load_table, source, tmp_path)
+
+
+def test_a_list_folder_that_cannot_be_written_is_named(
+    pictures: SimpleNamespace, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    source = Source(pictures.Data.data_root, "pascal", "val")
+    refused(["cannot be written", "Data.list_dir"], load_table, source, tmp_path / "file/lists")
+
+
+def test_a_class_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "val2014").mkdir()
+    (tmp_path / "masks/val2014").mkdir(parents=True)
+    Image.new("L", (5, 5), 90).save(tmp_path / "masks/val2014/a.png")
+    source = Source(tmp_path, "coco", "val")
+    refused(["a.png", "class 90", "80"], load_table, source, tmp_path / "lists")
+    assert not (tmp_path / "lists/val.json").exists()
+
+
+def test_missing_images_are_an_error_or_skipped_as_asked(
+    pictures: SimpleNamespace, tmp_path: Path
+) -> None:
+    root = tmp_path / "VOCdevkit2012" / "VOC2012"
+    (root / "JPEGImages").mkdir(parents=True)
+    for part in ("SegmentationClassAug", "ImageSets"):
+        (root / part).symlink_to(pictures.Data.data_root / part)
+    sbd = "sbd_train_noval.txt"
+    (root.parent / sbd).symlink_to(pictures.Data.data_root.parent / sbd)
+    there = sorted((pictures.Data.data_root / "JPEGImages").iterdir())
+    for path in there[::2]:
+        (root / "JPEGImages" / path.name).symlink_to(path)
+    error = changed(pictures, data_root=root)
+    skip = changed(error, missing="skip")
+    for open_them in (open_episodes, lambda *a: open_base_images(*a[:2], EvalTransform(65), a[2])):
+        refused([".jpg", "listed are absent", "Data.missing=skip"], open_them, error, "train", 0)
+        kept, report = open_them(skip, "train", 0)
+        assert "not on disk" in report[0]
+    assert isinstance(kept[0], tuple) and len(kept) < 100
+    episodes, _ = open_episodes(skip, "train", 0)
+    assert isinstance(episodes, EpisodeDataset) and len(collate([episodes[0]]).plans) == 1
+
+
+def test_too_few_images_for_the_shots_are_refused(pictures: SimpleNamespace) -> None:
+    refused(["class 1", "has 2 images", "3-shot needs 4"], check_shots, a_fold(c1=2), 3)
+    refused(["Data.shot"], open_episodes, changed(pictures, shot=500), "train", 0)
+    refused(["Data.shot"], open_episodes, changed(pictures, shot=500, missing="skip"), "train", 0)

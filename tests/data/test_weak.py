@@ -1,0 +1,88 @@
+"""Weak labels of supports."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.pictures import changed
+
+from util.data.dataset import collate, open_episodes
+from util.data.image_io import read_label
+from util.data.weak import annotate
+from util.folds import ANNOTATION_KINDS
+
+
+def two_objects() -> np.ndarray:
+    """A disc and a ring of class 3, a speck of it, another class, and void."""
+    label = np.zeros((120, 160), np.uint8)
+    cv2.circle(label, (40, 40), 25, 3, -1)
+    cv2.circle(label, (110, 70), 30, 3, 9)
+    label[100:115, 10:60], label[0:5] = 7, 255
+    label[90, 3] = 3
+    return label
+
+
+def test_a_mask_is_left_as_it_is() -> None:
+    label = two_objects()
+    assert annotate(label, 3, "mask", "a") is label
+
+
+def test_boxes_are_the_filled_bounding_boxes_of_the_objects() -> None:
+    label = two_objects()
+    drawn = annotate(label, 3, "bbox", "a")
+    wanted = np.zeros_like(label, bool)
+    for part in (label[:80, :70] == 3, np.pad(label[:, 70:] == 3, ((0, 0), (70, 0)))):
+        ys, xs = np.nonzero(part)
+        wanted[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
+    assert np.array_equal(drawn == 3, wanted)
+    keeps = ~wanted & (label != 3)
+    assert np.array_equal(drawn[keeps], label[keeps]) and drawn[90, 3] == 0
+
+
+@pytest.mark.parametrize("kind", ["scribble", "point"])
+def test_strokes_stay_inside_and_reach_every_object(kind: str) -> None:
+    label = two_objects()
+    for seed in range(30):
+        drawn = annotate(label, 3, kind, f"image {seed}") == 3
+        assert not (drawn & (label != 3)).any()
+        assert drawn[:70, :70].any() and drawn[:, 75:].any()
+        assert drawn.sum() < 0.5 * (label == 3).sum()
+    count, _ = cv2.connectedComponents(
+        (annotate(label, 3, "point", "a") == 3).astype(np.uint8), connectivity=8
+    )
+    assert count - 1 == 2  # one disc in each
+
+
+def test_an_annotation_depends_on_image_and_class_alone() -> None:
+    label = two_objects()
+    first = annotate(label, 3, "scribble", "a")
+    assert np.array_equal(first, annotate(label.copy(), 3, "scribble", "a"))
+    others = [annotate(label, 3, "scribble", name) for name in "bcd"]
+    assert not any(np.array_equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("kind", ANNOTATION_KINDS)
+def test_tiny_objects_and_whole_images_keep_an_annotation(kind: str) -> None:
+    label = np.zeros((50, 50), np.uint8)
+    label[7, 7] = 4
+    assert annotate(label, 4, kind, "a")[7, 7] == 4
+    assert (annotate(np.full((50, 50), 4, np.uint8), 4, kind, "a") == 4).any()
+
+
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_supports_are_weak_and_queries_are_not(pictures, subset: str) -> None:
+    strong, _ = open_episodes(changed(pictures, augment=False), subset, 3)
+    for kind in ("bbox", "scribble", "point"):
+        weak, _ = open_episodes(changed(pictures, augment=False, ann_type=kind), subset, 3)
+        full, part = collate([strong[i] for i in range(6)]), collate([weak[i] for i in range(6)])
+        assert full.plans == part.plans and torch.equal(full.query_mask, part.query_mask)
+        queries = [[e.load_pair(p.query, None)[2] for p in full.plans] for e in (strong, weak)]
+        assert all(map(torch.equal, *queries))
+        sums = [(b.support_mask == 1).sum((1, 2, 3)) for b in (full, part)]
+        assert (sums[0] <= sums[1]).all() if kind == "bbox" else (sums[0] > sums[1]).all()
+        assert (sums[1] > 0).all()
+    name, class_id = strong.sampler.plan(0).supports[0], strong.sampler.plan(0).class_id
+    drawn = annotate(read_label(strong.source.label_path(name)), class_id, "point", name)
+    _, label, original = weak.load_pair(name, None, class_id)
+    assert (label == class_id).sum() > 0 and (drawn == class_id).sum() > 0
+    assert torch.equal(original, torch.from_numpy(read_label(strong.source.label_path(name))))

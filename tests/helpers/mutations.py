@@ -1,0 +1,116 @@
+"""Would the tests notice? Each fault is put into a copy of the tree, and a test must fail.
+
+    python tests/helpers/mutations.py            # all faults, some minutes on two cores
+    python tests/helpers/mutations.py schedule   # those with this word in their name
+
+The faults are in `mutants.py`. Prints a line for each; the exit status is 2 when one survives.
+`pytest -m slow tests/system/test_mutations.py` does the same.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers import ROOT
+from helpers.mutants import FAULTS, Fault
+
+
+def tree(folder: Path) -> None:
+    """A copy of what git tracks, tests included."""
+    names = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "model", "util", "tests", "*.py", "*.toml"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, names.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("config", "lists"):
+        (folder / name).symlink_to(ROOT / name)
+
+
+def inject(fault: Fault, folder: Path) -> None:
+    """Puts the fault into the tree.
+
+    Raises:
+        ValueError: its text is not there exactly once.
+    """
+    path = folder / fault.file
+    text = path.read_text(encoding="utf-8")
+    if (count := text.count(fault.old)) != 1:
+        raise ValueError(f"{fault.file}: {fault.old!r} is there {count} times; mend the fault")
+    path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+
+
+def fails(test: str, folder: Path) -> bool:
+    """Whether a test fails in a tree; in a fork, so that the libraries are imported once."""
+    child = multiprocessing.get_context("fork").Process(target=_run, args=(test, folder))
+    child.start()
+    child.join()
+    if child.exitcode not in (0, 1):  # pytest's own: 1 is tests that failed
+        raise ValueError(f"{test}: pytest ended with status {child.exitcode}; does it exist?")
+    return child.exitcode == 1
+
+
+def _run(test: str, folder: Path) -> None:
+    import pytest
+
+    os.chdir(folder)
+    sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests")]
+    name, *options = test.split()
+    words = [f"tests/{name}", *options, "-x", "-q", "-m", "", "-p", "no:cacheprovider"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = pytest.main(["--rootdir", str(folder), "-o", "addopts=", *words])
+    os._exit(int(status))
+
+
+def survivors(faults: list[Fault]) -> list[Fault]:
+    """The faults that no test notices; says what happens to each."""
+    import mmcv.cnn  # noqa: F401  slow to import, and the same in every tree
+    import mmseg.ops  # noqa: F401
+    import timm  # noqa: F401
+    import torchvision  # noqa: F401
+
+    alive = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for index, fault in enumerate(faults):
+            folder, began = Path(scratch, str(index)), time.monotonic()
+            tree(folder)
+            inject(fault, folder)
+            caught = fails(fault.test, folder)
+            alive += [] if caught else [fault]
+            shutil.rmtree(folder)
+            verdict = "caught" if caught else "SURVIVES"
+            print(f"{verdict}  {time.monotonic() - began:5.1f} s  {fault.name}", flush=True)
+    return alive
+
+
+def untouched(faults: list[Fault]) -> list[str]:
+    """The tests of the faults that fail without any fault: they would prove nothing."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tree(Path(scratch))
+        tests = dict.fromkeys(fault.test for fault in faults)
+        return [test for test in tests if fails(test, Path(scratch))]
+
+
+def _main() -> None:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    faults = [fault for fault in FAULTS if word in fault.name]
+    alive = survivors(faults)
+    broken = untouched(faults)
+    print(f"{len(faults) - len(alive)} of {len(faults)} faults are caught")
+    for test in broken:
+        print(f"fails without a fault: {test}")
+    sys.exit(2 if alive or broken else 0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,186 @@
+"""Backbones: each kind carries the system; weights are found or refused."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from helpers.small import BASE_CLASSES, all_finite, images
+from torch import nn
+
+from model import AMFormer
+from model.backbones import LITE0, build_backbone, load_pretrained, pixel_statistics
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid"),
+    [
+        ("vgg16", 65, 5),  # f3 is at stride 16, with ceil-mode pools
+        ("resnet101", 65, 9),
+        ("timm/resnet18", 65, 9),
+        (LITE0, 65, 9),
+        ("timm/convnext_tiny", 97, 12),
+        ("timm/efficientnet_b0", 65, 9),
+        ("timm/swin_tiny_patch4_window7_224", 81, 6),  # f3 is at stride 16, as with plain ViTs
+        ("timm/vit_tiny_patch16_224", 65, 5),
+        ("timm/vit_small_patch14_dinov2", 57, 5),
+        ("timm/pvt_v2_b0", 65, 5),
+    ],
+)
+def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:
+    model = AMFormer(name, BASE_CLASSES, 1).eval()
+    with torch.no_grad():
+        got = model(*images(1, 1, size))
+    assert got.scores.shape == (1, 2, size, size)
+    assert got.initial_mask.shape == (1, 1, grid, grid)
+    assert all_finite(got) and got.scores.std() > 0
+    channels = model.encoder.base.backbone.channels
+    assert model.clue.down_query[0].in_channels == channels[0] + channels[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19", "timm/no_such_model", "timm/vit_nothing"])
+def test_an_unknown_backbone_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^Method\.backbone: .*" + name):
+        build_backbone(name)
+
+
+def test_packaged_weights_load_and_are_not_random() -> None:
+    backbone = build_backbone(LITE0)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    load_pretrained(backbone, LITE0, "package")
+    after = backbone.state_dict()
+    counters = {name for name in after if name.endswith("num_batches_tracked")}
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert same <= counters
+    assert all(value.isfinite().all() for value in after.values())
+    mean, std = pixel_statistics(LITE0)  # (pixel - 127) / 128
+    assert torch.allclose(
+        (torch.tensor([0.0, 127.0, 255.0]) / 255 - mean[0]) / std[0],
+        torch.tensor([-127 / 128, 0.0, 1.0]),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "part"),
+    [
+        ("resnet50", "package", "package holds weights of timm/tf_efficientnet_lite0 only"),
+        ("vgg16", "no/such/file.pth", "there is no file no/such/file.pth"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    with pytest.raises(ValueError, match=part):
+        load_pretrained(backbone, name, source)
+
+
+def family_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """timm's names of a ResNet with a deep stem -> those of the files that this family hands on."""
+    stem = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2"}
+    stem |= {"conv1.6": "conv3", "bn1": "bn3"}
+    split = {name: name.rpartition(".") for name in state}
+    return {f"{stem.get(p[0], p[0])}.{p[2]}": state[name] for name, p in split.items()}
+
+
+@pytest.mark.parametrize(
+    "renamed", [dict, family_names, lambda state: {f"module.{k}": v for k, v in state.items()}]
+)
+def test_imagenet_weights_of_a_resnet_come_to_their_places(tmp_path: Path, renamed) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("resnet50s").eval()
+    for name, value in source.state_dict().items():
+        if name.endswith(("running_mean", "bn1.bias", "bn1.weight")):
+            value.uniform_(0.5, 1.5)  # so that one in another's place is seen
+    torch.save({"state_dict": renamed(source.state_dict())}, tmp_path / "r50.pth")
+    backbone = build_backbone("resnet50").eval()
+    load_pretrained(backbone, "resnet50", str(tmp_path / "r50.pth"))
+    image = torch.randn(1, 3, 65, 65)
+    with torch.no_grad():
+        x = source.maxpool(source.act1(source.bn1(source.conv1(image))))
+        assert torch.equal(backbone(image)[0], source.layer2(source.layer1(x)))
+    for name in ("layer3", "layer4"):
+        theirs, ours = (getattr(net, name).state_dict() for net in (source, backbone))
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_imagenet_weights_of_vgg_come_to_their_places(tmp_path: Path) -> None:
+    source = torchvision.models.vgg16_bn(init_weights=False).features
+    state = {f"features.{name}": value for name, value in source.state_dict().items()}
+    torch.save(state | {"classifier.0.weight": torch.ones(1)}, tmp_path / "vgg.pth")
+    backbone = build_backbone("vgg16")
+    load_pretrained(backbone, "vgg16", str(tmp_path / "vgg.pth"))
+    pairs = zip(backbone.state_dict().values(), source.state_dict().values(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("resnet50s").state_dict()
+    backbone, path = build_backbone("resnet50"), tmp_path / "r50.pth"
+    for content, part in (
+        ({k: v for k, v in state.items() if "layer4.2" not in k}, "lacks 15 weights of resnet50"),
+        (state | {"layer3.0.conv1.weight": torch.ones(3)}, "does not fit resnet50"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=f"Method.pretrained: .*r50.pth {part}"):
+            load_pretrained(backbone, "resnet50", str(path))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg16", "timm/resnet18"])
+def test_without_a_network_a_download_asks_for_a_file(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*args, **options):
+        raise OSError("no route to host")
+
+    backbone = build_backbone(name)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(ValueError, match=f"weights of {name} cannot be downloaded here"):
+        load_pretrained(backbone, name, "download")
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+    name = "timm/resnet18"
+    backbone, path = build_backbone(name), tmp_path / "weights.pth"
+    good = timm.create_model("resnet18").state_dict()
+    for content, part in (
+        (good, None),
+        ({f"backbone.{key}": value for key, value in good.items()}, "lacks 20 weights"),
+        ({"layer4.0.conv1.weight": torch.ones(1)} | good, None),
+        (good | {"layer4.0.conv1.weight": torch.ones(1)}, "not a file of weights of timm/res"),
+        (b"torn", "not a file of weights of timm/resnet18, or is torn"),
+    ):
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        if part:
+            with pytest.raises(ValueError, match=f"Method.pretrained: .*{part}"):
+                load_pretrained(backbone, name, str(path))
+        else:
+            load_pretrained(backbone, name, str(path))
+            assert torch.equal(backbone.net.layer4[0].conv1.weight, good["layer4.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_resnet_is_dilated_to_stride_8_from_the_first_block_of_a_stage(depth: int) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(f"resnet{depth}")
+        maps = backbone(torch.empty(1, 3, 97, 97))
+    assert [tuple(f.shape) for f in maps] == [(1, c, 13, 13) for c in (512, 1024, 2048)]
+    blocks = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    for layer, (count, dilation) in enumerate(zip(blocks, (1, 1, 2, 4), strict=True), start=1):
+        stage = getattr(backbone, f"layer{layer}")
+        convs = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        threes = [m for m in convs if m.kernel_size == (3, 3)]
+        assert len(stage) == len(threes) == count
+        assert {m.dilation for m in threes} == {m.padding for m in threes} == {(dilation,) * 2}
+        strides = [m.stride for m in convs if m.stride != (1, 1)]
+        # layer 2's first 3x3 and, with it, its shortcut halve the map; layers 3 and 4 do not.
+        assert len(strides) == (2 if layer == 2 else 0)
+    stem = [m for m in backbone.layer0 if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in stem] == [(64, 2), (64, 1), (128, 1)]

@@ -1,0 +1,128 @@
+"""Eval.kshot: K supports for a model that was trained with another number of them."""
+
+import pytest
+import torch
+from helpers.small import BASE_CLASSES, centre, images
+from torch import Tensor
+
+from model import AMFormer, Prediction
+from model.amformer.system import KSHOT
+from model.backbones import LITE0
+from util.config.schema import EvalSection
+from util.evaluate.metrics import argmax_channels
+
+SHOTS = 3
+
+
+def system(shot: int) -> AMFormer:
+    """A model of random weights whose masks are neither empty nor full, and hear psi."""
+    torch.manual_seed(0)
+    model = AMFormer(LITE0, BASE_CLASSES, shot).eval()
+    with torch.no_grad():
+        for head in model.object_mining.heads:
+            head[-1].weight *= 100
+        model.ensemble.gram_merge.weight[0, 1] = 0.5
+    return model
+
+
+@pytest.fixture(scope="module")
+def episode() -> tuple[Tensor, Tensor, Tensor]:
+    """Two queries with supports that differ in object, size and place."""
+    torch.manual_seed(1)
+    query, support, mask = images(2, SHOTS)
+    for k in range(SHOTS):
+        mask[:, k] = mask[:, k].roll((9 * k, 7 * k), (-2, -1))
+        mask[:, k, : 10 * k] = 0
+        support[:, k] += k * mask[:, k, None].eq(1)
+    return query, support, mask
+
+
+@pytest.fixture(scope="module")
+def one_shot(episode: tuple[Tensor, Tensor, Tensor]) -> AMFormer:
+    query, support, mask = episode
+    model = system(1)
+    centre(model, query, support[:, :1], mask[:, :1])
+    return model
+
+
+@torch.no_grad()
+def predict(model: AMFormer, episode: tuple, shots: list[int], kshot: str) -> Prediction:
+    query, support, mask = episode
+    seen = [model.encoder.supports(support[:, k], mask[:, k]) for k in shots]
+    return model.match(model.encoder.query(query), list(zip(*seen, strict=True)), kshot=kshot)
+
+
+def maps(prediction: Prediction) -> dict[str, Tensor]:
+    found = {n: v for n, v in vars(prediction).items() if isinstance(v, Tensor)}
+    for name, value in vars(prediction).items():
+        if isinstance(value, list):
+            found |= {f"{name}{i}": each for i, each in enumerate(value)}
+    assert len(found) == 20
+    return found
+
+
+def test_the_option_offers_what_the_model_knows() -> None:
+    choices = EvalSection.__dataclass_fields__["kshot"].metadata["choices"]
+    assert choices == KSHOT and EvalSection().kshot == "model"
+
+
+def test_one_support_gives_the_same_in_every_way(one_shot: AMFormer, episode: tuple) -> None:
+    expected = maps(predict(one_shot, episode, [0], "model"))
+    for kshot in ("ensemble", "prototype"):
+        got = maps(predict(one_shot, episode, [0], kshot))
+        assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+def test_an_ensemble_is_the_mean_of_one_shot_predictions(
+    one_shot: AMFormer, episode: tuple
+) -> None:
+    alone = [maps(predict(one_shot, episode, [k], "model")) for k in range(SHOTS)]
+    finals = [each["final"] for each in alone]
+    assert not any(torch.allclose(finals[0], other, atol=1e-3) for other in finals[1:])
+    together = maps(predict(one_shot, episode, list(range(SHOTS)), "ensemble"))
+    for name, value in together.items():
+        mean = torch.stack([each[name] for each in alone]).mean(0)
+        assert torch.equal(value, mean), name
+
+
+@pytest.mark.parametrize("kshot", ["ensemble", "prototype"])
+def test_the_order_of_supports_does_not_matter(
+    one_shot: AMFormer, episode: tuple, kshot: str
+) -> None:
+    first = predict(one_shot, episode, [0, 1, 2], kshot)
+    for order in ([2, 0, 1], [1, 0, 2]):
+        other = predict(one_shot, episode, order, kshot)
+        assert torch.allclose(first.final, other.final, atol=1e-4)
+        for scores in zip(first.scores, other.scores, strict=True):
+            a, b = map(argmax_channels, scores)
+            assert (a != b).float().mean() < 1e-3 and 0.02 < a.float().mean() < 0.98
+
+
+def test_a_prototype_is_the_published_k_shot_model_with_equal_weights(episode: tuple) -> None:
+    model = system(SHOTS)
+    centre(model, *episode)
+    with torch.no_grad():
+        model.ensemble.kshot[2].weight.mul_(20)
+        model.ensemble.kshot[0].bias.fill_(0.3)
+    shots = list(range(SHOTS))
+    uneven = predict(model, episode, shots, "model")
+    prototype = predict(model, episode, shots, "prototype")
+    assert not torch.allclose(uneven.psi, prototype.psi, rtol=1e-3)
+    assert torch.equal(uneven.prior, prototype.prior)
+    with torch.no_grad():
+        for parameter in model.ensemble.kshot[2].parameters():
+            parameter.zero_()
+    even = maps(predict(model, episode, shots, "model"))
+    for name, value in maps(prototype).items():
+        assert torch.allclose(value, even[name], atol=1e-4), name
+
+
+def test_a_k_shot_model_takes_another_k(episode: tuple) -> None:
+    model = system(5)
+    for kshot in ("ensemble", "prototype"):
+        for shots in ([0], [0, 1, 2]):
+            assert predict(model, episode, shots, kshot).final.isfinite().all()
+    with pytest.raises(ValueError, match="built for 5 .* got 3: .* or Eval.kshot to ensemble"):
+        predict(model, episode, [0, 1, 2], "model")
+    with pytest.raises(ValueError, match="kshot is 'mean': use one of model, ensemble, prototype"):
+        predict(model, episode, [0], "mean")

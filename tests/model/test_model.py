@@ -1,0 +1,293 @@
+"""What the model promises beyond the golden numbers: inference, training, parts, backbones."""
+
+import pytest
+import torch
+from helpers.small import (
+    BASE_CLASSES,
+    GRID,
+    SIZE,
+    Recorded,
+    all_finite,
+    config,
+    encoded,
+    images,
+    trainer_of,
+)
+from torch import Tensor, nn
+
+from model import AMFormer, build_model
+from model.backbones import LITE0
+from util.train.adversarial import choose_parts
+
+DROPOUTS = (nn.modules.dropout._DropoutNd, nn.AlphaDropout)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+# --- inference ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_inference_needs_images_and_support_masks_only(shot: int) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, shot).eval()
+    with torch.no_grad():
+        got = model(*images(2, shot))
+    assert got.scores.shape == got.meta.shape == (2, 2, SIZE, SIZE)
+    assert got.base.shape == (2, BASE_CLASSES + 1, SIZE, SIZE)
+    assert got.psi.shape == (2,) and got.prior.shape == (2, 2, GRID, GRID)
+    assert all_finite(got)
+
+
+def test_a_query_is_segmented_alike_alone_and_in_a_batch() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 2).eval().double()
+    query, support, mask = images(3, 2)
+    query, support = query.double(), support.double()
+    with torch.no_grad():
+        batched = model(query, support, mask)
+        alone = model(query[1:2], support[1:2], mask[1:2])
+    torch.testing.assert_close(batched.scores[1:2], alone.scores, rtol=1e-9, atol=1e-12)
+
+
+def test_float64_stays_float64() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval().double()
+    query, support, mask = images(1, 1)
+    with torch.no_grad():
+        got = model(query.double(), support.double(), mask)
+    kinds = {v.dtype for v in vars(got).values() if isinstance(v, Tensor)}
+    kinds |= {m.dtype for v in vars(got).values() if isinstance(v, list) for m in v}
+    assert kinds == {torch.float64} and got.scores.dtype == torch.float64
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_another_number_of_supports_is_refused(given: int) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 2).eval()
+    with pytest.raises(ValueError, match=f"built for 2 supports per query and got {given}"):
+        model(*images(1, given))
+
+
+@pytest.mark.parametrize("softmax", ["query", "key"])
+@pytest.mark.parametrize("empty", ["initial mask", "support mask", "both"])
+def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) -> None:
+    threshold = 0.7 if empty == "support mask" else 11.0  # cos / 0.1 is at most 10
+    model = AMFormer(
+        LITE0, BASE_CLASSES, 1, mask_threshold=threshold, mining_softmax=softmax
+    ).train()
+    batch = encoded(model, 1, empty=empty != "initial mask")
+    game = trainer_of(model)
+    game.predict = Recorded(game.predict)
+    result = game.generator_step(batch, weight=0.1)
+    [prediction] = game.predict.results
+    if empty != "support mask":
+        assert not prediction.initial_mask.any()
+    if empty != "initial mask":
+        assert not prediction.prior.any()
+    assert all_finite(prediction)
+    assert all(value.isfinite() for value in result.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_names_of_the_golden_files_are_attributes_and_others_are_not() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
+    with torch.no_grad():
+        got = model(*images(1, 1))
+    assert got.logits0 is got.logits[0] and got.query_scale2 is got.query_scales[2]
+    assert got.mask1 is got.masks[0] and got.mask2 is got.masks[1]
+    for name in ("nonsense", "logitsx", "nonsense1"):
+        assert not hasattr(got, name)
+
+
+def test_the_config_reaches_the_model() -> None:
+    made = build_model(
+        config(
+            fix_bn=False,
+            base_dropout=False,
+            mask_threshold=1.5,
+            mining_softmax="key",
+            discriminator_sigmoid=False,
+        )
+    )
+    assert (made.fix_bn, made.encoder.keep_dropout, made.clue.threshold) == (False, False, 1.5)
+    mining = [*made.object_mining.mining, *made.object_mining.refine_mining]
+    assert {step.layer.attention.softmax for step in mining} == {"key"}
+    assert not any(isinstance(m, nn.Sigmoid) for m in made.detail_mining.modules())
+    assert made.shot == 1 and made.encoder.base.classifier.out_channels == BASE_CLASSES + 1
+
+
+# --- the game -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switches", [False, True], ids=["as published", "all trained"])
+def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5).train()
+    game = trainer_of(model, train_parts=switches, train_kshot=switches)
+    game.predict = Recorded(game.predict)
+    batch = encoded(model, 5)
+    for player, of_d in (("G", False), ("D", True)):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        if player == "G":
+            result = game.generator_step(batch, weight=0.1)
+        else:
+            result = game.discriminator_step(batch, choose_parts(0, 1))
+        assert all(value.isfinite() for value in result.values())
+        assert all_finite(game.predict.results[-1])
+        for name, p in model.named_parameters():
+            own = p.requires_grad and name.startswith("detail_mining.") == of_d
+            assert (p.grad is not None) == own, name
+            if own:
+                assert p.grad.isfinite().all() and not torch.equal(p, before[name]), name
+            else:
+                assert torch.equal(p, before[name]), name
+
+
+def test_every_part_of_g_gets_a_gradient_that_is_not_zero() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 5, mask_threshold=-10.0).train()
+    with torch.no_grad():  # at their start values these two are blind to psi and the base learner
+        model.ensemble.gram_merge.weight += 0.1
+        model.ensemble.cls_merge.weight += 0.1
+        model.ensemble.kshot[0].bias += 1.0  # or its ReLU may be shut
+        for head in model.object_mining.heads:  # so that the refinements have a mask to mine
+            head[-1].bias[1] += 1.0
+    game = trainer_of(model, train_kshot=True)
+    game.predict = Recorded(game.predict)
+    game.generator_step(encoded(model, 5), weight=0.1)
+    assert all(mask.any() for mask in game.predict.results[0].masks)
+    still = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith("detail_mining.") and not p.grad.any()
+    ]
+    assert still == []
+
+
+# --- dropout, as method 2, 3 and 5 state it -----------------------------------------------------
+
+DROPOUT_TABLE = {
+    "encoder.base.dropout": (nn.Dropout2d, 0.1),
+    "clue.down_query.2": (nn.Dropout2d, 0.5),
+    "clue.down_supp.2": (nn.Dropout2d, 0.5),
+    **{
+        f"object_mining.pyramid.{stage}.layers.{layer}.{place}": (nn.Dropout, 0.1)
+        for stage in range(3)
+        for layer in range(2)
+        for place in ("dropout", "ffn.dropout")
+    },
+    **{
+        f"object_mining.{steps}.layer.{place}": (nn.Dropout, 0.1)
+        for steps in ("mining.0", "mining.1", "mining.2", "refine_mining.0", "refine_mining.1")
+        for place in ("dropout", "ffn.dropout")
+    },
+    **{f"detail_mining.attention.{level}.dropout": (nn.Dropout, 0.1) for level in range(3)},
+}
+
+
+def dropouts(model: AMFormer) -> dict[str, nn.Module]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, DROPOUTS)}
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", LITE0])
+def test_dropout_has_the_published_rates(backbone: str) -> None:
+    with torch.device("meta"):
+        model = AMFormer(backbone, BASE_CLASSES, 5)
+    got = {name: (type(m), m.p) for name, m in dropouts(model).items()}
+    assert got == DROPOUT_TABLE
+
+
+def test_dropout_acts_in_the_published_places() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).train()
+    game = trainer_of(model)
+    batch = encoded(model, 1)
+    seen: dict[str, list[Tensor]] = {name: [] for name in DROPOUT_TABLE}
+    for name, module in dropouts(model).items():
+        module.register_forward_hook(lambda _, given, out, name=name: seen[name].append(given[0]))
+    game.generator_step(batch, weight=0.1)
+
+    def shapes(name: str) -> list[tuple[int, ...]]:
+        return [tuple(x.shape) for x in seen[name]]
+
+    cells = GRID * GRID
+    assert shapes("encoder.base.dropout") == [(2, 512, GRID, GRID)]
+    inside = max(len(shots[0].weight) for shots in batch.supports)  # only these are computed
+    for side, positions in (("query", (GRID, GRID)), ("supp", (inside, 1))):
+        assert shapes(f"clue.down_{side}.2") == [(2, 256, *positions)]
+        assert (seen[f"clue.down_{side}.2"][0] >= 0).all()  # behind the ReLU
+    for name in DROPOUT_TABLE:
+        if not name.startswith("object_mining."):
+            continue
+        stage = name.split(".")[1:3]
+        if stage[0] == "pyramid":
+            tokens = (GRID, 5, 3)[int(stage[1])] ** 2  # fine to coarse
+        elif stage[0] == "mining":
+            tokens = (3, 5, GRID)[int(stage[1])] ** 2  # coarse to fine
+        else:
+            tokens = cells
+        if name.endswith(".ffn.dropout"):  # behind the GELU, and at the end
+            assert shapes(name) == [(2, tokens, 256), (2, tokens, 64)], name
+            assert seen[name][0].min() > -0.2  # GELU's minimum is -0.17
+        else:  # behind the attention
+            assert shapes(name) == [(2, tokens, 64)], name
+    for level in range(3):
+        name = f"detail_mining.attention.{level}.dropout"
+        once = [(2, 4, 14, cells), (2, 14, 64), (2, 14, 192), (2, 14, 64)]
+        assert shapes(name) == once * 2  # of the fake and of the real mask
+        attention, _, hidden, _ = seen[name][:4]
+        torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, 14))  # over ALL tokens
+        assert (hidden >= 0).all()  # behind the ReLU
+
+
+# --- what is frozen -----------------------------------------------------------------------------
+
+
+def test_the_encoder_gives_no_gradient_and_its_batch_norms_never_move() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=False).train()
+    norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    image = torch.randn(2, 3, SIZE, SIZE, requires_grad=True)
+    features = model.encoder(image)
+    assert not any(f.requires_grad for f in features.maps())
+    assert not model.encoder.base_logits(features).requires_grad
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert all(torch.equal(before[n], v) for n, v in model.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("base_dropout", "training", "random"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
+)
+def test_base_dropout_is_on_in_training_only_and_only_if_asked_for(
+    base_dropout: bool, training: bool, random: bool
+) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, base_dropout=base_dropout).train(training)
+    assert model.encoder.training == training
+    first, second = (model.encoder(torch.ones(1, 3, SIZE, SIZE)) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first.maps(), second.maps(), strict=True))
+    logits = [model.encoder.base_logits(first) for _ in range(4)]
+    assert all(torch.equal(logits[0], other) for other in logits[1:]) != random
+
+
+def test_a_support_is_multiplied_by_its_mask_before_the_backbone() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
+    image, mask = torch.randn(1, 3, SIZE, SIZE), images(1, 1)[2][:, 0]
+    assert {0, 1, 255} == set(mask.unique().tolist())
+    got, expected = model.encoder(image, mask), model.encoder(image * (mask == 1)[:, None])
+    assert all(torch.equal(*pair) for pair in zip(got.maps(), expected.maps(), strict=True))
+
+
+@pytest.mark.parametrize("fix_bn", [True, False])
+def test_new_batch_norms_train_unless_fixed(fix_bn: bool) -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=fix_bn).eval().train()
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and not name.startswith("encoder.")
+    }
+    assert len(norms) == 5 + 3 * 3 + 2 * 3 + 3 * 2  # ConvModules, parses, refining ones, heads
+    assert {m.training for m in norms.values()} == {not fix_bn}
+    trainer_of(model).generator_step(encoded(model, 1), weight=0.1)
+    moved = {name for name, module in norms.items() if module.running_mean.any()}
+    assert moved == (set() if fix_bn else set(norms))
+    assert not any(m.training for m in model.eval().modules())

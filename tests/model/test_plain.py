@@ -1,0 +1,139 @@
+"""The cheap formulation against the plain one, on the same weights: predictions, steps, memory."""
+
+import pytest
+import torch
+from helpers.small import BASE_CLASSES, SIZE, centre, config, episode_batch, images
+from torch import Tensor
+
+from model import AMFormer
+from model.amformer import plain
+from model.backbones import LITE0
+from util.bench import plain_training
+from util.bench.plain_training import PlainAdversarialTrainer, PlainBatch
+from util.features import encode
+from util.runtime.distributed import Ranks
+from util.train.adversarial import AdversarialTrainer, choose_parts
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+TOLERANCE = 1e-8  # float64, largest error over largest value
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def alive(model: AMFormer) -> AMFormer:
+    """Norms with statistics and a trace of psi and the base learner, so that every part counts."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif name.endswith(("running_mean", "norm.bias", "bn.bias")):
+                value.normal_(0, 0.1)
+        for head in model.object_mining.heads:
+            head[-1].weight *= 100  # else all logits are nearly equal
+        model.ensemble.gram_merge.weight += 0.01
+        model.ensemble.cls_merge.weight += 0.01
+    return model
+
+
+def assert_same(got: Tensor, expected: Tensor, name: str) -> None:
+    assert got.shape == expected.shape, name
+    error = (got - expected).abs().max().item()
+    assert error <= TOLERANCE * max(expected.abs().max().item(), 1e-3), (name, error)
+
+
+@pytest.mark.parametrize("softmax", ["query", "key"])
+@pytest.mark.parametrize(("backbone", "shot"), [(LITE0, 1), (LITE0, 3), ("resnet50", 1)])
+def test_every_array_is_that_of_the_plain_formulation(
+    backbone: str, shot: int, softmax: str
+) -> None:
+    model = alive(AMFormer(backbone, BASE_CLASSES, shot, mining_softmax=softmax)).eval().double()
+    query, support, mask = images(2, shot)
+    mask[1] = mask[1].roll(9, -1) * (torch.arange(SIZE) % 3 > 0)  # another number of positions
+    mask[1, 0, : SIZE // 2] = 0
+    episode = query.double(), support.double(), mask
+    centre(model, *episode)
+    with torch.no_grad():
+        got, expected = model(*episode), plain.predict(model, *episode)
+    assert 0 < expected.mask1.mean() < 1
+    for name, value in vars(expected).items():
+        pairs = zip(vars(got)[name], value, strict=True) if isinstance(value, list) else []
+        pairs = [(vars(got)[name], value)] if isinstance(value, Tensor) else pairs
+        for mine, theirs in pairs:
+            assert_same(mine, theirs, name)
+
+
+def test_one_query_may_stand_for_all_episodes_of_a_batch() -> None:
+    model = alive(AMFormer(LITE0, BASE_CLASSES, 2)).eval().double()
+    query, support, mask = images(3, 2)
+    query = query[:1].double()
+    supports = model.encoder.supports(support.double().flatten(0, 1), mask.flatten(0, 1))
+    episodes = [supports[i : i + 2] for i in (0, 2, 4)]
+    with torch.no_grad():
+        together = model.match(model.encoder.query(query), episodes)
+        apart = model(query.expand(3, -1, -1, -1), support.double(), mask)
+    for name in ("final", "prior", "psi", "initial_mask", "base_logits"):
+        assert_same(getattr(together, name), getattr(apart, name), name)
+
+
+@pytest.mark.parametrize("player", ["G", "D"])
+def test_a_training_step_is_that_of_the_plain_formulation(player: str) -> None:
+    steps = []
+    for kind, encoded in (
+        (AdversarialTrainer, lambda m, b: encode(m.encoder, b)),
+        (PlainAdversarialTrainer, plain_training.encode),
+    ):
+        torch.manual_seed(3)
+        model = alive(AMFormer(LITE0, BASE_CLASSES, 1)).double().train()
+        for module in model.modules():
+            if isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
+                module.p = 0.0
+        game = kind(model, config(), 100, CPU)
+        batch = encoded(model, episode_batch(1, dtype=torch.float64))
+        if player == "G":
+            result = game.generator_step(batch, weight=0.1)
+        else:
+            result = game.discriminator_step(batch, choose_parts(0, 1))
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        steps.append((result, gradients))
+    (losses, gradients), (expected, directions) = steps
+    assert set(losses) <= set(expected) and len(gradients) == len(directions) > 40
+    for name, value in losses.items():
+        assert_same(value, expected[name], name)
+    for name, value in gradients.items():
+        assert_same(value, directions[name], name)
+
+
+def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
+    """Memory that G's graph keeps for its backward pass, weights and the batch not counted."""
+    storages = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        prediction = game.predict(batch)
+        loss = sum(game.segmentation_losses(prediction, batch, game.pixels(batch)).values())
+    for known in (*game.model.parameters(), *maps_of(batch)):
+        storages.pop(known.untyped_storage().data_ptr(), None)
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def maps_of(batch: object) -> list[Tensor]:
+    if isinstance(batch, PlainBatch):
+        return [*batch.query.maps(), *batch.support.maps()]
+    return [*batch.query.tensors(), *(t for [s] in batch.supports for t in s.tensors())]
+
+
+def test_a_step_of_g_keeps_a_fraction_of_what_the_plain_formulation_keeps() -> None:
+    """At 257 px; the larger the image, the smaller the fraction: nothing of hw x hw is kept."""
+    model, batch = AMFormer(LITE0, BASE_CLASSES, 1).train(), episode_batch(1, size=257)
+    mine = kept_bytes(AdversarialTrainer(model, config(), 100, CPU), encode(model.encoder, batch))
+    theirs = kept_bytes(
+        PlainAdversarialTrainer(model, config(), 100, CPU), plain_training.encode(model, batch)
+    )
+    assert mine <= 0.35 * theirs

@@ -1,0 +1,346 @@
+"""The page, in a real browser: painted, submitted, looked at; mistakes are messages."""
+
+import base64
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+from util.predict import app
+from util.predict.app_page import failed_row, found_row
+from util.predict.predictor import Box, Predictor, Stages
+from util.runtime.cli import main
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+PATIENCE = 300  # seconds until a wait is a failure; on an idle machine the longest takes ten
+BLUE = (30, 60, 200)
+ALERT = "[data-testid=toast-body]"
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
+    """The page of a small model, served by a process of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "util.predict.app", "--checkpoint", str(small_run.checkpoint)]
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*words, "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: b"\n" in log.read_bytes() or process.poll() is not None)
+        address = f"http://127.0.0.1:{port}/"
+        assert address in log.read_text()
+        yield SimpleNamespace(process=process, log=log, address=address, folder=folder)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(
+    server: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"needs a browser, {CHROMIUM}")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"),
+            executable_path=CHROMIUM,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1024, "height": 900},
+        )
+        context.set_default_timeout(1000 * PATIENCE)
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def page(server: SimpleNamespace, browser: BrowserContext) -> Iterator[Page]:
+    """A visitor's page; whatever they do, nothing is fetched from elsewhere, and no traceback."""
+    opened, fetched = browser.new_page(), []
+    opened.on("request", lambda request: fetched.append(request.url))
+    opened.goto(server.address)
+    opened.locator("#support canvas").first.wait_for()
+    yield opened
+    assert "Traceback" not in opened.content()
+    assert len(server.log.read_text().splitlines()) == 1, server.log.read_text()
+    allowed = (server.address, "data:", "blob:")
+    assert fetched and [url for url in fetched if not url.startswith(allowed)] == []
+    opened.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what no element tells."""
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < PATIENCE
+        time.sleep(0.1)
+
+
+def choose(page: Page, button: str, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator(button).click()
+    chooser.value.set_files(files)
+
+
+def centre(page: Page) -> tuple[float, float]:
+    """Of the support on the screen."""
+    canvas = page.locator("#support canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def is_blue(page: Page) -> bool:
+    """Whether the middle of the support, as the visitor sees it, is unpainted."""
+    x, y = centre(page)
+    clip = {"x": x - 4, "y": y - 4, "width": 8, "height": 8}
+    return bool(np.abs(pixels(page.screenshot(clip=clip)).mean((0, 1)) - BLUE).max() < 20)
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB).astype(float)
+
+
+def paint(page: Page) -> None:
+    """A short slanting stroke of the brush through the middle of the support."""
+    x, y = centre(page)
+    page.mouse.move(x - 40, y - 30)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 30, steps=4)
+    page.mouse.up()
+    page.locator("#support button[aria-label='Undo']:enabled").wait_for()  # the stroke is kept
+
+
+def segment(page: Page) -> None:
+    """Submits; the second query's row, or the message there is instead."""
+    page.locator("#segment").click()
+    page.locator(f"{ALERT}, [aria-label='query 2']").first.wait_for()
+    assert page.locator(ALERT).all_inner_texts() == []
+
+
+def shown(page: Page, alt: str) -> np.ndarray:
+    """A picture of the results."""
+    source = page.get_by_alt_text(alt).get_attribute("src")
+    return pixels(base64.b64decode(source.partition(",")[2]))
+
+
+def taken(page: Page) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the support's pixels that counted as the object."""
+    return np.nonzero(np.abs(shown(page, "support of query 1") - BLUE).max(axis=2) > 40)
+
+
+def told(page: Page) -> str:
+    """The message on the page, which is then closed."""
+    message = page.locator(ALERT)
+    message.wait_for()
+    text = message.inner_text()
+    message.get_by_test_id("toast-close").click()
+    message.wait_for(state="detached")
+    return text
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("files")
+    blue = np.full((200, 300, 3), BLUE[::-1], np.uint8)
+    query = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    paths = {n: folder / f"{n}.png" for n in ("blue", "first", "second")}
+    for path, picture in zip(paths.values(), (blue, query, query[::-1]), strict=True):
+        cv2.imwrite(str(path), picture)
+    broken = folder / "broken.png"
+    broken.write_text("no picture")
+    huge = folder / "huge.png"
+    huge.write_bytes(empty_png(20_000))
+    return SimpleNamespace(**paths, broken=broken, huge=huge)
+
+
+def empty_png(side: int) -> bytes:
+    """A square PNG of black pixels, small as a file."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((side // 8 + 1) * side))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_painted_object_is_looked_for_in_two_queries(page: Page, files: SimpleNamespace) -> None:
+    choose(page, "#upload", files.blue)
+    until(lambda: is_blue(page))
+    choose(page, "#queries button[aria-label*='upload' i]", files.first, files.second)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    page.locator("#segment").click()
+    assert "Nothing is painted" in told(page)
+    paint(page)
+    until(lambda: not is_blue(page))
+    segment(page)
+    assert page.get_by_alt_text(re.compile("^final of query [12]$")).count() == 2
+    titles = ["support", "query", "prior", "initial mask", "mask 1", "mask 2", "mask 3", "final"]
+    assert page.locator(".found figcaption").all_inner_texts() == 2 * titles
+    assert shown(page, "final of query 2").shape == (90, 120, 3)
+    ys, xs = taken(page)  # what was painted lies where it was painted
+    assert 0.01 < len(xs) / (200 * 300) < 0.3
+    assert abs(xs.mean() - 150) < 5 and abs(ys.mean() - 100) < 5
+    assert len(xs) < 0.8 * np.ptp(xs) * np.ptp(ys)
+    page.get_by_label(app.BOX).check()
+    page.locator("#segment").click()
+    until(lambda: len(taken(page)[0]) > 0.98 * np.ptp(xs) * np.ptp(ys))
+
+
+def test_mistakes_are_messages_and_spare_the_other_queries(
+    page: Page, files: SimpleNamespace
+) -> None:
+    page.locator("#segment").click()
+    assert "There is no support" in told(page)
+    choose(page, "#upload", files.broken)
+    assert "broken.png: cannot be read as an image" in told(page)
+    choose(page, "#upload", files.huge)
+    assert "huge.png: has more than 50 million pixels" in told(page)
+    page.get_by_label("Thumbnail 1 of 5").click()  # an example, with its mask and two queries
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    page.locator("#queries button[aria-label='Clear']").click()
+    choose(page, "#queries button[aria-label*='upload' i]", files.broken, files.first)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    segment(page)
+    assert page.get_by_alt_text("final of query 2").is_visible()
+    alert = page.get_by_label("query 1", exact=True).get_by_role("alert")
+    assert "broken.png: cannot be read" in alert.inner_text()
+
+
+def test_a_visitor_does_not_get_the_support_of_another(
+    page: Page, server: SimpleNamespace, browser: BrowserContext
+) -> None:
+    page.get_by_label("Thumbnail 1 of 5").click()
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    other = browser.new_page()
+    other.goto(server.address)
+    other.locator("#segment").click()
+    assert "There is no support" in told(other)
+    other.close()
+
+
+def test_an_interrupt_ends_it_quietly_and_leaves_no_upload(server: SimpleNamespace) -> None:
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(PATIENCE) == 0
+    lines = [line for line in server.log.read_text().splitlines() if line]
+    assert len(lines) == 1 and server.address in lines[0]
+    assert [path.name for path in server.folder.rglob("*") if path.is_file()] == ["log"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["exp/demo/split0_lite0/best.pth", "run make demo, or give --checkpoint"]),
+        (["--checkpoint", "gone.pth", "--port", "0"], ["--port 0", "1 to 65535"]),
+        (["--checkpoint", "gone.pth", "--port", "{used}"], ["{used}", "give another --port"]),
+        (["--checkpoint", "gone.pth", "--port", "{free}"], ["gone.pth: no such checkpoint"]),
+        (["--prot", "1"], ["--prot", "did you mean --port?"]),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_status_2(
+    words: list[str],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(app, "DEMO", Path("nowhere/exp/demo/split0_lite0/best.pth"))
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            free = other.getsockname()[1]
+        ports = {"used": used.getsockname()[1], "free": free}
+        monkeypatch.setattr(sys, "argv", ["app", *(word.format(**ports) for word in words)])
+        with pytest.raises(SystemExit) as stopped:
+            main(app.app)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(part.format(**ports) in error for part in parts)
+
+
+def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
+    image = app.open_picture(tmp_path / "wide.png")
+    assert image.shape == (12, 1024, 3) and (image == 7).all()
+
+
+def test_formats_that_may_run_programs_are_no_images(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    with pytest.raises(app.Refused, match="x.png: cannot be read as an image; give one of JPEG"):
+        app.open_picture(tmp_path / "x.png")
+
+
+def test_examples_are_of_images_that_are_there(
+    small_run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.from_checkpoint(small_run.checkpoint)
+    whole, root = app.find_examples(predictor), Path(predictor.cfg.Data.data_root)
+    part = shutil.copytree(root, tmp_path / "part")
+    data = replace(predictor.cfg.Data, data_root=str(part), list_dir=str(tmp_path / "lists"))
+    predictor.cfg = replace(predictor.cfg, Data=data)
+    for image in sorted((part / "JPEGImages").iterdir())[::2]:
+        image.unlink()
+    monkeypatch.setattr(app, "SIDE", 48)
+    examples = app.find_examples(predictor)
+    assert whole and examples and len(examples) <= len(whole)
+    for example in examples:
+        assert max(example.support.image.shape) == 48 and example.support.mask.any()
+        assert example.support.mask.shape == example.support.image.shape[:2]
+        assert all(max(query.shape) == 48 for query in example.queries)
+
+
+def test_names_of_files_are_not_taken_for_html() -> None:
+    assert "<b>" not in app.Refused("<b>.png: broken").message
+    assert "<b>" not in failed_row(1, "<b>.png: broken")
+    nothing = np.zeros((5, 6), np.uint8)
+    stages = Stages(nothing.astype(np.float32), nothing, (nothing,) * 3, nothing)
+    picture = np.zeros((5, 6, 3), np.uint8)
+    assert "<b>" not in found_row(1, "<b>.png", picture, picture, stages)
+
+
+def test_a_box_goes_around_what_is_painted() -> None:
+    support = app.MarkedImage(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool))
+    layer = np.zeros((40, 50, 4), np.uint8)
+    layer[5, 7] = layer[20, 30] = 153  # two corners
+    editor = {"background": support.image, "layers": [layer]}
+    assert app.enclosing(app.painted(support, editor)) == Box(7, 5, 31, 21)
+    with pytest.raises(app.Refused, match="does not fit"):
+        app.painted(support, editor | {"layers": [layer[:9]]})

@@ -1,0 +1,191 @@
+"""predict.py as a new user calls it: files out, and one line for what is wrong."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+import predict as entry
+from util.data.image_io import read_image, read_label, voc_palette
+from util.evaluate.visualize import overlay
+from util.predict.predictor import Box, Points, Predictor
+from util.runtime.cli import main
+
+
+@pytest.fixture(scope="module")
+def album(small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `support.jpg`, `support.png` (class ids), `photos/` and a `best.pth`."""
+    folder = tmp_path_factory.mktemp("album")
+    source, plan = small_run.episodes.source, small_run.episodes.sampler.plan(0)
+    shutil.copy(source.image_path(plan.supports[0]), folder / "support.jpg")
+    shutil.copy(source.label_path(plan.supports[0]), folder / "support.png")
+    Image.fromarray(np.ones((5, 5), np.uint8)).save(folder / "small.png")
+    (folder / "class").write_text(str(plan.class_id))
+    (folder / "photos/empty").mkdir(parents=True)
+    for index, name in enumerate(small_run.episodes.sampler.fold.images[:3]):
+        shutil.copy(source.image_path(name), folder / f"photos/{index}.jpg")
+    (folder / "photos/notes.txt").write_text("no picture")
+    (folder / "best.pth").symlink_to(small_run.checkpoint)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+
+
+def call(*words: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", *words])
+        main(entry.predict)
+
+
+def run(support: str, query: str, out: Path, *more: str) -> list[dict]:
+    """The lines of predictions.jsonl."""
+    words = ["--checkpoint", "best.pth", "--support", *support.split(), "--query", *query.split()]
+    call(*words, "--out", str(out), *more)
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_each_query_gives_a_mask_an_overlay_and_a_line(album: Path, tmp_path: Path) -> None:
+    wanted = (album / "class").read_text()
+    lines = run(f"support.jpg:support.png#{wanted}", "photos/ photos/1.jpg", tmp_path / "new/out")
+    assert [line["image"] for line in lines] == [f"photos/{i}.jpg" for i in range(3)]
+    predictor = Predictor.from_checkpoint("best.pth")
+    label = read_label("support.png")
+    predictor.set_support("support.jpg", np.where(label == 255, 255, label == int(wanted)))
+    for line in lines:
+        image, result = read_image(line["image"]), predictor.predict(line["image"])
+        mask = Image.open(tmp_path / "new/out" / line["mask"])
+        assert mask.mode == "P" and mask.getpalette() == voc_palette()
+        assert np.array_equal(np.array(mask), result.mask)
+        shown = np.array(Image.open(tmp_path / "new/out" / line["overlay"]))
+        assert np.array_equal(shown, overlay(image, result.mask))
+        assert (line["height"], line["width"]) == result.mask.shape
+        [(name, found)] = line["classes"].items()
+        ys, xs = np.nonzero(result.mask)
+        assert (name, found["index"], found["pixels"]) == ("object", 1, len(xs)) and len(xs) > 0
+        assert found["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert found["score"] == pytest.approx(result.scores[0][result.mask == 1].mean(), rel=1e-4)
+    files = [p for p in (tmp_path / "new/out").rglob("*") if p.is_file()]
+    assert len(files) == 7
+
+
+def test_classes_boxes_points_and_overrides(tmp_path: Path) -> None:
+    support = "a=support.jpg:box=20,20,90,110;60,60,150,150 b=support.jpg:points=60,70;120,130 "
+    support += "a=photos/2.jpg:box=30,30,150,150"
+    [line] = run(support, "photos/0.jpg", tmp_path, "Eval.kshot=ensemble", "Data.shot=1")
+    predictor = Predictor.from_checkpoint("best.pth", overrides=["Eval.kshot=ensemble"])
+    first = [Box(20, 20, 90, 110), Box(60, 60, 150, 150)]
+    images = ["support.jpg", "photos/2.jpg"]
+    predictor.set_support(images, [first, Box(30, 30, 150, 150)], "a")
+    predictor.set_support("support.jpg", Points([(60, 70), (120, 130)]), "b")
+    mask = np.array(Image.open(tmp_path / line["mask"]))
+    assert np.array_equal(mask, predictor.predict("photos/0.jpg").mask)
+    assert {name: found["index"] for name, found in line["classes"].items()} == {"a": 1, "b": 2}
+    # Two supports for a 1-shot model and no word about it: a prototype.
+    predictor = Predictor.from_checkpoint("best.pth", overrides=["Eval.kshot=prototype"])
+    predictor.set_support(images, [first, Box(30, 30, 150, 150)], "a")
+    predictor.set_support("support.jpg", Points([(60, 70), (120, 130)]), "b")
+    [line] = run(support, "photos/0.jpg", tmp_path)
+    prototype = np.array(Image.open(tmp_path / line["mask"]))
+    assert np.array_equal(prototype, predictor.predict("photos/0.jpg").mask)
+    assert prototype.any() and not np.array_equal(prototype, mask)
+
+
+def test_one_broken_query_does_not_cost_the_others(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(album / "photos", tmp_path / "photos")
+    (tmp_path / "photos/0.jpg").write_bytes(b"\xff\xd8 torn")
+    with pytest.raises(SystemExit) as stop:
+        run("support.jpg:box=20,20,90,110", str(tmp_path / "photos"), tmp_path / "out")
+    told = capsys.readouterr()
+    assert stop.value.code == 2 and told.out == f"2 images segmented into {tmp_path / 'out'}\n"
+    assert "0.jpg: cannot be read as an image" in told.err and "(1 of 3 queries failed)" in told.err
+    lines = [json.loads(x) for x in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert ["error" in line for line in lines] == [True, False, False]
+    assert sorted(p.name for p in (tmp_path / "out/masks").iterdir()) == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("support", "query", "out", "told"),
+    [
+        ("support.jpg", "photos", "out", "--support support.jpg: write [NAME=]IMAGE:LABEL"),
+        ("=support.jpg:support.png", "photos", "out", "write [NAME=]IMAGE:LABEL"),
+        ("support.jpg:", "photos", "out", "write [NAME=]IMAGE:LABEL"),
+        ("support.jpg:box=1,2,3", "photos", "out", "write box=x0,y0,x1,y1, more after a semicolon"),
+        ("support.jpg:points=1;2", "photos", "out", "write points=x,y, more after a semicolon"),
+        ("support.jpg:points=a,b", "photos", "out", "write points=x,y"),
+        ("support.jpg:box=0,0,9999,9", "photos", "out", "support.jpg: the box 0,0,9999,9 is empty"),
+        ("support.jpg:support.png#99", "photos", "out", "support.png holds no 99, only 0, "),
+        ("support.jpg:none.png", "photos", "out", "none.png: no such mask; check the path"),
+        ("none.jpg:support.png", "photos", "out", "none.jpg: no such image; check the path"),
+        ("class:box=0,0,9,9", "photos", "out", "class: cannot be read as an image"),
+        ("support.jpg:photos/0.jpg", "photos", "out", "a mask must be an 8-bit palette or"),
+        ("support.jpg:small.png", "photos", "out", "the two must have one size"),
+        ("support.jpg:support.png", "photos/empty", "out", "photos/empty: no picture in it (.jpg,"),
+        ("support.jpg:support.png", "nowhere", "out", "--query nowhere: no such file or folder"),
+        ("support.jpg:support.png", "support.jpg photos/support.jpg", "out", "no such file"),
+        ("support.jpg:support.png", "support.jpg support.png", "out", "written to the same supp"),
+        ("support.jpg:support.png", "photos", "class", "--out class: cannot be made a folder"),
+        ("support.jpg:support.png", "photos", "class/x", "--out class/x: cannot be made a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_status_2(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    support: str,
+    query: str,
+    out: str,
+    told: str,
+) -> None:
+    out = Path(out) if out.startswith("class") else tmp_path / out
+    with pytest.raises(SystemExit) as stop:
+        run(support, query, out)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert told in error, error
+
+
+def test_the_command_line_is_refused_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call("--checkpoint", "best.pth")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "--support, --query, --out" in error
+
+
+def test_the_commands_of_the_page_run(album: Path, tmp_path: Path) -> None:
+    """docs/predict.md, with the demo's place taken by this album."""
+    page = (ROOT / "docs/predict.md").read_text()
+    commands = [c.replace("\\\n", " ") for c in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
+    calls = [line for block in commands for line in block.splitlines() if "predict.py" in line]
+    assert len(calls) >= 3
+    wanted = (album / "class").read_text()
+    for line in calls:
+        words = shlex.split(line)[2:]
+        for old, new in (
+            (r"exp/demo/split0_lite0/best.pth", "best.pth"),
+            (r"data/demo/\S*?/JPEGImages/\w+\.jpg", "support.jpg"),
+            (r"data/demo/\S*?/SegmentationClassAug/\w+\.png#\d+", f"support.png#{wanted}"),
+            (r"data/demo/\S*?/JPEGImages/?$", "photos"),
+            (r"^found", str(tmp_path / "found")),
+        ):
+            words = [re.sub(old, new, word) for word in words]
+        call(*words)
+        assert (tmp_path / "found/predictions.jsonl").read_text().count("\n") >= 1
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = code.replace("exp/demo/split0_lite0/best.pth", "best.pth")
+    code = re.sub(r'"data/demo/\S*?/JPEGImages/\w+\.jpg"', '"support.jpg"', code)
+    scope: dict = {}
+    exec(compile(code, "docs/predict.md", "exec"), scope)
+    assert scope["result"].mask.shape == read_image("support.jpg").shape[:2]

@@ -1,0 +1,321 @@
+"""The page of runs opens on its own, the table's numbers are those of hand, mistakes are a line."""
+
+import csv
+import io
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT
+from tensorboardX import SummaryWriter
+
+from util.config import load_config, save_config, to_dict
+from util.evaluate.visualize import GALLERIES, save_strips
+from util.report import __main__ as entry
+from util.report.charts import Line, line_chart, number, thinned, ticks
+from util.report.runs import read_curves
+from util.report.table import PUBLISHED, gather
+from util.runtime.cli import main
+from util.train.curves import Curves
+
+PASCAL = "config/pascal/pascal_split{}_resnet50.yaml"
+MEGABYTES = 10
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, words)])
+    main(entry._main)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def refused(*words: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run(monkeypatch, *words)
+        told = capsys.readouterr()
+        assert (stop.value.code, told.out) == (2, "")
+        assert told.err.count("\n") == 1 and told.err.startswith("error: ")
+        return told.err
+
+    return refused
+
+
+def result(cfg, mious: dict[int, float], **more: object) -> dict:
+    """What test.py writes, of two classes, whose mIoU of a test seed is given."""
+
+    def score(miou: float) -> dict:
+        return {"miou": miou, "fb_iou": miou + 20, "classes": {"cat": miou - 5, "dog": miou + 5}}
+
+    def cell(values: list[float]) -> dict:
+        return {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+
+    values, summary = list(mious.values()), {}
+    for kind in ("final", "meta", "prior"):
+        summary[f"{kind} mIoU"] = cell(values)
+        summary[f"{kind} FB-IoU"] = cell([v + 20 for v in values])
+        summary[f"  {kind} cat"] = cell([v - 5 for v in values])
+        summary[f"  {kind} dog"] = cell([v + 5 for v in values])
+    summary["base mIoU"] = cell(values)
+    seeds = {
+        str(seed): {"final": score(v), "meta": score(v), "prior": score(v), "episodes": 7}
+        for seed, v in mious.items()
+    }
+    config = to_dict(cfg)
+    basic = {"checkpoint": "exp/x/best.pth", "iteration": 40, "summary": summary}
+    return {**basic, "seeds": seeds, "config": config, **more}
+
+
+def write_result(folder: Path, words: list[str], mious: dict[int, float], fold: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    content = result(load_config(ROOT / PASCAL.format(fold), words), mious)
+    (folder / "result.json").write_text(json.dumps(content))
+    return folder / "result.json"
+
+
+def write_run(folder: Path, seed: int, *, tested: bool = True) -> Path:
+    """A run's folder as train.py and test.py leave it."""
+    cfg = load_config(ROOT / PASCAL.format(0), [f"Train.seed={seed}", f"Train.save_path={folder}"])
+    folder.mkdir(parents=True)
+    save_config(cfg, folder / "config.yaml")
+    rng = np.random.default_rng(seed)
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(1, 41):
+            for name in ("loss_g", "main", "distillation", "loss_d", "lr_x1", "lr_x10"):
+                writer.add_scalar(f"train/{name}", rng.random(), step)
+        for step in (20, 40):
+            for name in ("miou_final", "miou_meta", "miou_base", "fb_iou"):
+                writer.add_scalar(f"val/{name}", 50 + 10 * rng.random(), step)
+            costs = {"iterations_per_s": 2.5, "train_s": 8, "peak_memory_gb": 1.25}
+            for name, value in {**costs, "validation_s": 60}.items():
+                writer.add_scalar(f"cost/{name}", value, step)
+    if tested:
+        counts = {"hit": 60, "background": 30, "<b>car</b>": 10}
+        confusion = {name: {"predicted": counts, "object": counts} for name in ("cat", "dog")}
+        extra = {"cost": {"seconds": 75.0, "episodes_per_s": 4.0, "peak_memory_gb": 0.5}}
+        extra |= {"environment": {"packages": {"torch": "9.9.9"}, "code": {"commit": "abc123"}}}
+        content = result(cfg, {1: 50.0, 2: 52.0}, confusion=confusion, **extra)
+        (folder / "result.json").write_text(json.dumps(content))
+        for name in GALLERIES:
+            save_strips(
+                [rng.integers(0, 255, (60, 300, 3), dtype=np.uint8)], folder / f"{name}.png"
+            )
+    return folder
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+
+def stands_alone(text: str) -> None:
+    """Nothing in the page is fetched, and no script is run."""
+    assert len(text.encode()) < MEGABYTES * 1e6
+    bare = re.sub(r'src="data:image/jpeg;base64,[A-Za-z0-9+/=]+"', "", text)
+    assert not re.search(r"https?:|//|<script|<link|<iframe|@import|url\(|src=", bare)
+    for word in re.findall(r'href="([^"]*)"', bare):
+        assert word.startswith("#") and f'id="{word[1:]}"' in bare
+
+
+def test_the_page_of_a_run_stands_alone_and_holds_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = write_run(tmp_path / "run", 1)
+    run(monkeypatch, folder)
+    assert f"written: {folder}/report.html" in capsys.readouterr().out
+    text = (folder / "report.html").read_text()
+    stands_alone(text)
+    assert text.count("<img ") == 3
+    for words in (
+        *("51.00 ± 1.00", "2 x 7", "best.pth, iteration 40"),  # scores
+        *("G: distillation", "learning rates", "Validation", "final mIoU, iteration 40: "),
+        *("cat, final: 46.00 ± 1.0", "cat, hit: 60.00 %"),  # classes, confusion
+        *("0:00:16", "0:02:00", "2.50", "1.25 GB", "0:01:15", "0.50 GB"),  # cost
+        *("Method.pre_weight", "initmodel/pascal/split0_resnet50.pth"),  # config
+        *("packages.torch", "9.9.9", "code.commit", "abc123"),  # environment
+    ):
+        assert words in text, words
+    assert "<b>car" not in text and "&lt;b&gt;car" in text
+
+
+def test_a_page_of_several_runs_compares_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folders = [write_run(tmp_path / "a", 1), write_run(tmp_path / "b/c", 2, tested=False)]
+    run(monkeypatch, *folders)
+    assert f"{folders[1]}: no result.json" in capsys.readouterr().out
+    text = (tmp_path / "report.html").read_text()
+    stands_alone(text)
+    assert "b/c: not tested yet" in text and "AMFormer: 2 runs" in text
+    assert '<td class="differs">1</td><td class="differs">2</td>' in text  # Train.seed
+    assert "a, iteration 40: " in text and "b/c, iteration 40: " in text
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
+    """Writes a point at each step, a second apart, as a run does; gives all files so far."""
+    now = [100.0]
+    monkeypatch.setattr("util.train.curves.time.time", lambda: now[0])
+
+    def write(start: int, tag: str, plus: int, *parts: Iterable[int]) -> list[Path]:
+        curves = Curves(tmp_path, start, pytest.fail)
+        curves.scalars({tag: float("nan")}, start + 1)
+        for index, steps in enumerate(parts):
+            if index:
+                curves.reopen()
+            for step in steps:
+                now[0] += 1
+                curves.scalars({tag: plus + step}, step)
+        curves.close()
+        return sorted(tmp_path.glob("events*"))
+
+    return write
+
+
+def test_curves_go_on_in_the_file_of_a_resumed_run_and_end_before_a_torn_record(written) -> None:
+    written(0, "x", 10, (1, 2, 3, 4))
+    files = written(2, "x", 20, (3, 4, 5))
+    curves, seconds = read_curves(files)
+    assert curves == {"x": [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25)]}
+    assert seconds == 3 + 2
+    whole = files[1].read_bytes()
+    for torn in (whole[:-9], whole[:-1] + b"", whole[:-60] + bytes(60)):
+        files[1].write_bytes(torn)
+        points = read_curves(files)[0]["x"]
+        assert points[:3] == [(1, 11), (2, 12), (3, 23)] and (5, 25) not in points
+
+
+def test_a_file_begun_after_a_full_disk_voids_nothing(written) -> None:
+    files = written(2, "x", 0, (3, 4, 5), (6, 7))
+    assert len(files) == 2
+    assert read_curves(files)[0] == {"x": [(step, step) for step in (3, 4, 5, 6, 7)]}
+
+
+def test_a_run_that_replaces_another_has_none_of_its_curves(written) -> None:
+    written(0, "loss_d", 0, range(1, 90))
+    files = written(0, "x", 0, (1, 2, 3))
+    assert read_curves(files) == ({"x": [(1, 1), (2, 2), (3, 3)]}, 2)
+
+
+def test_charts_end_where_their_numbers_do() -> None:
+    assert ticks(0, 1200) == [0, 500, 1000, 1500] and ticks(3, 3) == [3, 4]
+    assert ticks(0.45, 0.69) == pytest.approx([0.45, 0.5, 0.55, 0.6, 0.65, 0.7])
+    shown = [number(value) for value in (0, 0.2, 1500, 2e-4, 12345.6)]
+    assert shown == ["0", "0.2", "1,500", "2.0e-4", "12,346"]
+    points = [(float(x), 2.0 * x) for x in range(1000)]
+    few = thinned(points)
+    assert len(few) <= 300 and few[0] == (1.5, 3.0) and sum(y for _, y in few) == 999 * 250
+    flat = line_chart("<t>", [Line("a", [(5, 1.0)])])
+    assert "&lt;t&gt;" in flat and "nan" not in flat and flat.count("<title>") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"summary": ', b"[]", b"{}", b"\xff\xfe\x00"])
+def test_a_torn_result_is_one_line(tmp_path: Path, refused, content: bytes) -> None:
+    folder = write_run(tmp_path / "run", 1)
+    (folder / "result.json").write_bytes(content)
+    for words in ((folder,), ("--table", tmp_path)):
+        assert f"error: {folder}/result.json: " in (told := refused(*words))
+        assert "run test.sh again" in told
+    assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("table.*"))
+
+
+def test_what_is_no_run_is_one_line(tmp_path: Path, refused) -> None:
+    assert "no run is here" in refused(tmp_path)
+    assert "no result.json is below" in refused("--table", tmp_path)
+    folder = write_run(tmp_path / "run", 1)
+    assert f"{folder}: this run is named twice" in refused(tmp_path, folder, tmp_path / "run")
+    assert f"--out: {tmp_path}: cannot be written" in refused(folder, "--out", tmp_path)
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
+    (folder / "best.png").write_bytes(b"torn")
+    assert f"{folder}/best.png: torn" in refused(folder)
+    (folder / "config.yaml").write_bytes(b"Data: [")
+    assert f"{folder}/config.yaml: torn" in refused(folder)
+    refused()
+    refused(folder, "--table", tmp_path)
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+FOLDS = {0: {1: 60.0, 2: 64.0}, 1: {1: 70.0, 2: 71.0}, 2: {1: 50.0, 2: 53.0}, 3: {1: 40.0, 2: 40.0}}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_the_table_holds_the_means_and_deviations_of_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for fold, mious in FOLDS.items():
+        write_result(tmp_path / f"split{fold}", [], mious, fold)
+    run(monkeypatch, "--table", tmp_path, "--out", tmp_path / "out")
+    told = capsys.readouterr().out
+    ours, published = table(tmp_path / "out/table.csv")
+    assert (ours["data"], ours["shots"], ours["backbone"]) == ("pascal", "1", "resnet50")
+    expected = {"fold 0": (62.0, 2.0), "fold 1": (70.5, 0.5), "fold 2": (51.5, 1.5)}
+    # Seed 1: (60 + 70 + 50 + 40) / 4 = 55, seed 2: (64 + 71 + 53 + 40) / 4 = 57.
+    expected |= {"fold 3": (40.0, 0.0), "mean": (56.0, 1.0), "FB-IoU": (76.0, 1.0)}
+    for name, (mean, std) in expected.items():
+        assert float(ours[name]) == pytest.approx(mean, abs=1e-9), name
+        assert float(ours[f"{name} std"]) == pytest.approx(std, abs=1e-9), name
+    cells = [published[f"fold {fold}"] for fold in range(4)] + [published["mean"]]
+    assert cells == ["71.1", "75.9", "69.7", "63.7", "70.1"] and published["mean std"] == ""
+    row = "| pascal | 1 | resnet50 | - | ours, 4 runs | 62.0 ± 2.0 | 70.5 ± 0.5 | 51.5 ± 1.5 |"
+    markdown = (tmp_path / "out/table.md").read_text()
+    assert row in markdown and markdown in told
+    assert "| published | 71.1 | 75.9 | 69.7 | 63.7 | 70.1 | - |" in markdown
+    latex = (tmp_path / "out/table.tex").read_text()
+    assert r"62.0 $\pm$ 2.0 & 70.5 $\pm$ 0.5 &" in latex and latex.count("&") == 10 * 3
+
+
+def test_training_seeds_are_pooled_and_settings_are_not(tmp_path: Path) -> None:
+    write_result(tmp_path / "a", [], {1: 60.0, 2: 62.0})
+    write_result(tmp_path / "b", ["Train.seed=7", "Train.save_path=exp/b"], {1: 66.0, 2: 64.0})
+    write_result(tmp_path / "c", ["Train.lr=0.1"], {1: 10.0})
+    pooled, other = [row for row in gather(tmp_path) if row.runs]
+    assert pooled.folds[0] == pytest.approx((63.0, statistics.pstdev([60, 62, 66, 64])))
+    assert (pooled.runs, pooled.setting) == (2, "Train.lr=0.0002")
+    assert other.folds == {0: (10.0, None)} and other.setting == "Train.lr=0.1"
+    assert pooled.mean is None and pooled.fb_iou is None  # folds are missing
+
+
+def test_seeds_that_differ_between_folds_leave_the_mean_without_a_deviation(
+    tmp_path: Path,
+) -> None:
+    for fold, mious in {**FOLDS, 3: {1: 40.0}}.items():
+        write_result(tmp_path / str(fold), [], mious, fold)
+    ours = gather(tmp_path)[0]
+    assert ours.mean == (56.0, None) and ours.folds[3] == (40.0, None)
+
+
+def test_the_same_seeds_of_a_fold_twice_are_refused(tmp_path: Path, refused) -> None:
+    for name in "ab":
+        write_result(tmp_path / name, [], {1: 60.0})
+    told = refused("--table", tmp_path)
+    assert f"{tmp_path}/b/result.json: fold 0" in told and f"{tmp_path}/a/result.json too" in told
+
+
+def test_published_rows_stand_beside_results_on_their_lists_only(tmp_path: Path) -> None:
+    write_result(tmp_path / "demo", ["Data.list_dir=lists/demo"], {1: 60.0})
+    assert [row.source for row in gather(tmp_path)] == ["ours, 1 run"]
+    words = ["Data.trained_on=coco", "Data.list_dir=lists/pascal"]
+    write_result(tmp_path / "across", words, {1: 60.0})
+    assert [(row.data, row.source) for row in gather(tmp_path)] == [
+        ("coco2pascal", "ours, 1 run"),
+        ("demo", "ours, 1 run"),
+    ]
+
+
+def test_configs_and_readme_state_what_the_published_table_states() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for row in yaml.safe_load(PUBLISHED.read_text()):
+        assert statistics.fmean(row["folds"]) == pytest.approx(row["mean"], abs=0.06)
+        assert f"{row['mean']} | {' / '.join(map(str, row['folds']))}" in readme
+        shots = "" if row["shot"] == 1 else f"_{row['shot']}shot"
+        for fold, score in enumerate(row["folds"]):
+            name = f"{row['data']}_split{fold}{shots}_{row['backbone']}.yaml"
+            header = (ROOT / "config" / row["data"] / name).read_text()
+            assert f"mIoU {score} (mean of the folds {row['mean']})" in header, name

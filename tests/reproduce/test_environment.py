@@ -1,0 +1,90 @@
+"""The record of what a number was measured with."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.pictures import a_fold
+
+from util.checkpoint.file import read_checkpoint, write_checkpoint
+from util.config import Config, to_dict
+from util.reproduce import environment
+from util.reproduce.compare import NO_NUMBERS, config_hash
+from util.runtime.distributed import Ranks
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def changed(section: str, **keys: object) -> Config:
+    cfg = Config()
+    return replace(cfg, **{section: replace(getattr(cfg, section), **keys)})
+
+
+def hash_of(cfg: Config) -> str:
+    return config_hash(to_dict(cfg))
+
+
+def test_the_record_names_everything_and_goes_into_json_and_checkpoints(tmp_path: Path) -> None:
+    made = environment.environment(Config(), ALONE, {"val": a_fold(c1=3)})
+    assert set(made) == {"config", "lists", "code", "packages", "seeds", "machine"}
+    assert made["packages"]["torch"] == torch.__version__
+    assert all(made["packages"].values())
+    assert made["seeds"] == {"train": 321, "base": 321, "val": 321, "test": list(range(321, 331))}
+    assert made["machine"]["gpu"] is None and made["machine"]["ranks"] == 1
+    assert made["machine"]["threads"] == torch.get_num_threads() and made["machine"]["cpu"]
+    assert json.loads(json.dumps(made)) == made
+    write_checkpoint(tmp_path / "x.pth", environment=made)
+    assert read_checkpoint(tmp_path / "x.pth")["environment"] == made
+
+
+def test_the_commit_is_that_of_the_tree_and_a_changed_file_makes_it_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment._code() == {"commit": None, "dirty": None}
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        command = ["git", "-C", str(tmp_path), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "a.py").write_text("1\n")
+    git("add", "a.py")
+    git("commit", "-qm", "a")
+    (tmp_path / "untracked").write_text("a run's own files do not count\n")
+    assert environment._code() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "a.py").write_text("2\n")
+    assert environment._code()["dirty"] is True
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [("Data", {"size": 65}), ("Eval", {"seeds": (1,)}), ("Train", {"lr": 1.0})],
+)
+def test_a_key_that_may_change_a_number_changes_the_hash(section: str, keys: dict) -> None:
+    assert hash_of(changed(section, **keys)) != hash_of(Config())
+
+
+def test_where_things_lie_does_not_change_the_hash() -> None:
+    assert hash_of(changed("Data", data_root="/x", workers=0)) == hash_of(Config())
+    assert hash_of(changed("Train", save_path="/x")) == hash_of(Config())
+    known = {f"{s}.{key}" for s, keys in to_dict(Config()).items() for key in keys}
+    assert known >= NO_NUMBERS
+
+
+def test_a_list_has_another_crc_when_an_image_or_a_support_changes() -> None:
+    fold = a_fold(c1=3, c2=2)
+    crc = environment.list_crc(fold)
+    assert crc == environment.list_crc(a_fold(c1=3, c2=2))
+    others = [
+        replace(fold, images=fold.images[::-1]),
+        replace(fold, images=fold.images[1:]),
+        replace(fold, by_class=fold.by_class | {1: fold.by_class[1][1:]}),
+        replace(fold, by_class={2: fold.by_class[1], 1: fold.by_class[2]}),
+    ]
+    assert len({crc, *map(environment.list_crc, others)}) == 5

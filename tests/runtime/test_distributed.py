@@ -1,0 +1,110 @@
+"""Two processes do what one would."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.processes import on_processes
+from torch import nn
+
+from util.data.batches import Batches
+from util.runtime import distributed
+
+
+def network() -> nn.Module:
+    """Two layers, a parameter that no loss reaches, and one that only rank 1's loss reaches."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    module.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    module.sometimes = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    return module
+
+
+def loss_of(module: nn.Module, images: torch.Tensor, whole: bool) -> torch.Tensor:
+    loss = module(images).square().mean()
+    return loss + module.sometimes.sum() if whole else loss
+
+
+def collective_steps(ranks: distributed.Ranks) -> dict:
+    module = network()
+    if not ranks.is_main:
+        nn.init.zeros_(module[0].weight)
+    distributed.broadcast_parameters(module)
+    images = torch.arange(24, dtype=torch.float64).view(8, 3) / 24
+    loss_of(module, images[ranks.rank * 4 :][:4], ranks.rank == 1).backward()
+    distributed.reduce_gradients(module.parameters())
+    with distributed.main_first(ranks):
+        time.sleep(0.2 if ranks.is_main else 0)
+        passed = time.monotonic()
+    return {
+        "passed": distributed.gather(passed),
+        "gradients": {name: value.grad for name, value in module.named_parameters()},
+        "sum": distributed.all_reduce_sum(torch.tensor([1, ranks.rank])),
+        "mean": distributed.mean_over_ranks(torch.tensor(ranks.rank), ranks).item(),
+        "gathered": distributed.gather({"rank": ranks.rank}),
+        "ranks": (ranks.rank, ranks.world, ranks.is_main),
+    }
+
+
+def test_collective_steps_on_two_processes_equal_one_process(tmp_path: Path) -> None:
+    first, second = on_processes(2, collective_steps, tmp_path)
+    module = network()
+    images = torch.arange(24, dtype=torch.float64).view(8, 3) / 24
+    halves = [loss_of(module, images[:4], False), loss_of(module, images[4:], True)]
+    (sum(halves) / 2).backward()
+    for got in (first, second):
+        for name, parameter in module.named_parameters():
+            if parameter.grad is None:
+                assert got["gradients"][name] is None and name == "unused"
+            else:
+                torch.testing.assert_close(
+                    got["gradients"][name], parameter.grad, rtol=1e-12, atol=1e-12
+                )
+        assert got["passed"][0] < got["passed"][1]
+        assert got["sum"].tolist() == [2, 1] and got["mean"] == 0.5
+        assert got["gathered"] == [{"rank": 0}, {"rank": 1}]
+    assert (first["ranks"], second["ranks"]) == ((0, 2, True), (1, 2, False))
+
+
+def test_one_process_needs_no_process_group() -> None:
+    ranks = distributed.init(0)
+    assert (ranks.rank, ranks.world, ranks.is_main) == (0, 1, True)
+    module = network()
+    loss_of(module, torch.ones(1, 3, dtype=torch.float64), False).backward()
+    before = module[0].weight.grad.clone()
+    distributed.reduce_gradients(module.parameters())
+    assert torch.equal(module[0].weight.grad, before)
+    assert distributed.mean_over_ranks(torch.tensor(3.0), ranks).item() == 3.0
+
+
+def test_gpus_that_the_machine_lacks_are_refused() -> None:
+    with pytest.raises(ValueError, match="GPUS 64: this machine has"):
+        distributed.init(64)
+
+
+def rank_of(rank: int, world: int) -> distributed.Ranks:
+    return distributed.Ranks(rank, world, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_share_the_batches_of_one_process(world: int) -> None:
+    alone = list(Batches(10, 4, 3, rank_of(0, 1)))
+    shares = zip(*(Batches(10, 4, 3, rank_of(r, world)) for r in range(world)), strict=True)
+    assert [sum(share, []) for share in shares] == alone
+    assert alone[:3] == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13]]
+
+
+def test_a_resumed_run_takes_the_batches_that_are_left() -> None:
+    whole = Batches(10, 4, 3, rank_of(1, 2))
+    rest = Batches(10, 4, 3, rank_of(1, 2), limit=5)
+    rest.start = 3
+    assert (whole.total, whole.per_epoch, rest.total, len(rest)) == (6, 2, 5, 2)
+    assert list(rest) == list(whole)[3:5]
+
+
+def test_a_batch_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size 11: the list has 10 images"):
+        Batches(10, 11, 1, rank_of(0, 1))
+    with pytest.raises(ValueError, match="batch_size 2: 3 ranks share it"):
+        Batches(10, 2, 1, rank_of(0, 3))

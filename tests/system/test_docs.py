@@ -1,0 +1,257 @@
+"""The pages: links lead somewhere, commands run as written, and docs/config.md is current.
+
+A block of commands in docs/ runs, page by page, in a copy of the repository, unless its first line
+says why it does not, or when and where it was measured. Code behind a line that ends with a file's
+name, `like/this.py`:, is written to that file first; a diff is applied.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+
+from model import build_model
+from util.config import Config, load_config, to_dict
+from util.config.schema import key
+from util.config.write_docs import PAGE, key_reference
+from util.data.demo.make import make_demo
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
+NOT_RUN = re.compile(r"# (not run by the tests: |measured \d{4}-\d\d-\d\d, ).{10,}")
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The contents of a page's code blocks of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+def run_blocks(page: Path) -> list[str]:
+    """Those with commands that run here."""
+    return [b for b in blocks(page, "sh") if not NOT_RUN.match(b)]
+
+
+def name_of(page: Path) -> str:
+    return page.name
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """What one can link to in a page: its headings, as GitHub and GitLab name them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    for page in DOCS:
+        assert page.name == "README.md" or f"]({page.name})" in index
+
+
+# --- the page of the keys ------------------------------------------------------------------------
+
+
+def test_the_page_of_keys_is_current() -> None:
+    assert PAGE.read_text() == key_reference(), "run: python -m util.config.write_docs"
+
+
+def test_every_key_has_words() -> None:
+    for section in fields(Config):
+        assert type(section.default).__doc__.strip()
+        for field in fields(section.default):
+            words = field.metadata["help"].split()
+            assert len(words) >= 2, f"{section.name}.{field.name} has no words about it"
+    with pytest.raises(TypeError):
+        key(1)
+
+
+# --- commands, without running them --------------------------------------------------------------
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of a page, as words."""
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_command_names_is_there(page: Path) -> None:
+    for block in blocks(page, "sh"):
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True)
+    for words in commands(page):
+        given = dict(w.split("=", 1) for w in words if re.match(r"[A-Z]+=", w))
+        words = words[len(given) :]
+        if words[:1] == ["sh"] and words[2:3] != ["--help"]:
+            exp, data_set = words[2:4]
+            net = given.get("NET", "resnet50")
+            path = ROOT / f"config/{data_set}/{data_set}_{exp}_{net}.yaml"
+            assert (ROOT / words[1]).is_file() and (path.is_file() or path.stem in page.read_text())
+            keys = [w for w in words[5:] if re.match(r"[A-Z]\w+\.", w)]
+            if path.is_file() and "mining_heads" not in str(keys):  # a key that the page makes
+                load_config(path, keys)
+        elif words[:1] and words[0].endswith("python"):
+            file = words[2].replace(".", "/") if words[1] == "-m" else words[1].removesuffix(".py")
+            there = [ROOT / f"{file}.py", ROOT / file / "__main__.py"]
+            library = file in ("pytest", "coverage")
+            assert library or any(path.is_file() for path in there), words
+
+
+@pytest.mark.parametrize("page", DOCS, ids=name_of)
+def test_a_block_that_does_not_run_says_why(page: Path) -> None:
+    for block in blocks(page, "sh"):
+        first = block.partition("\n")[0]
+        assert NOT_RUN.match(first) or not re.match(r"# *(not|measured)", first, re.I), first
+
+
+# --- commands, run as written --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves: the data, and a checkpoint, of random weights."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "data").mkdir()
+    finished = ROOT / "data/demo/demo.json"
+    if finished.is_file() and '"finished": true' in finished.read_text():
+        (folder / "data/demo").symlink_to((ROOT / "data/demo").resolve())
+    else:
+        make_demo(folder / "data/demo")
+    cfg = load_config(ROOT / "config/demo/demo_split0_lite0.yaml")
+    (folder / cfg.Train.save_path).mkdir(parents=True)
+    state = {"model": build_model(cfg).state_dict(), "iteration": 0, "config": to_dict(cfg)}
+    torch.save(state, folder / cfg.Train.save_path / "best.pth")
+    return folder
+
+
+@pytest.fixture
+def checkout(demo: Path, tmp_path: Path) -> Path:
+    """A copy of the repository, `make demo` behind it."""
+    folder = tmp_path / "checkout"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    scripts = folder / ".venv/bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (scripts / "python").chmod(0o755)
+    (scripts / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    shutil.copytree(demo, folder, dirs_exist_ok=True, symlinks=True)
+    return folder
+
+
+def strangers_data(shared: Path, folder: Path) -> None:
+    """The COCO part as a stranger's photos and labels: `photos/` and `labels.json`."""
+    (folder / "photos").mkdir()
+    merged = {"images": [], "annotations": []}
+    for subset in ("train", "val"):
+        path = shared / f"coco2014/annotations/instances_{subset}2014.json"
+        part = json.loads(path.read_text())
+        for image in part["images"]:
+            name = image["file_name"]
+            (folder / "photos" / name).symlink_to(shared / f"coco2014/{subset}2014" / name)
+        merged["images"] += part["images"]
+        merged["annotations"] += part["annotations"]
+        merged["categories"] = part["categories"]
+    (folder / "labels.json").write_text(json.dumps(merged))
+
+
+def run_page(page: Path, checkout: Path) -> str:
+    """Writes a page's files, runs its commands in one shell, and returns what they print."""
+    text = page.read_text()
+    for name, content in re.findall(r"`([\w./]+)`:\n\n```\w+\n(.*?)^```", text, re.M | re.S):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text(content)
+    for change in blocks(page, "diff"):
+        subprocess.run(["git", "apply", "-"], input=change, text=True, cwd=checkout, check=True)
+    activated = {**os.environ, "PATH": f"{checkout}/.venv/bin:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-e", "-c", "".join(run_blocks(page))], cwd=checkout, env=activated,
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def after_getting_started(checkout: Path, said: str) -> None:
+    assert "written: exp/demo/split0_lite0/result.json" in said and "usage: " in said
+    assert (checkout / "exp/demo/split0_lite0/last.pth").is_file()
+    assert not (checkout / "initmodel/demo/split0_lite0.pth").exists()
+
+
+def after_custom_data(checkout: Path, said: str) -> None:
+    assert "224 images of 80 classes" in said and "nothing is wrong" in said
+    assert len(json.loads((checkout / "lists/mine/val_0.json").read_text())["images"]) == 25
+    result = json.loads((checkout / "exp/mine/split0_lite0/result.json").read_text())
+    classes = result["seeds"]["321"]["final"]["classes"]
+    assert sorted(classes) == ["cat", "dog", "horse", "train"]
+    assert (checkout / "exp/mine/split0_lite0/episodes.png").is_file()
+
+
+def after_changing_the_model(checkout: Path, said: str) -> None:
+    assert "2 passed" in said and "mining_heads: 4" in said
+    assert "`mining_heads`" in (checkout / "docs/config.md").read_text()
+
+
+def after_faq(checkout: Path, said: str) -> None:
+    assert "nothing is wrong" in said and "amformer: evaluation: " in said
+    assert (checkout / "exp/demo/split0_lite0/episodes.png").is_file()
+
+
+def after_config(checkout: Path, said: str) -> None:
+    assert said.splitlines() == ["0.0002", "0.0001"]
+
+
+AFTER: dict[str, Callable[[Path, str], None]] = {
+    name.removeprefix("after_"): check
+    for name, check in list(globals().items())
+    if name.startswith("after_")
+}
+
+
+ELSEWHERE = {"predict.md"}  # tests/predict/test_predict.py runs it, on few pictures
+
+
+QUICK = {"config.md", "custom_data.md"}  # the others take minutes each, and want `-m slow`
+RUN = [
+    pytest.param(page, id=page.name, marks=[] if page.name in QUICK else pytest.mark.slow)
+    for page in DOCS
+    if run_blocks(page) and page.name not in ELSEWHERE
+]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_a_pages_commands_run_as_written(
+    page: Path, checkout: Path, request: pytest.FixtureRequest
+) -> None:
+    if page.stem == "custom_data":
+        strangers_data(request.getfixturevalue("shared"), checkout)
+    said = run_page(page, checkout)
+    if page.stem in AFTER:
+        AFTER[page.stem](checkout, said)

@@ -1,0 +1,28 @@
+"""Hand-made faults in the numeric core: each is still where it is put, and some test notices it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import mutations
+from helpers.mutants import FAULTS, Fault
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_has_its_place_in_the_code(fault: Fault, tmp_path: Path) -> None:
+    path = tmp_path / fault.file
+    path.parent.mkdir(parents=True)
+    shutil.copy(mutations.ROOT / fault.file, path)
+    mutations.inject(fault, tmp_path)
+    compile(path.read_text(encoding="utf-8"), fault.file, "exec")
+    assert (mutations.ROOT / "tests" / fault.test.split("::")[0].split()[0]).is_file()
+
+
+@pytest.mark.slow
+def test_every_fault_is_noticed() -> None:
+    words = [sys.executable, "tests/helpers/mutations.py"]
+    got = subprocess.run(words, cwd=mutations.ROOT, capture_output=True, text=True)
+    assert got.returncode == 0, got.stdout + got.stderr
+    assert got.stdout.count("caught") == len(FAULTS) + 1

@@ -1,0 +1,102 @@
+"""Makes the demo data set, in the layout of PASCAL VOC."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from util.data.demo.art import KINDS, draw
+from util.data.image_io import voc_palette
+from util.data.source import SUBSETS
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
+from util.runtime.parallel import on_all_cores
+
+_MARKER = "demo.json"
+
+
+def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
+    """Makes the demo data set.
+
+    Args:
+        out: its folder: new, empty, or that of a demo with the same arguments.
+        images: training pictures; there are 3 validation pictures to every 10, and at least 20.
+        seed: >= 0. It is part of the names, so lists of another seed's demo are not mistaken.
+
+    Returns:
+        False when the folder held the finished demo.
+
+    Raises:
+        ValueError: when the folder holds anything else, or a number is out of range.
+    """
+    if images < 1 or seed < 0:
+        raise UserError(f"--images {images} --seed {seed}: use at least 1 image and a seed >= 0")
+    out, arguments = Path(out), {"images": images, "seed": seed}
+    if _is_finished(out, arguments):
+        return False
+    root = out / "VOCdevkit2012" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    atomic_write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
+    counts = dict(zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True))
+    jobs = [(subset, i) for subset in SUBSETS for i in range(counts[subset])]
+    for _ in on_all_cores(partial(_make_one, root, seed), jobs, "drawing the demo"):
+        pass
+    for subset in SUBSETS:
+        ids = [_name(seed, *job) for job in jobs if job[0] == subset]
+        _write_ids(root / "ImageSets" / "Segmentation" / f"{subset}.txt", ids)
+        if subset == "train":
+            _write_ids(root.parent / "sbd_train_noval.txt", ids[1::2])
+    atomic_write(out / _MARKER, json.dumps({**arguments, "finished": True}).encode())
+    return True
+
+
+def _is_finished(out: Path, arguments: dict[str, int]) -> bool:
+    try:
+        found = json.loads((out / _MARKER).read_text(encoding="utf-8"))
+        finished = bool(found.pop("finished"))
+    except FileNotFoundError:
+        if out.is_dir() and not any(out.iterdir()):
+            return False
+        if not out.exists():
+            return False
+        raise UserError(
+            f"{out}: is there and is no demo; give --out a new or empty folder"
+        ) from None
+    except (ValueError, KeyError, AttributeError, NotADirectoryError):
+        raise UserError(f"{out}: is no demo; give --out a new or empty folder") from None
+    if found != arguments:
+        was = " ".join(f"--{key} {value}" for key, value in found.items())
+        raise UserError(f"{out}: holds the demo of {was}; delete it, or give another --out")
+    return finished
+
+
+def _name(seed: int, subset: str, index: int) -> str:
+    return f"demo{seed}_{subset}_{index:05d}"
+
+
+def _make_one(root: Path, seed: int, job: tuple[str, int]) -> None:
+    subset, index = job
+    picture = root / "JPEGImages" / f"{_name(seed, *job)}.jpg"
+    mask = root / "SegmentationClassAug" / f"{_name(seed, *job)}.png"
+    if picture.exists() and mask.exists():
+        return
+    rng = np.random.default_rng(np.random.SeedSequence((seed, SUBSETS.index(subset), index)))
+    # In front stands each class in turn: a small demo, too, has every class at its full size.
+    front, others = index % len(KINDS) + 1, rng.permutation(len(KINDS)) + 1
+    behind = [int(c) for c in others if c != front][: rng.choice(3, p=[0.25, 0.45, 0.3])]
+    shape = (200, 240) if rng.random() < 0.75 else (240, 200)
+    image, label = draw([*behind, front], shape, rng)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    atomic_write(picture, jpeg, durable=False)
+    indexed = Image.fromarray(label)
+    indexed.putpalette(voc_palette())
+    atomic_write(mask, lambda file: indexed.save(file, "PNG"), durable=False)
+
+
+def _write_ids(path: Path, ids: list[str]) -> None:
+    atomic_write(path, "".join(f"{i}\n" for i in ids).encode())

@@ -1,0 +1,116 @@
+"""What a number was measured with: so that two numbers can be compared, or refused.
+
+`environment` makes the record that `result.json` carries.
+"""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from util import ROOT
+from util.config import to_dict
+from util.data.lists import FoldList
+from util.data.tables import fingerprint
+from util.reproduce.compare import config_hash
+from util.runtime.distributed import Ranks
+
+PACKAGES = (
+    *("torchvision", "timm", "mmcv-full", "mmsegmentation"),
+    *("opencv-python", "pillow", "numpy", "pyyaml"),
+)
+
+
+def environment(cfg: Any, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
+    """The record, in types that JSON takes.
+
+    Args:
+        cfg: the resolved config.
+        ranks: this process's place; its device is the one that computes.
+        lists: the fold lists in use, by subset.
+
+    Returns:
+        `config`: hash over the keys that may change a number (`config_hash`); `lists`: CRC-32 of
+        each list; `code`: git commit, and whether a tracked file differs from it (both None where
+        there is no git); `packages`: versions; `seeds`; `machine`.
+    """
+    return {
+        "config": config_hash(to_dict(cfg)),
+        "lists": {subset: list_crc(fold) for subset, fold in lists.items()},
+        "code": _code(),
+        "packages": _packages(),
+        "seeds": {
+            "train": cfg.Train.seed,
+            "base": cfg.Base.seed,
+            "val": cfg.Eval.val_seed,
+            "test": list(cfg.Eval.seeds),
+        },
+        "machine": _machine(ranks),
+    }
+
+
+def list_crc(fold: FoldList) -> int:
+    """CRC-32 of a fold list: its queries, and the supports of each class, in their order."""
+    supports = (f"{c} {name}" for c, images in fold.by_class.items() for name in images)
+    return fingerprint([*fold.images, *supports])
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code() -> dict[str, Any]:
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(ROOT), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+            return None
+
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
+    return {
+        "commit": commit and commit.strip(),
+        "dirty": None if changed is None else bool(changed),
+    }
+
+
+def _packages() -> dict[str, str | None]:
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    packages = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with build
+    return packages | {name: version(name) for name in PACKAGES}
+
+
+def _machine(ranks: Ranks) -> dict[str, Any]:
+    gpu = ranks.device.type == "cuda"
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(ranks.device) if gpu else None,
+        "cuda": torch.version.cuda if gpu else None,
+        "ranks": ranks.world,
+    }
+
+
+def _cpu() -> str:
+    """The model's name as Linux tells it, else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,208 @@
+"""Ranks: what one process of a run is, and the few collective steps it takes.
+
+`torchrun` starts one process per GPU and says in the environment which one this is. A run of a
+single process needs neither a launcher nor a process group: every function here is then a no-op.
+
+Does this machine have so many GPUs? (for scripts; exit status 2 when not)
+    python -m util.runtime.distributed GPUS
+"""
+
+from util.runtime.cli import Parser, main
+from util.runtime.errors import RunStopped
+
+if __name__ == "__main__":
+    parser = Parser(__doc__)
+    parser.add_argument("gpus", type=int, metavar="GPUS", help="how many; 0: the CPU")
+    main(parser.parse_args)  # before torch, which takes seconds to import
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from util.runtime.errors import UserError
+
+LOST = 3  # exit status of a rank that others left alone; util.runtime.launch looks for the cause elsewhere
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the `world` processes of the run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and speaks."""
+        return self.rank == 0
+
+
+class LostRank(RunStopped):
+    """Another rank died, or cannot be reached; the launcher says which."""
+
+    status = LOST
+
+
+def init(gpus: int) -> Ranks:
+    """Joins the process group that the launcher's environment describes.
+
+    Args:
+        gpus: GPUS of the command line: GPUs of this machine, 0 for the CPU.
+
+    Raises:
+        ValueError: the machine lacks the GPUs, or the launcher started another number of processes.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    check_gpus(gpus)
+    if gpus and gpus != local_world:
+        raise UserError(
+            f"GPUS {gpus} need {gpus} processes, this run has {local_world}; start it "
+            f"with train.sh or torchrun --nproc_per_node={gpus}"
+        )
+    device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    if world > 1:
+        with _together():
+            distributed.init_process_group(
+                "nccl" if gpus else "gloo",
+                rank=rank,
+                world_size=world,
+                device_id=device if gpus else None,
+            )
+    return Ranks(rank, world, device)
+
+
+def check_gpus(gpus: int) -> None:
+    """Raises `ValueError` when this machine lacks `gpus` GPUs."""
+    there = torch.cuda.device_count()
+    if not 0 <= gpus <= there:
+        most = f" to {there}" if there else ""
+        raise UserError(f"GPUS {gpus}: this machine has {there}; give 0 (the CPU){most}")
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """A step that all ranks take: an error in it means that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's has no type of its own
+        raise LostRank(
+            f"rank {os.environ['RANK']} lost another rank ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sums the tensor over the ranks, in place."""
+    if distributed.is_initialized():
+        with _together():
+            distributed.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flags: Iterable[bool], ranks: Ranks) -> list[bool]:
+    """Of each flag, whether it is set on any rank; every rank has to ask."""
+    flags = torch.tensor([float(flag) for flag in flags], device=ranks.device)
+    return all_reduce_sum(flags).bool().tolist()
+
+
+def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
+    """Mean of a tensor over the ranks, in float64; the tensor itself stays."""
+    return all_reduce_sum(tensor.to(torch.float64, copy=True)) / ranks.world
+
+
+def _world() -> int:
+    return distributed.get_world_size()
+
+
+def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over the ranks, in one all-reduce of one flat tensor.
+
+    A parameter without a gradient on some ranks counts as zero there; one without on all ranks
+    keeps none. The ranks have to pass the same parameters in the same order.
+    """
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if not distributed.is_initialized() or not parameters:
+        return
+    gradients = [parameter.grad for parameter in parameters]
+    has = [float(gradient is not None) for gradient in gradients]
+    flat = torch.cat(
+        [parameters[0].new_tensor(has)]
+        + [
+            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+        ]
+    )
+    flat = all_reduce_sum(flat)
+    counts = has if all(has) else flat[: len(parameters)].tolist()
+    flat /= _world()
+    chunks = flat[len(parameters) :].split([parameter.numel() for parameter in parameters])
+    for parameter, chunk, count in zip(parameters, chunks, counts, strict=True):
+        if count:
+            parameter.grad = chunk.view_as(parameter).to(parameter.dtype)
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, in their order, on every rank.
+
+    Args:
+        value: tensors, numbers, text and containers of them; nothing else is read from a peer.
+    """
+    if not distributed.is_initialized():
+        return [value]
+    file = io.BytesIO()
+    torch.save(value, file)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    content = torch.frombuffer(file.getbuffer(), dtype=torch.uint8).to(device)
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(_world())]
+    with _together():
+        distributed.all_gather(sizes, torch.tensor([len(content)], device=device))
+        longest = int(max(sizes))
+        padded = nn.functional.pad(content, (0, longest - len(content)))
+        contents = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(contents, padded)
+    files = [c[: int(n)].cpu().numpy() for c, n in zip(contents, sizes, strict=True)]
+    return [torch.load(io.BytesIO(f.tobytes()), weights_only=True) for f in files]
+
+
+def broadcast_parameters(module: nn.Module) -> None:
+    """Gives every rank the parameters and buffers of rank 0."""
+    if distributed.is_initialized():
+        with _together():
+            for tensor in module.state_dict().values():
+                distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def main_first(ranks: Ranks) -> Iterator[None]:
+    """The main rank goes through the block before all others: it makes a file that they read."""
+    if not ranks.is_main:
+        _barrier()
+    yield
+    if ranks.is_main:
+        _barrier()
+
+
+def _barrier() -> None:
+    if distributed.is_initialized():
+        with _together():
+            distributed.barrier()
+
+
+def close() -> None:
+    """Leaves the process group."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(lambda: check_gpus(parser.parse_args().gpus))
