@@ -23,10 +23,10 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
+from model.constants import IGNORE
 from util.config.arguments import add_overrides
 from util.data.image_io import read_image, read_label, voc_palette
 from util.evaluate.visualize import overlay
-from util.folds import IGNORE
 from util.predict.predictor import Box, Points, Predictor, Result
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
@@ -94,7 +94,7 @@ def parse_support(word: str) -> tuple[str, str, str | np.ndarray | list[Box] | P
     """`[NAME=]IMAGE:LABEL` -> name, image, and mask, boxes or points.
 
     Raises:
-        ValueError: it is not of that form, or the class asked for is not in the mask.
+        UserError: it is not of that form, or the class asked for is not in the mask.
     """
     source, colon, label = word.rpartition(":")
     name, equals, image = source.partition("=")
@@ -125,7 +125,7 @@ def find_queries(words: Iterable[str]) -> list[Path]:
     """Files as they are and the pictures of folders, sorted, without those of their subfolders.
 
     Raises:
-        ValueError: no such file, a folder without pictures, or two that would share an output.
+        UserError: no such file, a folder without pictures, or two that would share an output.
     """
     found: dict[str, Path] = {}
     for word in map(Path, words):

@@ -36,6 +36,7 @@ from util.runtime import distributed, speed
 from util.runtime.cli import main
 from util.runtime.cost import peak_gb
 from util.runtime.files import atomic_write
+from util.runtime.log import log
 from util.runtime.progress import Progress
 
 
@@ -64,21 +65,19 @@ def test() -> None:
     work = evaluator.order(count, seeds)
     progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
     for line in report + options:
-        progress.note(line)
-    progress.note(
-        f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes"
-    )
+        log.info(line)
+    log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
 
     gallery = Gallery(episodes, cfg.Eval.visualize, work.episodes, extremes=True)
     begin = time.monotonic()
     results = evaluator.run(work, watch=lambda done: progress.step(done, {}), show=gallery.add)
     seconds, strips = time.monotonic() - begin, gallery.gathered()
     for seed, scores in results.items():
-        progress.note(f"seed {seed}: {scores.line()}")
+        log.info(f"seed {seed}: {scores.line()}")
 
     if ranks.is_main:
         summary = summarize(list(results.values()))
-        progress.note(table(results))
+        log.info(table(results))
         folder = Path(cfg.Train.save_path)
         result = record | {
             "summary": summary,
@@ -91,15 +90,15 @@ def test() -> None:
             },
         }
         if earlier:
-            verify.compare(cfg.Eval.verify, earlier, result, progress.note)
+            verify.compare(cfg.Eval.verify, earlier, result, log.info)
             return distributed.close()
         atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
-        progress.note(f"written: {folder / 'result.json'}")
+        log.info(f"written: {folder / 'result.json'}")
         for name in GALLERIES:
             path = folder / f"{name}.png"
             if name in strips:
                 save_strips(strips[name], path)
-                progress.note(f"written: {path}")
+                log.info(f"written: {path}")
             else:
                 path.unlink(missing_ok=True)  # an earlier test's, and not of these scores
     distributed.close()

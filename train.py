@@ -27,6 +27,7 @@ from util.evaluate.visualize import Gallery
 from util.features import encoded_batches
 from util.runtime import distributed, speed
 from util.runtime.cli import main
+from util.runtime.log import log
 from util.runtime.progress import Progress
 from util.runtime.rng import seed_everything
 from util.runtime.stop import Stop, resume_command
@@ -63,8 +64,8 @@ def train() -> None:
     evaluator = Evaluator(model, tests, cfg, ranks)
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
     for line in report:
-        progress.note(line)
-    progress.note(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
+        log.info(line)
+    log.info(f"{cfg.name}: {len(episodes)} episodes an epoch, {schedule.total} iterations")
 
     def goes_on(done: int) -> bool:
         """Validates and saves what is due after so many iterations; False ends the run."""
@@ -76,7 +77,7 @@ def train() -> None:
         if stopping or saving:
             run.save(done, validated=validated)
         if stopping:
-            progress.note(f"stopped at iteration {done}; go on with:\n{resume_command()}")
+            log.info(f"stopped at iteration {done}; go on with:\n{resume_command()}")
         return not stopping
 
     done = schedule.start
@@ -95,8 +96,8 @@ def train() -> None:
                 if not goes_on(done):
                     break
     if lost := skipped(episodes, ranks):
-        progress.note(f"{lost} episodes that could not be read were skipped")
-    progress.note(f"best mIoU {run.best:.2f}; checkpoints in {run.folder}")
+        log.info(f"{lost} episodes that could not be read were skipped")
+    log.info(f"best mIoU {run.best:.2f}; checkpoints in {run.folder}")
     run.close()
     distributed.close()
 
@@ -111,9 +112,9 @@ def validate(run: Run, evaluator: Evaluator, progress: Progress, stop: Stop, don
         return False
     scores = results[cfg.Eval.val_seed]
     run.validated(scores, gallery.gathered()["episodes"], done)
-    progress.note(f"iteration {done}: {scores.line()}  best {run.best:.2f}")
+    log.info(f"iteration {done}: {scores.line()}  best {run.best:.2f}")
     if run.exhausted():
-        progress.note(f"stopped early: {run.stale} epochs without a better mIoU")
+        log.info(f"stopped early: {run.stale} epochs without a better mIoU")
     return True
 
 

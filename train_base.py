@@ -25,11 +25,13 @@ from torch.optim import SGD, Optimizer
 from model.amformer import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
+from model.constants import IGNORE
 from model.folding import fold_batch_norms
 from model.published import base_to_published
 from model.resize import bilinear_ac
 from util.checkpoint import resume
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
+from util.config import Config
 from util.data.base_images import BaseLearnerDataset, open_base_images
 from util.data.batches import Batches, FixedBatches
 from util.data.loading import loaded, skipped
@@ -40,7 +42,7 @@ from util.runtime import distributed, speed
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
-from util.runtime.log import warn
+from util.runtime.log import log
 from util.runtime.progress import Progress
 from util.runtime.rng import library_versions, random_state, seed_everything, set_random_state
 from util.runtime.stop import Stop, resume_command
@@ -66,10 +68,8 @@ def train_base() -> None:
     report += unfinished.take_up(schedule) + more
     progress = Progress(schedule.total, cfg.Train.print_freq, schedule.start, ranks.is_main)
     for line in report:
-        progress.note(line)
-    progress.note(
-        f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}"
-    )
+        log.info(line)
+    log.info(f"base learner: {len(images)} images, {schedule.total} iterations, {ranks.device}")
     miou = None
     with stop:
         if learn(unfinished, images, schedule, progress, stop):
@@ -77,14 +77,14 @@ def train_base() -> None:
             distributed.broadcast_parameters(model)  # rank 0's batch norm statistics hold for all
             miou = validate(model, tests, cfg, ranks, stop)
     if lost := skipped(images, ranks):
-        progress.note(f"{lost} images that could not be read were skipped")
+        log.info(f"{lost} images that could not be read were skipped")
     if miou is None:
-        progress.note(f"stopped at iteration {unfinished.done}; go on with:\n{resume_command()}")
+        log.info(f"stopped at iteration {unfinished.done}; go on with:\n{resume_command()}")
     elif ranks.is_main:
         state = base_to_published(model.state_dict())
         write_checkpoint(cfg.Method.pre_weight, state_dict=state, base_miou=miou)
         unfinished.path.unlink(missing_ok=True)
-        progress.note(f"base mIoU {miou:.1f}, written to {cfg.Method.pre_weight}")
+        log.info(f"base mIoU {miou:.1f}, written to {cfg.Method.pre_weight}")
     distributed.close()
 
 
@@ -120,7 +120,7 @@ def learn(
     return True
 
 
-def loss_of(model: BaseLearner, x: Tensor, target: Tensor, cfg, ranks: Ranks) -> Tensor:
+def loss_of(model: BaseLearner, x: Tensor, target: Tensor, cfg: Config, ranks: Ranks) -> Tensor:
     """Mean cross-entropy over the labelled pixels of all ranks' batch.
 
     Args:
@@ -128,7 +128,7 @@ def loss_of(model: BaseLearner, x: Tensor, target: Tensor, cfg, ranks: Ranks) ->
         target: labels [b,S,S].
     """
     logits = model.classify(model.context(x)) if cfg.Base.freeze_backbone else model(x)
-    pixels = distributed.mean_over_ranks((target != losses.IGNORE).sum(), ranks)
+    pixels = distributed.mean_over_ranks((target != IGNORE).sum(), ranks)
     return losses.cross_entropy(logits, target, pixels.clamp(min=1))
 
 
@@ -139,7 +139,7 @@ class Unfinished:
         done: iterations.
     """
 
-    def __init__(self, model: BaseLearner, optimizer: Optimizer, cfg, ranks: Ranks):
+    def __init__(self, model: BaseLearner, optimizer: Optimizer, cfg: Config, ranks: Ranks):
         self.model, self.optimizer, self.cfg, self.ranks = model, optimizer, cfg, ranks
         self.path = Path(cfg.Method.pre_weight).with_suffix(".unfinished.pth")
         self.setting = {"config": to_dict(cfg), "versions": library_versions()}
@@ -189,7 +189,7 @@ class Unfinished:
             try:
                 write_checkpoint(self.path, **state, **self.setting)
             except OSError as error:
-                warn(f"{self.path}: cannot be written ({error.strerror}); training goes on")
+                log.warning(f"{self.path}: cannot be written ({error.strerror}); training goes on")
 
     @contextmanager
     def undone_on_a_fault(self) -> Iterator[None]:
@@ -217,7 +217,7 @@ class Unfinished:
             raise
 
 
-def transform(cfg, *, train: bool) -> EvalTransform:
+def transform(cfg: Config, *, train: bool) -> EvalTransform:
     """Random crops for training, a plain resize to S x S otherwise."""
     base, statistics = cfg.Base, pixel_statistics(cfg.Method.backbone)
     if train and base.augment:
@@ -225,7 +225,7 @@ def transform(cfg, *, train: bool) -> EvalTransform:
     return EvalTransform(base.size, *statistics)
 
 
-def build_model(cfg, ranks: Ranks) -> BaseLearner:
+def build_model(cfg: Config, ranks: Ranks) -> BaseLearner:
     """The base learner in training mode, the same on every rank, on a published backbone."""
     base = cfg.Base
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
@@ -240,7 +240,7 @@ def build_model(cfg, ranks: Ranks) -> BaseLearner:
     return model
 
 
-def build_optimizer(model: BaseLearner, cfg) -> Optimizer:
+def build_optimizer(model: BaseLearner, cfg: Config) -> Optimizer:
     """SGD; pyramid pooling and classifier at a multiple of the backbone's rate."""
     base = cfg.Base
     body = [p for n, p in model.named_parameters() if n.startswith("backbone.") and p.requires_grad]
@@ -254,7 +254,7 @@ Samples = Iterator[tuple[Tensor, Tensor]]
 
 
 def image_batches(
-    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg, ranks: Ranks
+    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg: Config, ranks: Ranks
 ) -> Samples:
     """(images [b,3,S,S], labels [b,S,S]) of this rank, one batch an iteration."""
     for image, target in loaded(images, schedule, cfg):
@@ -262,7 +262,7 @@ def image_batches(
 
 
 def f4_batches(
-    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg, ranks: Ranks
+    model: BaseLearner, images: BaseLearnerDataset, schedule: Batches, cfg: Config, ranks: Ranks
 ) -> Samples:
     """(f4 [b,C,h,w], labels [b,S,S]) of this rank; un-augmented images are encoded once."""
     if cfg.Base.augment:
@@ -286,7 +286,7 @@ def f4_batches(
 
 @torch.no_grad()
 def validate(
-    model: BaseLearner, tests: BaseLearnerDataset, cfg, ranks: Ranks, stop: Stop
+    model: BaseLearner, tests: BaseLearnerDataset, cfg: Config, ranks: Ranks, stop: Stop
 ) -> float | None:
     """mIoU in percent over the base classes, on the validation images at S x S.
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from model.constants import IMAGENET_MEAN, IMAGENET_STD
 from model.errors import UserError
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = IMAGENET_MEAN, IMAGENET_STD
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
 TRIAL = 65  # pixels a side of the image that a timm model is tried with
@@ -39,7 +40,7 @@ def build_backbone(name: str) -> nn.Module:
     """A name of `BUILDERS`, or `timm/<name>` -> a backbone with random weights.
 
     Raises:
-        ValueError: there is no such backbone, or it cannot serve.
+        UserError: there is no such backbone, or it cannot serve.
     """
     if name in BUILDERS:
         return BUILDERS[name]()
@@ -58,7 +59,7 @@ def check_size(backbone: nn.Module, size: int, key: str) -> None:
         key: the key that gave it, for the message.
 
     Raises:
-        ValueError: it does not.
+        UserError: it does not.
     """
     step, smallest = backbone.step, backbone.smallest
     if size % step == 1 and size >= smallest:
@@ -137,7 +138,7 @@ class TimmBackbone(nn.Module):
         **weights: keywords of `timm.create_model` that name pretrained weights.
 
     Raises:
-        ValueError: timm has no such model, or it cannot serve.
+        UserError: timm has no such model, or it cannot serve.
     """
 
     def __init__(self, name: str, **weights):
@@ -225,7 +226,7 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
             ResNets of this family (conv1..conv3).
 
     Raises:
-        ValueError: the source does not fit the backbone or cannot be had.
+        UserError: the source does not fit the backbone or cannot be had.
     """
     if source == "none":
         return

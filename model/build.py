@@ -11,7 +11,7 @@ def build_model(cfg) -> AMFormer:
         cfg: see `util.config.load_config`.
 
     Raises:
-        ValueError: there is no such backbone, or it does not take images of `Data.size`.
+        UserError: there is no such backbone, or it does not take images of `Data.size`.
     """
     method = cfg.Method
     model = AMFormer(

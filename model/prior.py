@@ -8,7 +8,6 @@ from model.base_learner import Features
 from model.precision import at_least_float32, autocast_disabled
 from model.query_support import SupportFeatures
 
-TEMPERATURE = 0.1
 BLOCK = 2**22  # similarities of a query's positions computed at a time
 
 

@@ -79,7 +79,7 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a published checkpoint (with or without `module.`) -> ours.
 
     Raises:
-        ValueError: a name is missing or surplus; the message names it.
+        UserError: a name is missing or surplus; the message names it.
     """
     state = bare(state)
     names = {published_name(name): name for name in _our_names(state)}
@@ -91,7 +91,7 @@ def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict -> published names.
 
     Raises:
-        ValueError: a name is missing or surplus (backbones of timm's have no published form).
+        UserError: a name is missing or surplus (backbones of timm's have no published form).
     """
     _check(set(state), _our_names({published_name(k): v for k, v in state.items()}))
     return {published_name(name): value for name, value in state.items()}

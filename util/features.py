@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.query_support import QueryFeatures, SupportFeatures
+from util.config import Config
 from util.data.batches import Batches
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
@@ -200,7 +201,7 @@ class FeatureStore:
 
 
 def encoded_batches(
-    encoder: Encoder, episodes: EpisodeDataset, schedule: Batches, cfg
+    encoder: Encoder, episodes: EpisodeDataset, schedule: Batches, cfg: Config
 ) -> Iterator[EncodedBatch]:
     """This rank's share of every training batch, on the encoder's device."""
     device = next(encoder.parameters()).device

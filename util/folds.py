@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from model.constants import IGNORE
 from util.runtime.errors import UserError
 
 # Written out although mmseg knows them: importing mmseg takes 5 s.
@@ -22,9 +23,6 @@ _COCO = (
     "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
     "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 )
-
-IGNORE = 255
-"""The label of pixels that count for nothing."""
 
 FOLDS = 4
 """Folds of PASCAL-5i and COCO-20i."""
@@ -105,7 +103,7 @@ def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fo
         use_split_coco: False takes 20i+1..20i+20 on COCO instead; PASCAL ignores it.
 
     Raises:
-        ValueError: for an unknown data set or fold.
+        UserError: for an unknown data set or fold.
     """
     if data_set not in CLASSES:
         raise UserError(f"Data.data_set is {data_set!r}: use one of {', '.join(CLASSES)}")
@@ -141,7 +139,7 @@ def fold_of(data: Any) -> Fold:
             and `.novel`.
 
     Raises:
-        ValueError: for an unknown data set, fold or class.
+        UserError: for an unknown data set, fold or class.
     """
     if data.trained_on:
         return coco_to_pascal(data.split, data.use_split_coco)
@@ -158,7 +156,7 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
     """Reads the class names of one's own data set: a line each, in the order of their ids.
 
     Raises:
-        ValueError: when `classes.txt` is missing, empty, too long, or names a class twice.
+        UserError: when `classes.txt` is missing, empty, too long, or names a class twice.
     """
     path = Path(data_root) / "classes.txt"
     try:

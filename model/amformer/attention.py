@@ -9,10 +9,10 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.constants import TEMPERATURE
 from model.precision import at_least_float32, autocast_disabled
 
 LN_EPS = 1e-6
-TEMPERATURE = 0.1
 BLOCK = 2**22  # scores of the mining attention computed at a time, over batch and heads
 
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.constants import TEMPERATURE
 from model.precision import at_least_float32, autocast_disabled
 from model.prior import cosine_to, cross_prior, gram_distances
 from model.query_support import QueryFeatures, SupportFeatures
 
-TEMPERATURE = 0.1
 BLOCK = 2**22  # similarities of a query's positions computed at a time
 
 

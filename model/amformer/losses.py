@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.amformer.detail_mining import Detail
+from model.constants import IGNORE
 from model.resize import bilinear, bilinear_ac
 
-IGNORE = 255
 REAL_LABEL = 0.9  # one-sided smoothing, as published
 
 

@@ -168,7 +168,7 @@ class AMFormer(nn.Module):
             class_index: [B], only while training: the episode's class among the base classes.
 
         Raises:
-            ValueError: K is not the K that the model was built for.
+            UserError: K is not the K that the model was built for.
         """
         seen = self.encoder.supports(support.flatten(0, 1), support_mask.flatten(0, 1))
         shot = support.shape[1]
@@ -194,7 +194,7 @@ class AMFormer(nn.Module):
             kshot: one of `KSHOT`: how K supports become one prediction.
 
         Raises:
-            ValueError: no such `kshot`; or it is "model" and K is not what the model was built for.
+            UserError: no such `kshot`; or it is "model" and K is not what the model was built for.
         """
         if kshot not in KSHOT:
             raise UserError(f"kshot is {kshot!r}: use one of {', '.join(KSHOT)}")

@@ -311,7 +311,7 @@ FAULTS = [
     Fault(
         "ignored pixels counted in the mean",
         "util/train/adversarial.py",
-        "(mask != losses.IGNORE).sum()",
+        "(mask != IGNORE).sum()",
         "(mask >= 0).sum()",
         "train/test_adversarial.py::test_segmentation_losses_are_means_over_the_labelled_pixels",
     ),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.amformer import losses
 from model.amformer.detail_mining import Detail, DetailMining, PartAttention
+from model.constants import IGNORE
 from model.ensemble import Ensemble, base_probability
 
 
@@ -44,7 +45,7 @@ def test_the_cross_entropy_counts_labelled_pixels_alone() -> None:
     rows = [
         -log[b, target[b, i, j], i, j]
         for b, i, j in np.ndindex(2, 5, 5)
-        if target[b, i, j] != losses.IGNORE
+        if target[b, i, j] != IGNORE
     ]
     assert_same(losses.cross_entropy(scores, target, torch.tensor(7.0)), sum(rows) / 7)
 

@@ -13,13 +13,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from model.constants import IGNORE
 from model.resize import bilinear, bilinear_ac, nearest
 from util.config import Config, load_config, to_dict
 from util.data.episodes import EpisodeSampler
 from util.data.lists import FoldList, fold_list
 from util.data.tables import Table
 from util.evaluate.metrics import BaseTotals, BinaryTotals, ThresholdTotals
-from util.folds import CLASSES, IGNORE, Fold, published_fold
+from util.folds import CLASSES, Fold, published_fold
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")

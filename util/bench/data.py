@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader
 
+from util.config import Config
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.image_io import read_image
 from util.runtime.cli import main
@@ -52,7 +53,7 @@ def loader_rate(episodes: EpisodeDataset, workers: int, batch_size: int) -> floa
     return (batches - 3) * batch_size * (1 + shots) / took
 
 
-def rates(cfg, train: EpisodeDataset) -> dict[str, float]:
+def rates(cfg: Config, train: EpisodeDataset) -> dict[str, float]:
     """Images per second of one core, by what is done with them."""
     names, rng = train.sampler.fold.images[:IMAGES], np.random.default_rng(0)
     source = train.source

@@ -17,7 +17,7 @@ from torch import Tensor
 from model import AMFormer, build_model
 from util import ROOT
 from util.bench.counting import count
-from util.config import load_config
+from util.config import Config, load_config
 from util.config.schema import SpeedSection
 from util.data.dataset import EpisodeBatch
 from util.features import encode
@@ -52,7 +52,9 @@ def keep_all(logits: Tensor, base: Tensor, psi: Tensor) -> Tensor:
     return torch.ones_like(logits[:, :1])
 
 
-def prepare(work: str, cfg, device: torch.device, plain: ModuleType | None) -> Callable[[], object]:
+def prepare(
+    work: str, cfg: Config, device: torch.device, plain: ModuleType | None
+) -> Callable[[], object]:
     """The work as a function without arguments; `plain` is the module of the plain formulation."""
     torch.manual_seed(0)
     model = build_model(cfg).to(device)
@@ -77,7 +79,7 @@ def prepare(work: str, cfg, device: torch.device, plain: ModuleType | None) -> C
 
 
 def _evaluation(
-    work: str, model: AMFormer, cfg, device: torch.device, plain: ModuleType | None
+    work: str, model: AMFormer, cfg: Config, device: torch.device, plain: ModuleType | None
 ) -> Callable[[], object]:
     batch = episodes(cfg.Data.size, cfg.Data.shot, 1, device)
     images = batch.query, batch.support, batch.support_mask
@@ -100,7 +102,7 @@ def _evaluation(
     return warm
 
 
-def operations(work: str, cfg, plain: ModuleType | None = None) -> int:
+def operations(work: str, cfg: Config, plain: ModuleType | None = None) -> int:
     """Counted operations of one run of the work, weights composed and folded beforehand.
 
     Options of precision and speed change none, so they are left out: the CPU lacks some.
@@ -191,7 +193,7 @@ def table(args: argparse.Namespace) -> None:
     """Prints the rows as they come, as a table of Markdown.
 
     Raises:
-        ValueError: the machine lacks the GPU, or nothing is to be repeated.
+        UserError: the machine lacks the GPU, or nothing is to be repeated.
     """
     distributed.check_gpus(args.gpus)
     if args.repeat < 1:

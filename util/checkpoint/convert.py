@@ -47,7 +47,7 @@ def convert(
         What `checkpoint.save` is to write, and one line about it.
 
     Raises:
-        ValueError: the file is torn, holds no such weights, or its names or shapes do not fit.
+        UserError: the file is torn, holds no such weights, or its names or shapes do not fit.
     """
     state = bare(_weights(source))
     kind, base = _kind(source, state)

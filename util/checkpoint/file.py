@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint, onto the CPU; no code in it is run.
 
     Raises:
-        ValueError: no such file, a torn or changed one, or one that is no checkpoint.
+        UserError: no such file, a torn or changed one, or one that is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,7 +67,7 @@ def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[st
     """The state dict in a file: what is called so, or all that is there.
 
     Raises:
-        ValueError: it is none.
+        UserError: it is none.
     """
     found = state.get(name, state)
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
@@ -86,7 +86,7 @@ def load_state_dict_strictly(
         path: the file it came from, for the message.
 
     Raises:
-        ValueError: names that are missing, surplus, or of another shape; the module is unchanged.
+        UserError: names that are missing, surplus, or of another shape; the module is unchanged.
     """
     if told := state_dict_differences(module.state_dict(), state):
         raise UserError(

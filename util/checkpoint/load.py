@@ -18,11 +18,11 @@ from util.runtime.progress import timed
 
 
 @timed("base learner read")
-def load_base_learner(base: BaseLearner, cfg) -> None:
+def load_base_learner(base: BaseLearner, cfg: Config) -> None:
     """Fills the encoder from `Method.pre_weight`: our stage one's file, or one from BAM as it is.
 
     Raises:
-        ValueError: no such file, a torn one, or one of another architecture.
+        UserError: no such file, a torn one, or one of another architecture.
     """
     path = cfg.Method.pre_weight
     if not Path(path).is_file():
@@ -36,7 +36,7 @@ def load_base_learner(base: BaseLearner, cfg) -> None:
     load_state_dict_strictly(base, state, path)
 
 
-def checkpoint_path(cfg) -> Path:
+def checkpoint_path(cfg: Config) -> Path:
     """The file that `Eval.weight` means: `best` or `last` of the run, or a path."""
     weight = cfg.Eval.weight
     return (
@@ -49,14 +49,14 @@ def load_checkpoint(model: AMFormer, path: Path) -> dict:
     """Fills a model from a checkpoint of train.py; returns all that the file holds.
 
     Raises:
-        ValueError: no such file, a torn one, or one of another architecture.
+        UserError: no such file, a torn one, or one of another architecture.
     """
     state = read_checkpoint(path)
     load_state_dict_strictly(model, state_dict_in(state, "model", path), path)
     return state
 
 
-def trained_model(cfg, state: dict, path: Path) -> AMFormer:
+def trained_model(cfg: Config, state: dict, path: Path) -> AMFormer:
     """The model that a config describes, to predict with, on the CPU.
 
     Unless `Eval.kshot` is "model", the K-shot weights have no part in a prediction, and a
@@ -68,7 +68,7 @@ def trained_model(cfg, state: dict, path: Path) -> AMFormer:
         path: the file it came from, for messages.
 
     Raises:
-        ValueError: the checkpoint is of another architecture or K.
+        UserError: the checkpoint is of another architecture or K.
     """
     weights = state_dict_in(state, "model", path)
     if cfg.Eval.kshot != "model":
@@ -103,7 +103,7 @@ def require_unseen(state: dict, path: Path, cfg: Config) -> None:
         cfg: of the test.
 
     Raises:
-        ValueError: naming the classes; or that config is none.
+        UserError: naming the classes; or that config is none.
     """
     if "config" not in state:
         return

@@ -62,7 +62,7 @@ def training_state(path: Path) -> dict[str, Any]:
     """Reads a checkpoint that training can go on from.
 
     Raises:
-        ValueError: it is missing, torn, foreign, or holds weights only.
+        UserError: it is missing, torn, foreign, or holds weights only.
     """
     state = {"run": 0} | read_checkpoint(path)  # older files hold none
     if not all(isinstance(state.get(name), kind) for name, kind in _TRAINING.items()):
@@ -74,7 +74,7 @@ def explicit(path: Path) -> None:
     """Refuses a bad file that `Train.resume` names, and offers a good one of its folder.
 
     Raises:
-        ValueError: see `training_state`.
+        UserError: see `training_state`.
     """
     try:
         training_state(path)

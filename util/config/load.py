@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         The validated configuration.
 
     Raises:
-        ValueError: any mistake, in one line.
+        UserError: any mistake, in one line.
     """
     return _resolved(_read(Path(path), ()), str(path), overrides)
 
@@ -46,7 +46,7 @@ def config_from(sections: Mapping, source: str, overrides: list[str] | None = No
         overrides: as in `load_config`.
 
     Raises:
-        ValueError: any mistake, in one line.
+        UserError: any mistake, in one line.
     """
     if not isinstance(sections, Mapping) or not all(
         isinstance(options, Mapping) for options in sections.values()

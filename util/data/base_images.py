@@ -1,13 +1,13 @@
 """Images and base labels: what the base learner is trained on."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from util.config import Config
 from util.data.episodes import Passes, generator
 from util.data.lists import fold_list
 from util.data.loading import Skipping
@@ -68,7 +68,7 @@ class BaseLearnerDataset(Dataset):
 
 @timed("lists and what is on disk")
 def open_base_images(
-    cfg: Any, subset: str, transform: Transform, seed: int | None
+    cfg: Config, subset: str, transform: Transform, seed: int | None
 ) -> tuple[BaseLearnerDataset, list[str]]:
     """Opens the images a base learner is trained ('train') or validated ('val') on.
 
@@ -85,7 +85,7 @@ def open_base_images(
         The samples, and a line when images were left out.
 
     Raises:
-        ValueError: when data is missing or broken.
+        UserError: when data is missing or broken.
     """
     data, source = cfg.Data, open_source(cfg.Data, subset)
     fold, table = fold_of(data), load_table(source, data.list_dir)

@@ -25,7 +25,7 @@ class Batches:
         total: iterations of the run; the sampler yields `total - start` lists of sample numbers.
 
     Raises:
-        ValueError: the batch is larger than a pass or smaller than the number of ranks.
+        UserError: the batch is larger than a pass or smaller than the number of ranks.
     """
 
     def __init__(

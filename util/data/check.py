@@ -8,14 +8,15 @@ Prints a table per class and everything that is wrong; the exit status is 2 when
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
+from model.constants import IGNORE
+from util.config import DataSection
 from util.config.arguments import config_argument
 from util.data.image_io import read_label
 from util.data.lists import FoldList, compare, fold_list, list_name
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
-from util.folds import IGNORE, fold_of
+from util.folds import fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.parallel import on_all_cores
@@ -38,7 +39,7 @@ class Report:
     wrong: list[str]
 
 
-def check(data: Any, subset: str) -> Report:
+def check(data: DataSection, subset: str) -> Report:
     """Reads every image and mask that a subset lists, on all cores.
 
     Args:
@@ -46,7 +47,7 @@ def check(data: Any, subset: str) -> Report:
         subset: 'train' or 'val'.
 
     Raises:
-        ValueError: when folders or id lists are missing.
+        UserError: when folders or id lists are missing.
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()

@@ -10,13 +10,14 @@ run resumes at any iteration:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
+from util.config import Config
 from util.data.episodes import EpisodeSampler, Plan
 from util.data.lists import available, check_shots, compare, fold_list, list_name
 from util.data.loading import Skipping
@@ -31,7 +32,7 @@ from util.data.transform import (
     Transform,
 )
 from util.data.weak import annotate
-from util.folds import IGNORE, fold_of
+from util.folds import fold_of
 from util.runtime.progress import timed
 
 
@@ -194,7 +195,7 @@ class EpisodeDataset(Dataset):
 
 @timed("lists and what is on disk")
 def open_episodes(
-    cfg: Any,
+    cfg: Config,
     subset: str,
     seed: int,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -217,7 +218,7 @@ def open_episodes(
         The episodes, and one line for each thing left out.
 
     Raises:
-        ValueError: when data is missing, broken or too little.
+        UserError: when data is missing, broken or too little.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
     listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)

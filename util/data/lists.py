@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from util import ROOT
+from util.config import DataSection
 from util.config.arguments import config_argument
 from util.data.source import open_source, subsets
 from util.data.tables import Table, fingerprint, load_table, write_text
@@ -83,7 +84,7 @@ def check_shots(fold: FoldList, shot: int) -> None:
     """Makes sure that every class can serve: K supports and a query, all different.
 
     Raises:
-        ValueError: naming the first class that has fewer than K + 1 images.
+        UserError: naming the first class that has fewer than K + 1 images.
     """
     for c, images in fold.by_class.items():
         if len(images) <= shot:
@@ -111,7 +112,7 @@ def available(
         The list cut down, and one line for each thing left out.
 
     Raises:
-        ValueError: when nothing is left.
+        UserError: when nothing is left.
     """
     images = [i for i in fold.images if exists(i)]
     by_class, report = fold.by_class, []
@@ -178,7 +179,7 @@ def _difference(what: str, ids: list[str], want: list[int]) -> str:
     return f"{what}: {got[0]} images, {want[0]} published"
 
 
-def list_name(data: Any, subset: str) -> str:
+def list_name(data: DataSection, subset: str) -> str:
     """Returns the name of a config's list, such as `pascal/train_0`."""
     trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
@@ -186,7 +187,7 @@ def list_name(data: Any, subset: str) -> str:
     return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}"
 
 
-def every_fold(data: Any) -> Iterator[Any]:
+def every_fold(data: DataSection) -> Iterator[Any]:
     """Yields the `Data` section once for every fold of its data set."""
     if data.data_set == "custom":
         yield data
@@ -197,7 +198,7 @@ def every_fold(data: Any) -> Iterator[Any]:
             yield replace(data, split=split, use_split_coco=use_split_coco)
 
 
-def write_lists(data: Any) -> list[str]:
+def write_lists(data: DataSection) -> list[str]:
     """Writes the lists of every fold; each mask is read once.
 
     Args:
@@ -207,7 +208,7 @@ def write_lists(data: Any) -> list[str]:
         A line for everything that differs from the published lists.
 
     Raises:
-        ValueError: when data is missing or broken.
+        UserError: when data is missing or broken.
     """
     differs = []
     for subset in subsets(data):

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from util.config import Config
 from util.data.batches import Batches, FixedBatches
 from util.data.image_io import Unreadable
 from util.runtime.distributed import Ranks, all_reduce_sum
 from util.runtime.errors import RunStopped
-from util.runtime.log import warn
+from util.runtime.log import log
 from util.runtime.stop import guard_worker
 
 STRIDE = 10**9  # from a sample to the one in its place: beyond what any run counts to
@@ -48,7 +49,7 @@ class Skipping:
         """Counts and says what was skipped."""
         with self._skipped.get_lock():
             self._skipped.value += samples
-            warn(f"{text}; skipped, {self._skipped.value} so far")
+            log.warning(f"{text}; skipped, {self._skipped.value} so far")
 
     def __call__(self, make: Callable[[int], T], index: int) -> T:
         """What `make` gives for a sample, or for the one in its place.
@@ -75,7 +76,7 @@ def skipped(dataset: Any, ranks: Ranks) -> int:
 
 
 def loaded(
-    dataset: Dataset, schedule: Batches | FixedBatches, cfg: Any, **options: Any
+    dataset: Dataset, schedule: Batches | FixedBatches, cfg: Config, **options: Any
 ) -> Iterator[Any]:
     """One batch an iteration of the run; a worker process that dies costs time only.
 
@@ -107,7 +108,7 @@ def loaded(
             what = _death(error)
         deaths, iteration = deaths + 1, schedule.start + done
         if deaths < DEATHS:
-            warn(f"iteration {iteration}: {what}; starting other workers")
+            log.warning(f"iteration {iteration}: {what}; starting other workers")
             continue
         if not dataset.skipping.skip:
             raise RunStopped(

@@ -4,10 +4,10 @@ import os
 import time
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from util.config import DataSection
 from util.data.image_io import Unreadable, read_image, read_label
 from util.folds import CLASSES, fold_of
 from util.runtime.errors import UserError
@@ -40,7 +40,7 @@ class Source:
         cache: folder for decoded images and masks; '' keeps none.
 
     Raises:
-        ValueError: when a folder is missing.
+        UserError: when a folder is missing.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Source:
 
         Raises:
             Unreadable: one cannot be read, `TRIES` times, or their sizes differ.
-            ValueError: the cache cannot be written.
+            UserError: the cache cannot be written.
         """
         if self.cache is None:
             return self._decode_again(image_id)
@@ -176,7 +176,7 @@ class Source:
         """Makes sure that every picture is there.
 
         Raises:
-            ValueError: naming the first that is not, and how many more.
+            UserError: naming the first that is not, and how many more.
         """
         there = self.images_on_disk()
         absent = [i for i in ids if i not in there]
@@ -194,7 +194,7 @@ class Source:
         `val.txt` list.
 
         Raises:
-            ValueError: when an id list is missing or nothing is listed.
+            UserError: when an id list is missing or nothing is listed.
         """
         listed = self.root / f"{self.subset}.txt"
         if self.data_set == "custom" and listed.exists():
@@ -223,16 +223,16 @@ class Source:
         return ids
 
 
-def subsets(data: Any) -> tuple[str, ...]:
+def subsets(data: DataSection) -> tuple[str, ...]:
     """Returns the subsets that a config's `Data` section uses."""
     return ("val",) if data.trained_on else SUBSETS
 
 
-def open_source(data: Any, subset: str) -> Source:
+def open_source(data: DataSection, subset: str) -> Source:
     """Opens the data of a config's `Data` section for 'train' or 'val'.
 
     Raises:
-        ValueError: for 'train' where the model was trained on another data set.
+        UserError: for 'train' where the model was trained on another data set.
     """
     if subset not in subsets(data):
         raise UserError(

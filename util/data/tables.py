@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from model.constants import IGNORE
 from util.data.image_io import read_label
 from util.data.source import Source
-from util.folds import IGNORE
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 from util.runtime.parallel import on_all_cores
@@ -36,7 +36,7 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         list_dir: folder of the tables, one folder per data set. Written to on the first use.
 
     Raises:
-        ValueError: when the file there is not of these ids or cannot be written, or a mask cannot
+        UserError: when the file there is not of these ids or cannot be written, or a mask cannot
             be read. A table of one's own data is made anew when a mask was added or changed, but
             never takes the place of another data set's.
     """
@@ -71,7 +71,7 @@ def build_table(source: Source, ids: list[str]) -> Table:
     """Reads every mask once, on all cores, with a bar of progress on stderr.
 
     Raises:
-        ValueError: when a mask cannot be read or holds a class the data set does not have.
+        UserError: when a mask cannot be read or holds a class the data set does not have.
     """
     paths = [str(source.label_path(i)) for i in ids]
     limit, table = source.classes, {}
@@ -105,7 +105,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file of the list folder, whole or not at all.
 
     Raises:
-        ValueError: when it cannot be written.
+        UserError: when it cannot be written.
     """
     try:
         atomic_write(path, text.encode())

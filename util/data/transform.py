@@ -8,10 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from util.folds import IGNORE
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 # The data loader's workers are the parallelism; OpenCV's own threads would fight them for cores.
 cv2.setNumThreads(0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.resize import bilinear_ac
+from util.config import Config
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import Plan
 from util.evaluate.metrics import (
@@ -96,7 +97,7 @@ class Evaluator:
         ranks: this process's place.
     """
 
-    def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg, ranks: Ranks):
+    def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):
         self.model, self.episodes, self.cfg, self.ranks = model, episodes, cfg, ranks
         self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
         self._targets: dict[str, _Target] = {}

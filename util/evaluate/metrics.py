@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.constants import IGNORE
 from util.runtime import distributed
-
-IGNORE = 255
 
 
 def ratio(intersection: Tensor, union: Tensor) -> Tensor:

@@ -288,7 +288,7 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
     """Of each novel class a support and two queries, from the validation data of the checkpoint.
 
     Raises:
-        ValueError: the data is there and broken.
+        UserError: the data is there and broken.
     """
     data = predictor.cfg.Data
     if not Path(data.data_root).is_dir():
@@ -311,7 +311,7 @@ def serve(page: Page, host: str, port: int) -> None:
     """Serves the page until Ctrl-C; uploads lie in a folder that goes away with it.
 
     Raises:
-        ValueError: the address cannot be had.
+        UserError: the address cannot be had.
     """
     check_address(host, port)
     warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -347,7 +347,7 @@ def check_address(host: str, port: int) -> None:
     """Makes sure that one can listen there.
 
     Raises:
-        ValueError: no such port or host, or it is in use.
+        UserError: no such port or host, or it is in use.
     """
     if not 0 < port < 65536:
         raise UserError(f"--port {port}: give a port from 1 to 65535")

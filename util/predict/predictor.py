@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.backbones import pixel_statistics
+from model.constants import IGNORE
 from model.query_support import QueryFeatures, SupportFeatures
 from util.checkpoint.file import read_checkpoint
 from util.checkpoint.load import trained_model
@@ -29,7 +30,6 @@ from util.data.transform import EvalTransform
 from util.evaluate.evaluator import own_size
 from util.evaluate.metrics import argmax_channels
 from util.features import encode_image
-from util.folds import IGNORE
 from util.runtime import speed
 from util.runtime.errors import UserError
 
@@ -121,7 +121,7 @@ class Predictor:
                 `Eval.kshot=ensemble`. Options that are for GPUs alone are off on the CPU.
 
         Raises:
-            ValueError: no such file, one that is no checkpoint of train.py, or no such device.
+            UserError: no such file, one that is no checkpoint of train.py, or no such device.
         """
         path, device = Path(path), _device(device)
         state = read_checkpoint(path)
@@ -167,7 +167,7 @@ class Predictor:
             name: of the class.
 
         Raises:
-            ValueError: what cannot be used, in one line; the classes are then as they were.
+            UserError: what cannot be used, in one line; the classes are then as they were.
         """
         if not isinstance(images, (list, tuple)):
             one = not isinstance(masks, list) or (masks and isinstance(masks[0], Box))
@@ -193,7 +193,7 @@ class Predictor:
         the one with the highest foreground score counts.
 
         Raises:
-            ValueError: no support yet, or no picture.
+            UserError: no support yet, or no picture.
         """
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
@@ -209,7 +209,7 @@ class Predictor:
         """What leads to one class's mask; `name`: which, the first where None.
 
         Raises:
-            ValueError: no support of that name, or no picture.
+            UserError: no support of that name, or no picture.
         """
         if name is not None and name not in self._supports:
             raise UserError(f"no support is called {name!r}; there is {', '.join(self.names)}")
@@ -266,7 +266,7 @@ def as_rgb(image: Picture) -> np.ndarray:
     """An image in any of the forms that `Predictor` takes -> uint8 [H,W,3], upright.
 
     Raises:
-        ValueError: no such file, or no picture of 8 or 16 bits.
+        UserError: no such file, or no picture of 8 or 16 bits.
     """
     if isinstance(image, (str, Path)):
         return read_image(image)

@@ -48,7 +48,7 @@ def read_runs(folders: list[Path]) -> list[Record]:
     """Reads runs; their names are the parts of their paths in which they differ.
 
     Raises:
-        ValueError: a folder holds no run, is given twice, or a file in it is torn.
+        UserError: a folder holds no run, is given twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):

@@ -58,7 +58,7 @@ def gather(folder: Path) -> list[Row]:
     """The rows of every `result.json` below a folder, with the published rows beside them.
 
     Raises:
-        ValueError: there is none, one is torn, or two are of the same fold, seeds and setting.
+        UserError: there is none, one is torn, or two are of the same fold, seeds and setting.
     """
     paths = sorted(folder.rglob("result.json"))
     if not paths:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from util import ROOT
-from util.config import to_dict
+from util.config import Config, to_dict
 from util.data.lists import FoldList
 from util.data.tables import fingerprint
 from util.reproduce.compare import config_hash
@@ -27,7 +27,7 @@ PACKAGES = (
 )
 
 
-def environment(cfg: Any, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
+def environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
     """The record, in types that JSON takes.
 
     Args:

@@ -24,7 +24,7 @@ def refuse_another(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
         What the file holds.
 
     Raises:
-        ValueError: it is no result, or one of another config, checkpoint or list.
+        UserError: it is no result, or one of another config, checkpoint or list.
     """
     wanted = (*NUMBERS, "config", "environment", "checkpoint_sha256")
     then = read_result(Path(path), wanted, "Eval.verify: ")
@@ -48,7 +48,7 @@ def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str
         prefix: what a message begins with.
 
     Raises:
-        ValueError: it is missing, torn, or not test.py's.
+        UserError: it is missing, torn, or not test.py's.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def compare(
         say: takes a line.
 
     Raises:
-        ValueError: a number differs, or only one of the two has it.
+        UserError: a number differs, or only one of the two has it.
     """
     for kind in ("code", "packages", "machine"):
         made = (record["environment"][kind] for record in (then, now))

@@ -1,9 +1,7 @@
-"""What a run says: one progress line, and one line for a mistake of the user's; `-v` says more.
+"""Command lines: one style of parser, one way to end, one line for a mistake of the user.
 
-Quiet is the default: no warnings of libraries. With `-v`, which every command line takes, come
-these, what libraries log, how long the parts of a run took (`timed`), and in the progress line
-which part of the time training waited for its batches. The progress line goes to stdout, all else
-to stderr; of several ranks the main one says it.
+Quiet is the default. `-v`, which every command accepts, also shows warnings of libraries, how long
+the parts of a run took, and which part of the time training waited for its batches.
 """
 
 from __future__ import annotations
@@ -12,51 +10,28 @@ import argparse
 import difflib
 import errno
 import inspect
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from util import ROOT
 from util.runtime.errors import RunStopped, Terminated, UserError
-
-if TYPE_CHECKING:  # torch is slow to import, and this file serves scripts that do not need it
-    pass
+from util.runtime.log import configure
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
 _WORKER = "in DataLoader worker process"
-_log = logging.getLogger("amformer")
-
-
-class _Handler(logging.StreamHandler):
-    """To stderr; of a type of its own, as mmcv silences plain handlers of the root logger."""
-
-
-def set_verbosity(verbose: bool) -> None:
-    """Quiet or verbose, as the head of this file says; `python -W ...` keeps its warnings."""
-    if verbose and os.environ.get("RANK", "0") == "0":
-        warnings.simplefilter("default")
-        sys.warnoptions.append("default")  # `model` hides some warnings where nobody asked for any
-        logging.basicConfig(
-            level=logging.INFO, format="%(name)s: %(message)s", handlers=[_Handler()]
-        )
-    elif not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        logging.lastResort.setLevel(logging.ERROR)
 
 
 class Parser(argparse.ArgumentParser):
     """A command line in the one style of this repository.
 
-    Its text is shown as written, every argument says what it is, `-v` is one of them, and a mistake
-    is a `ValueError`, for `main` to tell.
+    The help text is shown as written, `-v` is always there, and a mistake is a `UserError`, which
+    `main` prints.
 
     Args:
-        text: what `--help` says, the docstring of the file.
+        text: the text of `--help`: the docstring of the file.
         **options: of `argparse.ArgumentParser`.
     """
 
@@ -70,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
         known, rest = super().parse_known_args(args, namespace)
-        set_verbosity(getattr(known, "verbose", False))
+        configure(getattr(known, "verbose", False))
         return known, rest
 
     def error(self, message: str) -> NoReturn:
@@ -86,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _program() -> str:
-    """How the running file was called, as one types it."""
+    """The command that runs this file, as one types it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return f"python {Path(sys.argv[0]).name}"
@@ -94,12 +69,14 @@ def _program() -> str:
 
 
 def main(entry: Callable[[], None]) -> None:
-    """Runs an entry point; a user's mistake becomes `error: ...` on stderr and exit status 2.
+    """Run an entry point and turn the ways in which it may end into exit statuses.
 
-    Such a mistake is a `ValueError` raised in this repository, or a missing file. A `ValueError`
-    out of a library is a fault of ours and keeps its traceback. `RunStopped` and a disk that cannot
-    be written to end with one line and status 1, SIGINT with status 130, SIGTERM with 143. Of the
-    ranks that a launcher started on one machine, the first to fail speaks.
+    - `UserError` or a missing file: `error: ...` on stderr, status 2.
+    - `RunStopped`, or a disk that cannot be written to: `stopped: ...`, status 1.
+    - SIGINT: status 130; SIGTERM: status 143.
+    - Anything else is a fault of ours and keeps its traceback.
+
+    Of the ranks that a launcher started on one machine, only the first to fail prints its line.
     """
     # A background job of a script inherits an ignored SIGINT; someone who sends one means it.
     old = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
@@ -107,21 +84,19 @@ def main(entry: Callable[[], None]) -> None:
     try:
         entry()
     except KeyboardInterrupt as error:
-        _say("\ninterrupted")
+        _print_last_line("\ninterrupted")
         sys.exit(143 if isinstance(error, Terminated) else 130)
     except RunStopped as error:
-        _say(f"stopped: {error}")
+        _print_last_line(f"stopped: {error}")
         sys.exit(error.status)
-    except (ValueError, FileNotFoundError) as error:
-        text, ours = _told(error)
-        if not ours:
-            raise
-        _say(f"error: {text}")
+    except (UserError, FileNotFoundError) as error:
+        _print_last_line(f"error: {_one_line(error)}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        _say(f"stopped: {error.filename}: cannot be written ({error.strerror}); make room there")
+        reason = f"cannot be written ({error.strerror}); make room there"
+        _print_last_line(f"stopped: {error.filename}: {reason}")
         sys.exit(1)
     finally:
         for number, handler in old.items():
@@ -132,27 +107,19 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def _say(text: str) -> None:
-    """Prints the last line of a process, unless another rank has said its own."""
+def _print_last_line(text: str) -> None:
+    """Print the last line of a process, unless another rank has printed its own."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder for each rank
         try:
             Path(file).parent.with_name("told").touch(exist_ok=False)
-        except OSError:  # told, or the launcher is ending and has removed the folder
+        except OSError:  # printed, or the launcher is ending and has removed the folder
             return
     print(text, file=sys.stderr, flush=True)
 
 
-def _told(error: Exception) -> tuple[str, bool]:
-    """The message on one line, and whether code of this repository raised it."""
+def _one_line(error: Exception) -> str:
+    """The message on one line, without the traceback that PyTorch adds in a loader worker."""
     text = str(error).strip()
-    if _WORKER in text.partition("\n")[0]:  # torch puts the worker's traceback into the message
-        raised_in = text.rpartition('File "')[2].partition('"')[0]
+    if _WORKER in text.partition("\n")[0]:
         text = text.rpartition("\n")[2].partition(": ")[2]
-    else:
-        trace = error.__traceback__
-        while trace.tb_next:
-            trace = trace.tb_next
-        raised_in = trace.tb_frame.f_code.co_filename
-    inside = Path(raised_in).resolve()
-    ours = inside.is_relative_to(ROOT) and "site-packages" not in inside.parts
-    return " ".join(text.split()), ours or isinstance(error, FileNotFoundError)
+    return " ".join(text.split())

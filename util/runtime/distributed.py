@@ -57,7 +57,7 @@ def init(gpus: int) -> Ranks:
         gpus: GPUS of the command line: GPUs of this machine, 0 for the CPU.
 
     Raises:
-        ValueError: the machine lacks the GPUs, or the launcher started another number of processes.
+        UserError: the machine lacks the GPUs, or the launcher started another number of processes.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))

@@ -1,4 +1,4 @@
-"""Ways in which a command ends early."""
+"""The ways in which a command ends early, and what each means for its exit status."""
 
 from model.errors import UserError
 
@@ -12,4 +12,4 @@ class RunStopped(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where a run does not take it for a request to stop (`util.runtime.stop`)."""
+    """SIGTERM, where a run does not treat it as a request to stop (`util.runtime.stop`)."""

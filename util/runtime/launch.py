@@ -68,7 +68,7 @@ def launch() -> None:
     """Runs the command line.
 
     Raises:
-        ValueError: a wrong option.
+        UserError: a wrong option.
         RunStopped: a rank failed, or the machines did not come together.
     """
     parser = get_args_parser()

@@ -1,8 +1,101 @@
-"""Log."""
+"""The log of a command: Python's `logging`, set up once for consoles, ranks and files.
 
+    from util.runtime.log import log
+
+    log.info("written: %s", path)      # stdout, as it is
+    log.warning("%s: skipped", path)   # stderr, after `warning: `
+    log.debug("model: %.1f s", took)   # stderr, only with -v
+
+Of several ranks only the main one shows `info`; every rank shows its warnings. Library use
+(`util.predict.Predictor` in a notebook, say) configures nothing: the host program decides.
+"""
+
+import logging
+import os
 import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+NAME = "amformer"
+log = logging.getLogger(NAME)
+"""The project's logger."""
+
+FILE_ONLY = {"file_only": True}
+"""`extra=FILE_ONLY` keeps a message out of the console: a progress bar shows it there."""
 
 
-def warn(text: str) -> None:
-    """Prints a line on stderr about something that went wrong and does not end the run."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+class _Console(logging.Handler):
+    """Writes to the current stdout or stderr, above a progress bar if one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno == logging.INFO else sys.stderr
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        elif record.levelno < logging.INFO:
+            text = f"{record.name}: {text}"
+        with tqdm.external_write_mode(stream, nolock=True):
+            print(text, file=stream, flush=True)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(record, "file_only", False)
+
+
+class _Libraries(logging.StreamHandler):
+    """Messages of libraries, on stderr. A type of its own: mmcv silences plain root handlers."""
+
+
+class _LogFile(logging.FileHandler):
+    """A file that gives up, with one warning, when its disk fails."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        log.removeHandler(self)
+        with suppress(OSError):
+            self.close()
+        error = sys.exc_info()[1]
+        log.warning("%s: the log is no longer written (%s)", self.baseFilename, error)
+
+
+def configure(verbose: bool = False) -> None:
+    """Set up the console: quiet by default, with library messages and timings if `verbose`.
+
+    `python -W ...` keeps its own choice of warnings.
+    """
+    is_main = os.environ.get("RANK", "0") == "0"
+    verbose = verbose and is_main
+    for handler in [h for h in log.handlers if isinstance(h, _Console)]:
+        log.removeHandler(handler)
+    log.addHandler(_Console())
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO if is_main else logging.WARNING)
+    if verbose:
+        warnings.simplefilter("default")
+        sys.warnoptions.append("default")  # `model` hides some warnings unless asked for
+        logging.basicConfig(
+            level=logging.INFO, format="%(name)s: %(message)s", handlers=[_Libraries()]
+        )
+    elif not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        if logging.lastResort:
+            logging.lastResort.setLevel(logging.ERROR)
+
+
+def add_log_file(path: Path) -> None:
+    """Append every message from `info` up to a file, with its time; replaces an earlier file.
+
+    A disk that fails costs the log, not the run.
+    """
+    for handler in [h for h in log.handlers if isinstance(h, _LogFile)]:
+        log.removeHandler(handler)
+        handler.close()
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s: the log cannot be written (%s)", path, error.strerror)
+        return
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)

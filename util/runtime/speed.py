@@ -40,7 +40,7 @@ def set_up(model: AMFormer, cfg, device: torch.device) -> list[str]:
         One line for each option that is on, for the log.
 
     Raises:
-        ValueError: an option would have no effect on this device.
+        UserError: an option would have no effect on this device.
     """
     set_kernels(cfg)
     speed = cfg.Speed

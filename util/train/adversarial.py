@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 from model import AMFormer, Prediction
 from model.amformer import losses
 from model.amformer.detail_mining import CHOSEN, LEVELS, PARTS, Detail
+from model.constants import IGNORE
 from model.resize import bilinear_ac
+from util.config import Config
 from util.features import EncodedBatch
 from util.runtime import distributed, speed
 from util.runtime.distributed import Ranks
@@ -58,7 +60,7 @@ class AdversarialTrainer:
         ranks: which share of each batch this process has.
     """
 
-    def __init__(self, model: AMFormer, cfg, total: int, ranks: Ranks):
+    def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Ranks):
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
         self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
         half = cfg.Train.precision == "fp16"  # whose range is small: gradients are scaled
@@ -204,7 +206,7 @@ class AdversarialTrainer:
     def pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
         """Labelled pixels of the masks and of the base labels, mean over the ranks."""
         masks = batch.query_mask, batch.query_base_mask
-        counts = torch.stack([(mask != losses.IGNORE).sum() for mask in masks])
+        counts = torch.stack([(mask != IGNORE).sum() for mask in masks])
         return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
 
     def loss_weight(self, part: EncodedBatch, batch: EncodedBatch) -> float:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from model import AMFormer
+from util.config import Config
 from util.runtime.errors import UserError
 
 # Trainable by nature and in no published optimiser; each has a switch in `Method`.
@@ -32,13 +33,13 @@ def _group_of(name: str) -> tuple[str, str] | None:
     return None
 
 
-def build_optimizers(model: AMFormer, cfg) -> tuple[Optimizer, Optimizer]:
+def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer]:
     """(AdamW of G, Adam with L2 of D) over every trainable parameter; freezes the exceptions.
 
     A group's own rate is `multiplier` times the schedule's.
 
     Raises:
-        ValueError: a trainable parameter has no group.
+        UserError: a trainable parameter has no group.
     """
     for name, parameter in model.named_parameters():
         for switch, matches in PUBLISHED_EXCEPTIONS.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model import AMFormer, build_model
 from model.backbones import pixel_statistics
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
-from util.config import to_dict
+from util.config import Config, to_dict
 from util.data.batches import FixedBatches
 from util.data.dataset import open_episodes
 from util.data.lists import FoldList
@@ -26,7 +26,7 @@ from util.reproduce.compare import numeric_keys, tree_differences
 from util.reproduce.environment import list_crc
 from util.runtime import distributed, speed
 from util.runtime.errors import RunStopped, UserError
-from util.runtime.log import warn
+from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.train.adversarial import AdversarialTrainer, NonFiniteStep
 
@@ -37,7 +37,7 @@ def dump_nonfinite_step(
     batch: EncodedBatch,
     iteration: int,
     in_epoch: int,
-    cfg: Any,
+    cfg: Config,
     fold: FoldList,
 ) -> Iterator[None]:
     """The block of one step; where it is not finite, what repeats it is written to a file.
@@ -72,16 +72,16 @@ def dump_nonfinite_step(
         try:
             write_checkpoint(path, **state)
         except OSError as full:
-            warn(f"{path}: the step cannot be kept ({full.strerror})")
+            log.warning(f"{path}: the step cannot be kept ({full.strerror})")
             raise error from None
         raise NonFiniteStep(f"{error}; look at it with: python train.py --replay {path}") from None
 
 
-def replay(cfg: Any, gpus: int) -> None:
+def replay(cfg: Config, gpus: int) -> None:
     """Repeats the step of `Train.replay` and says what is not finite.
 
     Raises:
-        ValueError: the file holds no step, or one of another config or of other images.
+        UserError: the file holds no step, or one of another config or of other images.
         RunStopped: it is not finite again.
     """
     path = Path(cfg.Train.replay)
@@ -118,7 +118,7 @@ def replay(cfg: Any, gpus: int) -> None:
 class _Alone(AdversarialTrainer):
     """One rank's share of a step, without the others: their part of the mean is in the file."""
 
-    def __init__(self, model: AMFormer, cfg: Any, total: int, ranks: Any, pixels: list[Tensor]):
+    def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Any, pixels: list[Tensor]):
         super().__init__(model, cfg, total, ranks)
         self.known = tuple(p.to(ranks.device) for p in pixels)
 

@@ -12,7 +12,7 @@ from model import AMFormer
 from util.checkpoint import resume
 from util.checkpoint.file import serialize_checkpoint
 from util.checkpoint.load import load_checkpoint
-from util.config import save_config, to_dict
+from util.config import Config, save_config, to_dict
 from util.data.batches import Batches
 from util.evaluate.evaluator import Scores
 from util.reproduce.compare import tree_differences
@@ -21,7 +21,7 @@ from util.runtime.cost import Cost
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write, sweep
-from util.runtime.log import warn
+from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.train.adversarial import AdversarialTrainer
 from util.train.curves import Curves
@@ -39,7 +39,7 @@ class Run:
         owes_validation: the checkpoint that the run goes on from was written before its validation.
     """
 
-    def __init__(self, model: AMFormer, game: AdversarialTrainer, cfg, ranks: Ranks):
+    def __init__(self, model: AMFormer, game: AdversarialTrainer, cfg: Config, ranks: Ranks):
         self.model, self.game, self.cfg, self.ranks = model, game, cfg, ranks
         self.folder = Path(cfg.Train.save_path)
         self.best, self.stale, self.owes_validation = -1.0, 0, False
@@ -58,7 +58,7 @@ class Run:
             Lines about where the run starts.
 
         Raises:
-            ValueError: the checkpoint is missing, torn, of another architecture or of no training;
+            UserError: the checkpoint is missing, torn, of another architecture or of no training;
                 the folder cannot be written to.
         """
         self.setting |= {"ranks": self.ranks.world, "images": schedule.samples}
@@ -72,7 +72,7 @@ class Run:
             self._open_folder()
             for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
                 sweep(self.folder / name)
-            self.curves = Curves(self.folder, schedule.start, warn)
+            self.curves = Curves(self.folder, schedule.start, log.warning)
         return notes
 
     def _open_folder(self) -> None:
@@ -198,14 +198,14 @@ class Run:
             self._best = content
         try:
             if not self.folder.is_dir():
-                warn(f"{self.folder} is gone; made anew, what it held is lost")
+                log.warning(f"{self.folder} is gone; made anew, what it held is lost")
                 save_config(self.cfg, self.folder / "config.yaml")
                 self.curves.reopen()
             self._write(content)
             self._failed = ""
         except OSError as error:
             self._failed = f"{error.strerror}, at iteration {done}"
-            warn(
+            log.warning(
                 f"{self.folder}: the checkpoint cannot be written ({self._failed}); earlier ones "
                 "are whole, training goes on"
             )

@@ -19,7 +19,7 @@ def draw_demo(arguments: list[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
-        ValueError: for a user's mistake, in one line.
+        UserError: for a user's mistake, in one line.
     """
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to fill")

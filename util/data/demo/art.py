@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from util.folds import IGNORE
+from model.constants import IGNORE
 
 # Pictures are drawn one per core; OpenCV's own threads would only get in the way.
 cv2.setNumThreads(0)

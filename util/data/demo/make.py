@@ -30,7 +30,7 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
         False when the folder held the finished demo.
 
     Raises:
-        ValueError: when the folder holds anything else, or a number is out of range.
+        UserError: when the folder holds anything else, or a number is out of range.
     """
     if images < 1 or seed < 0:
         raise UserError(f"--images {images} --seed {seed}: use at least 1 image and a seed >= 0")

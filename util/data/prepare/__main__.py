@@ -70,7 +70,7 @@ def prepare(arguments: list[str] | None = None) -> None:
     """Runs the command line.
 
     Raises:
-        ValueError: for a user's mistake, in one line.
+        UserError: for a user's mistake, in one line.
     """
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     if args.workers < 1:

@@ -30,7 +30,7 @@ class Archive:
         option: the option it came from, for messages ('--voc').
 
     Raises:
-        ValueError: when it is missing or damaged, or a member would leave the folder that it is
+        UserError: when it is missing or damaged, or a member would leave the folder that it is
             unpacked to.
     """
 
@@ -115,7 +115,7 @@ class Archive:
         """Returns the content of a file.
 
         Raises:
-            ValueError: when it cannot be read or is damaged.
+            UserError: when it cannot be read or is damaged.
         """
         try:
             if self._kind == "folder":

@@ -26,7 +26,7 @@ def prepare_base(data_set: str, root: Path, splits: list[int], workers: int) -> 
         workers: processes.
 
     Raises:
-        ValueError: when the data set is not there or a mask cannot be read.
+        UserError: when the data set is not there or a mask cannot be read.
     """
     out, jobs = root / "base_annotation" / data_set, []
     data_root = root / _ROOTS[data_set]

@@ -29,7 +29,7 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
         workers: processes.
 
     Raises:
-        ValueError: for whatever is wrong with the download or `out`.
+        UserError: for whatever is wrong with the download or `out`.
     """
     download, root = Archive(coco, _OPTION), out / ROOT
     year, files = _instances_files(download)

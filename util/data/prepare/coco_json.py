@@ -50,7 +50,7 @@ def load_instances(path: str | Path) -> Instances:
     """Reads an instances file in COCO's format.
 
     Raises:
-        ValueError: naming the file, the entry and what is wrong with it.
+        UserError: naming the file, the entry and what is wrong with it.
     """
     try:
         content = Path(path).read_bytes()
@@ -63,7 +63,7 @@ def parse_instances(content: bytes, path: str) -> Instances:
     """Reads the content of an instances file; `path` names it in messages.
 
     Raises:
-        ValueError: as `load_instances`.
+        UserError: as `load_instances`.
     """
     try:
         read = json.loads(content)
@@ -203,7 +203,7 @@ def decode_rle(code: dict[str, Any], height: int, width: int) -> np.ndarray:
         Whether a pixel is inside; bool [height, width].
 
     Raises:
-        ValueError: when it is no such code, or of another size.
+        UserError: when it is no such code, or of another size.
     """
     if code.get("size") != [height, width]:
         raise UserError(

@@ -22,7 +22,7 @@ def prepare_custom(images: Path, labels: Path, out: Path, copy: bool, workers: i
         workers: processes.
 
     Raises:
-        ValueError: for whatever is wrong with the images, the labels or `out`.
+        UserError: for whatever is wrong with the images, the labels or `out`.
     """
     instances = load_instances(labels)
     labelled = _by_id([i for i in instances.images if i.id in instances.annotations], labels)

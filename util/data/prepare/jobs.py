@@ -65,7 +65,7 @@ def build(out: Path, phases: list[list[Job]], workers: int) -> int:
         How many files were made.
 
     Raises:
-        ValueError: when a job does, the first of them in order; when a file cannot be written, or
+        UserError: when a job does, the first of them in order; when a file cannot be written, or
             the space will not do.
         RunStopped: when a worker was killed.
     """

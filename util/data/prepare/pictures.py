@@ -27,7 +27,7 @@ def picture_jobs(
         copy: copies from a folder on disk, too.
 
     Raises:
-        ValueError: when `target` is there in another form.
+        UserError: when `target` is there in another form.
     """
     sizes, source = archive.files(folder, ".jpg"), archive.where(folder)
     there = {name: old for name, old in wanted.items() if old in sizes}
@@ -61,7 +61,7 @@ def require_outside(archive: Archive, folder: str, target: Path) -> None:
     """Refuses to write into a folder that is read.
 
     Raises:
-        ValueError: when `target` lies below the folder of the download.
+        UserError: when `target` lies below the folder of the download.
     """
     source = archive.where(folder)
     if source and os.path.realpath(target).startswith(os.path.realpath(source) + os.sep):

@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
+from model.constants import IGNORE
 from util.data.image_io import read_label, voc_palette
 from util.data.prepare.archive import Archive, join
 from util.data.prepare.jobs import Job, build, note
 from util.data.prepare.pictures import picture_jobs, require_outside
 from util.data.source import SUBSETS
-from util.folds import CLASSES, IGNORE
+from util.folds import CLASSES
 from util.runtime.errors import UserError
 
 ROOT = "VOCdevkit2012/VOC2012"
@@ -36,7 +37,7 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
         workers: processes.
 
     Raises:
-        ValueError: for whatever is wrong with the downloads or `out`.
+        UserError: for whatever is wrong with the downloads or `out`.
     """
     root, voc, sbd = out / ROOT, Archive(voc, "--voc"), Archive(sbd, "--sbd")
     base, cls = _find_voc(voc), _find_cls(sbd)
@@ -187,7 +188,7 @@ def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
         path: names it in messages.
 
     Raises:
-        ValueError: when it is no such file.
+        UserError: when it is no such file.
     """
     try:
         read = loadmat(io.BytesIO(content), variable_names=["GTcls"])
