@@ -24,8 +24,6 @@ from util.data.loading import Skipping
 from util.data.source import Source, open_source
 from util.data.tables import load_table
 from util.data.transform import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     EvalTransform,
     FlipTransform,
     TrainTransform,
