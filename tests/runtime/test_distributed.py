@@ -1,4 +1,4 @@
-"""Two processes do what one would."""
+"""Collective operations: two processes compute what one process would."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from helpers.processes import on_processes
 from torch import nn
 
-from util.data.batches import Batches
 from util.runtime import distributed
 
 
@@ -47,7 +46,7 @@ def collective_steps(ranks: distributed.Ranks) -> dict:
     }
 
 
-def test_collective_steps_on_two_processes_equal_one_process(tmp_path: Path) -> None:
+def test_collective_operations_on_two_processes_equal_one_process(tmp_path: Path) -> None:
     first, second = on_processes(2, collective_steps, tmp_path)
     module = network()
     images = torch.arange(24, dtype=torch.float64).view(8, 3) / 24
@@ -78,33 +77,6 @@ def test_one_process_needs_no_process_group() -> None:
     assert distributed.mean_over_ranks(torch.tensor(3.0), ranks).item() == 3.0
 
 
-def test_gpus_that_the_machine_lacks_are_refused() -> None:
+def test_more_gpus_than_the_machine_has_are_refused() -> None:
     with pytest.raises(ValueError, match="GPUS 64: this machine has"):
         distributed.init(64)
-
-
-def rank_of(rank: int, world: int) -> distributed.Ranks:
-    return distributed.Ranks(rank, world, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_ranks_share_the_batches_of_one_process(world: int) -> None:
-    alone = list(Batches(10, 4, 3, rank_of(0, 1)))
-    shares = zip(*(Batches(10, 4, 3, rank_of(r, world)) for r in range(world)), strict=True)
-    assert [sum(share, []) for share in shares] == alone
-    assert alone[:3] == [[0, 1, 2, 3], [4, 5, 6, 7], [10, 11, 12, 13]]
-
-
-def test_a_resumed_run_takes_the_batches_that_are_left() -> None:
-    whole = Batches(10, 4, 3, rank_of(1, 2))
-    rest = Batches(10, 4, 3, rank_of(1, 2), limit=5)
-    rest.start = 3
-    assert (whole.total, whole.per_epoch, rest.total, len(rest)) == (6, 2, 5, 2)
-    assert list(rest) == list(whole)[3:5]
-
-
-def test_a_batch_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size 11: the list has 10 images"):
-        Batches(10, 11, 1, rank_of(0, 1))
-    with pytest.raises(ValueError, match="batch_size 2: 3 ranks share it"):
-        Batches(10, 2, 1, rank_of(0, 3))

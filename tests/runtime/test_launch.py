@@ -1,4 +1,4 @@
-"""Several processes, on one machine or two: they stop together, fail together, and say why once."""
+"""Several processes, on one machine or two: they stop and fail together, with one message."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from util.runtime.stop import APART
 
 pytestmark = pytest.mark.slow  # minutes in all
 
-# A run without a model: it counts until it is asked to stop.
+# A run without a model: it counts until it gets a stop request.
 WORK = """
 import os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from util import distributed
+from util.runtime import distributed
 from util.runtime.cli import main
 from util.runtime.stop import Stop
 
@@ -43,7 +43,8 @@ def work():
             if distributed.any_rank([stop.requested], ranks)[0] and fault != "deaf":
                 break
     who = f"rank {{ranks.rank}} of {{ranks.world}}"
-    sys.stdout.write(f"{{who}}, attempt {{attempt}}, ended at {{done}}\\n")  # in one piece
+    # One write, so that the lines of two ranks cannot mix.
+    sys.stdout.write(f"{{who}}, attempt {{attempt}}, ended at {{done}}\\n")
     distributed.close()
 
 main(work)
@@ -72,7 +73,7 @@ def launch(
 
 
 def pids(folder: Path, world: int = 2) -> list[int]:
-    """Of the ranks, once all of them are at work."""
+    """The process ids of the ranks, once all of them are working."""
     end = time.monotonic() + 600
     while True:
         found = [(folder / str(rank)) for rank in range(world)]
@@ -88,20 +89,20 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("fault", ["wrong", "wrong on the main rank"])
-def test_wrong_input_is_one_line_and_status_2(script: Path, fault: str) -> None:
+def test_wrong_input_to_all_ranks_is_one_line_and_status_2(script: Path, fault: str) -> None:
     out, err = (process := launch(script, fault)).communicate(timeout=300)
     assert process.returncode == 2, err
     assert err.count("\n") == 1 and err.startswith("error: GPUS 640")
 
 
-def test_a_wrong_option_is_one_line_and_status_2() -> None:
+def test_wrong_launcher_option_is_one_line_and_status_2() -> None:
     words = [sys.executable, "-m", "util.runtime.launch", "--nproc-per-nod=2", "--nope", "train.py"]
     got = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert got.returncode == 2 and got.stderr.count("\n") == 1, got.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_the_launcher_stops_all_ranks_at_one_iteration(
+def test_signal_to_the_launcher_stops_all_ranks_at_the_same_iteration(
     number: signal.Signals, script: Path
 ) -> None:
     process = launch(script, "none")
@@ -113,7 +114,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_iteration(
     assert len(ends) == 2 and len(set(ends)) == 1
 
 
-def test_a_second_signal_to_the_launcher_kills_the_ranks(script: Path) -> None:
+def test_second_signal_to_the_launcher_kills_the_ranks(script: Path) -> None:
     process = launch(script, "deaf")
     ranks = pids(script.parent)
     process.send_signal(signal.SIGTERM)
@@ -125,7 +126,7 @@ def test_a_second_signal_to_the_launcher_kills_the_ranks(script: Path) -> None:
     assert not any(map(is_running, ranks))
 
 
-def test_a_rank_that_is_killed_is_named_and_ends_the_others(script: Path) -> None:
+def test_killed_rank_is_named_and_ends_the_other_ranks(script: Path) -> None:
     process = launch(script, "none")
     ranks = pids(script.parent)
     begin = time.monotonic()
@@ -139,7 +140,7 @@ def test_a_rank_that_is_killed_is_named_and_ends_the_others(script: Path) -> Non
     assert not any(map(is_running, ranks))
 
 
-def test_ranks_whose_launcher_is_killed_stop_by_themselves(script: Path) -> None:
+def test_ranks_stop_when_their_launcher_is_killed(script: Path) -> None:
     process = launch(script, "none")
     ranks = pids(script.parent)
     process.kill()
@@ -150,15 +151,15 @@ def test_ranks_whose_launcher_is_killed_stop_by_themselves(script: Path) -> None
         time.sleep(0.05)
 
 
-def test_ranks_are_started_again_as_often_as_is_allowed(script: Path) -> None:
+def test_failed_ranks_restart_as_often_as_max_restarts_allows(script: Path) -> None:
     process = launch(script, "once", "--nproc-per-node", "2", "--max-restarts", "1")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert sorted(out.splitlines()) == [f"rank {r} of 2, attempt 1, ended at 0" for r in (0, 1)]
 
 
-def test_a_training_rank_that_is_killed_costs_nothing_but_time(tmp_path: Path) -> None:
-    """Ranks that the launcher starts again go on from its last checkpoint; so does a new launch."""
+def test_training_after_a_killed_rank_equals_an_undisturbed_run(tmp_path: Path) -> None:
+    """Restarted ranks resume from the last checkpoint; so does a new launch."""
     words = [*make_data(tmp_path / "data"), "Train.batch_size=2", "Train.max_iterations=5"]
 
     def train(folder: Path, *more: str, restarts: int = 0) -> subprocess.Popen:
@@ -195,7 +196,7 @@ def test_a_training_rank_that_is_killed_costs_nothing_but_time(tmp_path: Path) -
 
 @pytest.fixture
 def hosts() -> Iterator[list[tuple[str, ...]]]:
-    """Two network namespaces, 10.77.0.1 and 10.77.0.2: what a command begins with on each."""
+    """Two network namespaces, 10.77.0.1 and 10.77.0.2: the first words of a command on each."""
     names = [f"amformer{os.getpid()}{side}" for side in "ab"]
 
     def ip(*words: str) -> None:
@@ -221,7 +222,7 @@ def hosts() -> Iterator[list[tuple[str, ...]]]:
 def on_two_hosts(
     hosts: list[tuple[str, ...]], script: Path, fault: str, *more: str
 ) -> list[subprocess.Popen]:
-    """The launchers of a run of two ranks on each of two hosts, as docs/cluster.md has it."""
+    """The launchers of a run with two ranks on each of two hosts, as docs/cluster.md shows."""
     return [
         launch(
             script, fault, "--nproc-per-node=2", "--nnodes=2", "--rdzv-backend=c10d",
@@ -234,7 +235,9 @@ def on_two_hosts(
     ]  # fmt: skip
 
 
-def test_two_hosts_work_as_one_and_stop_as_one(hosts: list[tuple[str, ...]], script: Path) -> None:
+def test_two_hosts_stop_together_at_the_same_iteration(
+    hosts: list[tuple[str, ...]], script: Path
+) -> None:
     launchers = on_two_hosts(hosts, script, "none")
     pids(script.parent, 4)
     launchers[1].send_signal(signal.SIGINT)
@@ -245,7 +248,7 @@ def test_two_hosts_work_as_one_and_stop_as_one(hosts: list[tuple[str, ...]], scr
     assert len({line.rpartition(" ")[2] for line in lines}) == 1
 
 
-def test_a_rank_that_is_killed_on_one_host_ends_those_of_the_other(
+def test_killed_rank_on_one_host_ends_the_ranks_of_the_other_host(
     hosts: list[tuple[str, ...]], script: Path
 ) -> None:
     launchers = on_two_hosts(hosts, script, "none")

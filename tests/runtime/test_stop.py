@@ -1,4 +1,4 @@
-"""Signals to a run and to its launcher: which of them is a second one."""
+"""Stop signals to a run and to its launcher: the first one asks, a second one kills."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ from helpers.runs import ROOT
 from util.runtime import launch
 from util.runtime.stop import APART, ASK, STOP_SIGNALS
 
-DEAF = """
+BUSY = """
 import time
 from util.runtime.stop import Stop
 with Stop() as stop:
     print("waits", flush=True)
-    time.sleep(3)  # as a long call of PyTorch
+    time.sleep(3)  # like a long call of PyTorch
     print(stop.requested)
 """
 
@@ -26,7 +26,7 @@ with Stop() as stop:
 @pytest.fixture
 def run() -> Iterator[subprocess.Popen]:
     process = subprocess.Popen(
-        [sys.executable, "-c", DEAF], cwd=ROOT, text=True,
+        [sys.executable, "-c", BUSY], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     process.stdout.readline()
@@ -36,7 +36,7 @@ def run() -> Iterator[subprocess.Popen]:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_that_comes_twice_at_once_is_one(
+def test_signal_that_arrives_several_times_within_a_second_counts_once(
     number: signal.Signals, run: subprocess.Popen
 ) -> None:
     for _ in range(3):
@@ -44,11 +44,11 @@ def test_a_signal_that_comes_twice_at_once_is_one(
         time.sleep(0.1)
     out, err = run.communicate(timeout=60)
     assert run.returncode == 0 and out == "True\n"
-    assert err.count(f"{number.name}: this iteration is finished") == 1
+    assert err.count(f"{number.name}: finishing this iteration") == 1
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_second_signal_ends_the_run_at_once(
+def test_second_signal_a_second_later_ends_the_run_at_once(
     number: signal.Signals, run: subprocess.Popen
 ) -> None:
     run.send_signal(number)
@@ -70,14 +70,14 @@ def handlers() -> Iterator[None]:
 @pytest.mark.parametrize(
     "numbers", [[ASK], [ASK, ASK], [signal.SIGTERM, signal.SIGTERM], [signal.SIGINT, ASK]]
 )
-def test_the_launcher_passes_requests_on(
+def test_launcher_forwards_first_signals_as_stop_requests(
     numbers: list[signal.Signals], handlers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here `sleep` stands for a rank, and ends of what it gets."""
-    asked = launch._Signals()
+    """`sleep` plays a rank: the forwarded signal ends it."""
+    signals = launch._Signals()
     with subprocess.Popen(["sleep", "60"]) as rank:
         monkeypatch.setattr(launch, "_children", lambda: [rank.pid])
         for number in numbers:
             os.kill(os.getpid(), number)
         assert rank.wait(60) == -ASK
-    assert asked.came == numbers[-1]
+    assert signals.last == numbers[-1]

@@ -1,4 +1,4 @@
-"""No file of a stranger can run code here, or be the reason that another file is changed."""
+"""No foreign file can run code here, or cause another file to be changed."""
 
 import ast
 import sys
@@ -29,7 +29,7 @@ def sources() -> list[Path]:
 
 
 def faults(text: str) -> list[str]:
-    """What in a source could run what a file says."""
+    """The calls and imports of a source that could run the content of a file."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -64,7 +64,7 @@ def test_no_source_evaluates_or_unpickles(path: Path) -> None:
     ["import pickle", "from pickle import loads", "eval('1')", "torch.load(p)", "yaml.load(f)",
      "np.load(f, allow_pickle=True)", "dist.all_gather_object(a, b)", "run(x, shell=True)"],
 )  # fmt: skip
-def test_the_check_itself_finds(text: str) -> None:
+def test_check_finds_each_kind_of_unsafe_code(text: str) -> None:
     assert len(faults(text)) == 1
 
 
@@ -73,7 +73,7 @@ class Bomb:
         return Path.touch, (Path("/tmp/amformer-bomb"),)
 
 
-def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
+def test_hostile_checkpoint_is_refused_and_runs_no_code(tmp_path: Path) -> None:
     bomb = Path("/tmp/amformer-bomb")
     bomb.unlink(missing_ok=True)
     torch.save({"model": {}, "config": Bomb()}, tmp_path / "last.pth")
@@ -82,7 +82,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
     assert not bomb.exists()
 
 
-def test_a_hostile_config_runs_nothing(tmp_path: Path) -> None:
+def test_hostile_config_is_refused_and_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("Train: !!python/object/apply:os.mkdir ['/tmp/bomb']\n")
     with pytest.raises(ValueError, match="not valid YAML"):
         load_config(tmp_path / "config.yaml")
@@ -94,8 +94,8 @@ def test_a_hostile_config_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b"])
-def test_an_image_list_cannot_name_a_file_elsewhere(name: str, pictures, tmp_path: Path) -> None:
-    """Ids become names of files in `Data.cache`."""
+def test_image_list_cannot_name_a_file_outside_its_folder(name: str, pictures, tmp_path: Path) -> None:
+    """Ids become file names in `Data.cache`."""
     listed = tmp_path / "VOC2012"
     listed.mkdir()
     for part in ("JPEGImages", "SegmentationClassAug"):
@@ -112,10 +112,10 @@ def test_an_image_list_cannot_name_a_file_elsewhere(name: str, pictures, tmp_pat
     [("train.py", "Train.save_path={}", "config.yaml"),
      ("train_base.py", "Method.pre_weight={}/notes.txt", "notes.txt")],
 )  # fmt: skip
-def test_a_config_cannot_have_a_foreign_file_replaced(
+def test_config_cannot_replace_a_foreign_file(
     script: str, key: str, file: str, pictures, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    """The places that a config names are a run's, or they are left as they are."""
+    """A file that no run wrote stays unchanged, whatever path a config names."""
     foreign = tmp_path / file
     foreign.write_text("services: {web: {}}\n")
     base = tmp_path / "base.pth"

@@ -68,7 +68,7 @@ def _program() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
-def main(entry: Callable[[], None]) -> None:
+def main(entry: Callable[[], object]) -> None:
     """Run an entry point and turn the ways in which it may end into exit statuses.
 
     - `UserError` or a missing file: `error: ...` on stderr, status 2.

@@ -1,10 +1,9 @@
-"""Ranks: what one process of a run is, and the few collective steps it takes.
+"""Ranks: the place of this process in a run, and the few collective operations it takes part in.
 
-`torchrun` starts one process per GPU and says in the environment which one this is. A run of a
-single process needs neither a launcher nor a process group: every function here is then a no-op.
+`torchrun` starts one process per GPU and sets the environment variables that identify it. A run of
+one process needs neither a launcher nor a process group: every function here is then a no-op.
 
-Does this machine have so many GPUs? (for scripts; exit status 2 when not)
-    python -m util.runtime.distributed GPUS
+    python -m util.runtime.distributed GPUS    # exit status 2 if this machine has fewer GPUs
 """
 
 from util.runtime.cli import Parser, main
@@ -12,7 +11,7 @@ from util.runtime.errors import RunStopped
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
-    parser.add_argument("gpus", type=int, metavar="GPUS", help="how many; 0: the CPU")
+    parser.add_argument("gpus", type=int, metavar="GPUS", help="number of GPUs; 0: the CPU")
     main(parser.parse_args)  # before torch, which takes seconds to import
 
 import io
@@ -27,12 +26,14 @@ from torch import Tensor, distributed, nn
 
 from util.runtime.errors import UserError
 
-LOST = 3  # exit status of a rank that others left alone; util.runtime.launch looks for the cause elsewhere
+LOST = (
+    3  # exit status of a rank that lost another one: util.runtime.launch looks for the cause there
+)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the `world` processes of the run."""
+    """The place of this process among the `world` processes of the run."""
 
     rank: int
     world: int
@@ -40,24 +41,24 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
 
 class LostRank(RunStopped):
-    """Another rank died, or cannot be reached; the launcher says which."""
+    """Another rank died or cannot be reached; the launcher reports which."""
 
     status = LOST
 
 
 def init(gpus: int) -> Ranks:
-    """Joins the process group that the launcher's environment describes.
+    """Join the process group that the launcher's environment describes.
 
     Args:
-        gpus: GPUS of the command line: GPUs of this machine, 0 for the CPU.
+        gpus: GPUS of the command line: number of GPUs of this machine, 0 for the CPU.
 
     Raises:
-        UserError: the machine lacks the GPUs, or the launcher started another number of processes.
+        UserError: the machine has fewer GPUs, or the launcher started another number of processes.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -83,7 +84,7 @@ def init(gpus: int) -> Ranks:
 
 
 def check_gpus(gpus: int) -> None:
-    """Raises `ValueError` when this machine lacks `gpus` GPUs."""
+    """Raise `UserError` if this machine has fewer than `gpus` GPUs."""
     there = torch.cuda.device_count()
     if not 0 <= gpus <= there:
         most = f" to {there}" if there else ""
@@ -92,17 +93,17 @@ def check_gpus(gpus: int) -> None:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """A step that all ranks take: an error in it means that another rank is gone."""
+    """Run a collective operation: an error in it means that another rank is gone."""
     try:
         yield
-    except RuntimeError as error:  # gloo's has no type of its own
+    except RuntimeError as error:  # gloo raises no more specific type
         raise LostRank(
             f"rank {os.environ['RANK']} lost another rank ({str(error).splitlines()[0]})"
         ) from None
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sums the tensor over the ranks, in place."""
+    """Sum a tensor over the ranks, in place."""
     if distributed.is_initialized():
         with _together():
             distributed.all_reduce(tensor)
@@ -110,13 +111,13 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def any_rank(flags: Iterable[bool], ranks: Ranks) -> list[bool]:
-    """Of each flag, whether it is set on any rank; every rank has to ask."""
-    flags = torch.tensor([float(flag) for flag in flags], device=ranks.device)
-    return all_reduce_sum(flags).bool().tolist()
+    """Return for each flag whether it is set on any rank; every rank has to call this."""
+    counts = torch.tensor([float(flag) for flag in flags], device=ranks.device)
+    return all_reduce_sum(counts).bool().tolist()
 
 
 def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
-    """Mean of a tensor over the ranks, in float64; the tensor itself stays."""
+    """Return the mean of a tensor over the ranks, in float64; the tensor is unchanged."""
     return all_reduce_sum(tensor.to(torch.float64, copy=True)) / ranks.world
 
 
@@ -125,10 +126,10 @@ def _world() -> int:
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over the ranks, in one all-reduce of one flat tensor.
+    """Replace each gradient by its mean over the ranks, in one all-reduce of one flat tensor.
 
-    A parameter without a gradient on some ranks counts as zero there; one without on all ranks
-    keeps none. The ranks have to pass the same parameters in the same order.
+    A gradient missing on some ranks counts as zero there; one missing on all ranks stays missing.
+    All ranks have to pass the same parameters in the same order.
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if not distributed.is_initialized() or not parameters:
@@ -152,10 +153,10 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all ranks, in their order, on every rank.
+    """Return the values of all ranks, in rank order, on every rank.
 
     Args:
-        value: tensors, numbers, text and containers of them; nothing else is read from a peer.
+        value: tensors, numbers, text and containers of them. Nothing else is accepted from a peer.
     """
     if not distributed.is_initialized():
         return [value]
@@ -175,7 +176,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast_parameters(module: nn.Module) -> None:
-    """Gives every rank the parameters and buffers of rank 0."""
+    """Copy the parameters and buffers of rank 0 to every rank."""
     if distributed.is_initialized():
         with _together():
             for tensor in module.state_dict().values():
@@ -184,7 +185,7 @@ def broadcast_parameters(module: nn.Module) -> None:
 
 @contextmanager
 def main_first(ranks: Ranks) -> Iterator[None]:
-    """The main rank goes through the block before all others: it makes a file that they read."""
+    """Let the main rank run the block first: it writes a file that the other ranks read."""
     if not ranks.is_main:
         _barrier()
     yield
@@ -199,7 +200,7 @@ def _barrier() -> None:
 
 
 def close() -> None:
-    """Leaves the process group."""
+    """Leave the process group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic files: a file is complete, or it is absent."""
 
 import os
 from collections.abc import Callable
@@ -14,18 +14,19 @@ def atomic_write(
     keep: Path | None = None,
     durable: bool = True,
 ) -> None:
-    """Writes under a temporary name, flushes, then renames: `path` is always a whole file.
+    """Write under a temporary name, flush, then rename: `path` is always a complete file.
 
-    A link is replaced, not followed. A process that is killed may leave `.NAME.PID.part`.
+    A symbolic link is replaced, not followed. A killed process may leave `.NAME.PID.part` behind.
 
     Args:
-        path: the file; its folder is made.
-        content: what goes in, or a function that writes it.
-        keep: the name that the file which is there now gets, in the same folder.
-        durable: flush file and folder to the disk, for what could not be made again: milliseconds.
+        path: the file; its folder is created.
+        content: the bytes, or a function that writes them.
+        keep: if given, the current file stays under this name, in the same folder.
+        durable: flush file and folder to the disk. It takes milliseconds; use it for results that
+            cannot be recreated.
 
     Raises:
-        OSError: with `path` as its filename: it cannot be written; what was there is as it was.
+        OSError: `path`, its `filename`, cannot be written; the current file is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,19 +58,19 @@ def atomic_write(
 
 
 def _keep(path: Path, keep: Path) -> None:
-    """Gives a file a second name, so that there is no moment without the first."""
+    """Give a file a second name, without a moment in which the first one is missing."""
     link = keep.with_name(f".{keep.name}.{os.getpid()}.part")
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
-    except OSError:  # a file system without links: for a moment there is `keep` alone
+    except OSError:  # no hard links here: for a moment, only `keep` exists
         os.replace(path, keep)
         return
     os.replace(link, keep)
-    link.unlink(missing_ok=True)  # still there when both were one file already
+    link.unlink(missing_ok=True)  # it remains if both were already one file
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed processes left half written of a file."""
+    """Remove the half-written copies of a file that killed processes left behind."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)

@@ -1,15 +1,15 @@
-"""Starts a script on several processes: torchrun, with one line and one status at the end.
+"""Start a script on several processes: torchrun, with one line and one exit status at the end.
 
     python -m util.runtime.launch --nproc-per-node 4 train.py --config FILE --gpus 4
     python -m util.runtime.launch --nnodes 2 --rdzv-backend c10d --rdzv-endpoint node0:29500 ...
 
-The options before the script are torchrun's (docs/cluster.md); without `--nnodes` it is a run of
-this machine alone. train.sh and test.sh come through here.
+The options before the script are torchrun's (docs/cluster.md). Without `--nnodes` the run uses this
+machine alone. train.sh and test.sh start several processes through this module.
 
-A first SIGINT or SIGTERM, and every SIGUSR1, is passed to the ranks as SIGUSR1: they end their
-iteration together, save and leave with status 0, which is then the launcher's. A second SIGINT or
-SIGTERM kills them. Wrong input that a rank refuses with status 2 gives status 2, any other end 1
-and a line that names the rank.
+The first SIGINT or SIGTERM, and every SIGUSR1, is forwarded to the ranks as SIGUSR1: they finish
+their iteration together, save and exit with status 0, and so does the launcher. A second SIGINT or
+SIGTERM kills the ranks. If a rank refuses wrong input with status 2, so does the launcher. Any
+other failure gives status 1 and a line that names the rank.
 """
 
 import logging
@@ -35,27 +35,27 @@ from util.runtime.stop import ASK, STOP_SIGNALS, SignalDebouncer
 
 
 class _Signals:
-    """Passes requests to stop on to the ranks, which are this process's children.
+    """Forwards stop requests to the ranks, which are this process's children.
 
     Attributes:
-        came: the last request; 0: none.
+        last: the last signal received; 0: none.
     """
 
     def __init__(self) -> None:
-        self.came, self._persons = 0, SignalDebouncer()
+        self.last, self._debouncer = 0, SignalDebouncer()
         for number in (*STOP_SIGNALS, ASK):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         ranks = _children()
-        if not ranks or number in STOP_SIGNALS and self._persons.insist():
-            for pid in ranks:  # each leads a session, with its workers
+        if not ranks or number in STOP_SIGNALS and self._debouncer.is_second():
+            for pid in ranks:  # each leads a session that includes its workers
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
             os._exit(128 + number)
-        self.came = number
+        self.last = number
         for pid in ranks:
-            with suppress(ProcessLookupError):  # it has just ended
+            with suppress(ProcessLookupError):  # it has just exited
                 os.kill(pid, ASK)
 
 
@@ -65,14 +65,14 @@ def _children() -> list[int]:
 
 
 def launch() -> None:
-    """Runs the command line.
+    """Run the command line.
 
     Raises:
         UserError: a wrong option.
-        RunStopped: a rank failed, or the machines did not come together.
+        RunStopped: a rank failed, or the machines could not connect to each other.
     """
     parser = get_args_parser()
-    parser.error = _refuse
+    parser.error = _refuse  # type: ignore[method-assign]  # torchrun made this parser
     args = parser.parse_args(sys.argv[1:])
     args.standalone |= args.nnodes == "1:1" and not args.rdzv_endpoint
     args.signals_to_handle = "SIGHUP,SIGQUIT"
@@ -80,21 +80,21 @@ def launch() -> None:
     os.environ["AMFORMER_LAUNCH"] = (
         f"python -m util.runtime.launch {shlex.join(sys.argv[1:script])}"
     )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, after a warning
-    # Ranks that are started again must not meet at the addresses of those that are gone.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
+    # Restarted ranks must not use the addresses of the ranks that are gone.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    asked = _Signals()
+    signals = _Signals()
     try:
         run(args)
     except ChildFailedError as error:
-        if asked.came:
-            raise SystemExit(128 + asked.came) from None
-        _end(error.failures)
+        if signals.last:
+            raise SystemExit(128 + signals.last) from None
+        _report(error.failures)
     except (RendezvousError, DistError) as error:
         raise RunStopped(
-            f"the machines did not come together at {args.rdzv_endpoint} "
+            f"the machines could not connect at {args.rdzv_endpoint} "
             f"({' '.join(str(error).split())}); see docs/cluster.md"
         ) from None
 
@@ -105,19 +105,19 @@ def _refuse(message: str) -> NoReturn:
     )
 
 
-def _end(failures: dict[int, ProcessFailure]) -> NoReturn:
-    """Names the rank that failed first, of those that did not fail because another had."""
+def _report(failures: dict[int, ProcessFailure]) -> NoReturn:
+    """Name the rank that failed first, leaving out those that failed because of another rank."""
     begin = min(failure.timestamp for failure in failures.values())
     causes = {
         rank: failure
         for rank, failure in failures.items()
-        # What comes much later is killed by torchrun itself, as it did not end when asked.
+        # A much later failure is a rank that torchrun killed because it did not exit when asked.
         if failure.exitcode != LOST and failure.timestamp < begin + 10
     }
     if not causes:
-        raise RunStopped("a rank on another machine has failed; its launcher there says which")
+        raise RunStopped("a rank on another machine failed; the launcher there reports which")
     rank, failure = min(causes.items(), key=lambda found: found[1].timestamp)
-    if failure.exitcode == 2:  # it has said why
+    if failure.exitcode == 2:  # it has reported why
         raise SystemExit(2)
     how = f"ended with status {failure.exitcode}"
     if failure.exitcode < 0:

@@ -1,4 +1,4 @@
-"""Random state of a process."""
+"""The random state of a process: saved and restored, so that a resumed run goes on drawing alike."""
 
 import platform
 import random
@@ -9,7 +9,7 @@ import torch
 
 
 def library_versions() -> dict[str, str]:
-    """What the numbers of a run may depend on beside this code."""
+    """Return the versions that a run's numbers may depend on, beside this code."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -18,15 +18,17 @@ def library_versions() -> dict[str, str]:
 
 
 def seed_everything(number: int) -> None:
-    """Starts every random generator of this process, those too that nothing here draws from."""
+    """Seed every random generator of this process, including those that this project never uses."""
     torch.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 
 
 def random_state() -> dict[str, Any]:
-    """State of every random generator of this process, in types that `load` accepts."""
-    _, keys, position, has_gauss, gauss = np.random.get_state()
+    """Return the state of every random generator, in types that a checkpoint may hold."""
+    state = np.random.get_state(legacy=True)
+    assert isinstance(state, tuple), "the legacy form is a tuple"
+    _, keys, position, has_gauss, gauss = state
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -37,7 +39,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts every random generator where `random_state` found it; CUDA's only where it is in use."""
+    """Restore what `random_state` returned; CUDA's generator only if CUDA is in use."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"].cpu())

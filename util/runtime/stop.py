@@ -1,4 +1,4 @@
-"""Asking a run to stop: it ends the iteration, writes its state and leaves with status 0."""
+"""Stop requests: a run finishes its iteration, saves its state and exits with status 0."""
 
 import multiprocessing
 import os
@@ -8,25 +8,27 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from types import TracebackType
 
-ASK = (
-    signal.SIGUSR1
-)  # what util.runtime.launch sends on, and Slurm's --signal=USR1; never counts as second
+ASK = signal.SIGUSR1
+"""What `util.runtime.launch` forwards, and Slurm's `--signal=USR1`. It never counts as a second
+signal."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-APART = 1.0  # seconds between a first signal and a second one
+
+APART = 1.0
+"""Seconds from which on another signal counts as a second one."""
 
 
 class SignalDebouncer:
-    """Tells a person's second signal from the first one that comes twice.
-
-    As it does where it goes to a whole group, a shell in it that passes it on among them.
-    """
+    """Debounces signals: one Ctrl-C may arrive twice, via the process group and via the shell."""
 
     def __init__(self) -> None:
         self._first: float | None = None
 
-    def insist(self) -> bool:
-        """Takes note of a signal; whether it is a second one, `APART` from the first."""
+    def is_second(self) -> bool:
+        """Record a signal; return whether it is a second one, `APART` seconds after the first."""
         now = time.monotonic()
         if self._first is None:
             self._first = now
@@ -34,92 +36,118 @@ class SignalDebouncer:
 
 
 class Stop:
-    """From `with` on, SIGINT, SIGTERM and SIGUSR1 only set `requested`.
+    """Inside `with`, SIGINT, SIGTERM and SIGUSR1 only set `requested`.
 
-    A second SIGINT or SIGTERM ends the process at once, also inside a long call of PyTorch, where
-    Python's own handlers would have to wait: they write into a pipe that a thread reads. SIGUSR1
-    sets it from the construction on; before that, while Python and PyTorch start, it ends the
-    process. A rank whose launcher is gone is asked, too: nobody else could end it.
+    A second SIGINT or SIGTERM ends the process at once, even inside a long call of PyTorch.
+    Python's own handlers would wait for that call, so signals go through a pipe to a thread.
+    SIGUSR1 is handled from construction on; before that, while Python and PyTorch start, it ends
+    the process. A rank whose launcher is gone gets a stop request too: nobody else could end it.
 
     Args:
-        speaks: whether this process says that it was asked.
+        speaks: whether this process announces the request (the main rank does).
+
+    Attributes:
+        requested: whether the run was asked to stop.
     """
 
     def __init__(self, speaks: bool = True):
         self.requested, self.speaks = False, speaks
-        self._persons = SignalDebouncer()
+        self._debouncer = SignalDebouncer()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._old = {ASK: signal.signal(ASK, lambda *_: setattr(self, "requested", True))}
+        self._old_handlers = {ASK: signal.signal(ASK, lambda *_: self._request())}
 
     def __enter__(self) -> "Stop":
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._old |= {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            self._old_handlers[number] = signal.signal(number, lambda *_: None)
         self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         signal.set_wakeup_fd(self._old_pipe)
-        for number, handler in self._old.items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         os.write(self._write, b"\0")
         self._thread.join()
         os.close(self._read)
         os.close(self._write)
 
+    def _request(self) -> None:
+        self.requested = True
+
     def _watch(self) -> None:
         while True:
             if not select.select([self._read], [], [], 1.0)[0]:
                 if self._launcher and os.getppid() != self._launcher:
-                    self.requested = True
+                    self._request()
                 continue
             number = os.read(self._read, 1)[0]
             if number == 0:
                 return
             if number in STOP_SIGNALS:
-                self._person(signal.Signals(number))
+                self._on_signal(signal.Signals(number))
 
-    def _person(self, number: signal.Signals) -> None:
-        if self._persons.insist():
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._debouncer.is_second():
             os._exit(128 + number)
-        self.requested = True
+        self._request()
         if self.speaks:
             self.speaks = False
-            text = "this iteration is finished and the state saved; a second one leaves at once"
+            # print, not log: this is a thread, and the log's console may be busy.
+            text = "finishing this iteration and saving; send the signal again to exit at once"
             print(f"\n{number.name}: {text}", file=sys.stderr, flush=True)
 
 
 def guard_worker(_: int = 0) -> None:
-    """In a worker of a DataLoader: it ends when its process says so or is gone, and only then.
+    """Initialize a DataLoader worker: it exits only when its parent terminates it or dies.
 
-    A signal to the whole group is the run's to answer: an iteration may still need its batch. So of
-    SIGTERMs only that of `Process.terminate` counts, by which PyTorch and Python end a worker.
+    A signal to the whole process group is for the run to answer: an iteration may still need this
+    worker's batch. So SIGTERM counts only when the parent sends it, as `Process.terminate` does;
+    PyTorch and Python end their workers that way.
     """
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, ASK):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    process = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "guard_worker runs in a worker process"
 
-    def terminated() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process.pid:
+    def exit_when_terminated() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
             pass
-        os._exit(0)  # another status would have PyTorch report a fault
+        os._exit(0)  # PyTorch would report any other status as a fault
 
-    def orphaned() -> None:
-        process.join()
+    def exit_with_parent() -> None:
+        parent.join()
         os._exit(1)
 
-    for wait in (terminated, orphaned):
+    for wait in (exit_when_terminated, exit_with_parent):
         threading.Thread(target=wait, daemon=True).start()
 
 
 def resume_command() -> str:
-    """The command that goes on where this process stops."""
-    words = [word for word in sys.argv if not word.startswith("Train.resume=")]
+    """Return the command that resumes this process's run."""
+    words = [word for word in sys.argv[1:] if not word.startswith("Train.resume=")]
     words.append("Train.resume=auto")
-    if shell := os.environ.get("AMFORMER_SH"):  # train.sh put SCRIPT --config FILE --gpus N before
-        return f"{shell} {shlex.join(words[5:])}"
-    return f"{os.environ.get('AMFORMER_LAUNCH', 'python')} {shlex.join(words)}"
+    if shell := os.environ.get("AMFORMER_SH"):  # train.sh chose --config and --gpus itself
+        return f"{shell} {shlex.join(_without_options(words, ('--config', '--gpus')))}"
+    start = os.environ.get("AMFORMER_LAUNCH", "python")
+    return f"{start} {shlex.join([sys.argv[0], *words])}"
+
+
+def _without_options(words: list[str], options: tuple[str, ...]) -> Iterator[str]:
+    """Yield the words that are neither one of these options nor its value."""
+    remaining = iter(words)
+    for word in remaining:
+        if word in options:
+            next(remaining, None)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            yield word
