@@ -1,4 +1,4 @@
-"""Malformed configs, command lines, checkpoints, drawn at random: one line, status 2, no harm."""
+"""Randomly malformed configs, command lines, checkpoints: one line, status 2, no file changed."""
 
 import io
 import random
@@ -23,6 +23,7 @@ from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import load_config, to_dict
 from util.config.arguments import arguments
 from util.data.dataset import open_episodes
+from util.runtime.errors import UserError
 
 CONFIGS, COMMANDS, WEIGHTS, RESUMED = 40, 30, 20, 15
 JUNK = ["", "~", "[", "]", "{", ": :", "- -", "\t", "\x00", "!!python/object/apply:os.getcwd []",
@@ -38,7 +39,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(words: list[str]) -> Path:
-    """The folder of all that a run may touch; holds the checkpoint of one iteration."""
+    """The folder of everything that a run may write; it holds a checkpoint of one iteration."""
     assert call(train_entry.train, *words, "Train.max_iterations=1", "Eval.val_episodes=1") == 0
     return Path(words[-2].partition("=")[2]).parent
 
@@ -50,7 +51,7 @@ def files(folder: Path) -> dict[Path, tuple[int, int]]:
 
 @pytest.fixture
 def refused(folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., None]:
-    """Holds a call to its one line and to leaving every file as it was."""
+    """Return a check: a call prints one line, exits with status 2 and changes no file."""
 
     def check(entry: Callable, *words: str, config: bool = True, what: object = "") -> None:
         before = files(folder)
@@ -66,38 +67,38 @@ def refused(folder: Path, capsys: pytest.CaptureFixture) -> Callable[..., None]:
 
 
 def malformed(attempt: Callable[[], object]) -> bool:
-    """Whether it is refused at all; anything but a ValueError is a fault of ours and comes up."""
+    """Return whether an attempt is refused; any error but a UserError is a fault and propagates."""
     try:
         attempt()
-    except ValueError:
+    except UserError:
         return True
     return False
 
 
 def spoiled(text: str, rng: random.Random) -> str:
-    """A config with one to three faults."""
+    """Return a config with one to three faults."""
     lines = text.splitlines()
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(lines))
         kind = rng.randrange(6)
-        if kind == 0:  # another value
+        if kind == 0:  # replace a value
             lines[at] = f"{lines[at].partition(':')[0]}: {rng.choice(JUNK)}"
         elif kind == 1:
             lines.insert(at, rng.choice(JUNK))
-        elif kind == 2:  # a letter
+        elif kind == 2:  # insert or replace a letter
             place = rng.randrange(len(lines[at]) + 1)
             lines[at] = lines[at][:place] + chr(rng.randrange(1, 300)) + lines[at][place + 1 :]
         elif kind == 3:
             del lines[at:]
             lines.append(rng.choice(JUNK))
-        elif kind == 4:  # another depth
+        elif kind == 4:  # change the indentation
             lines[at] = " " * rng.randrange(6) + lines[at].strip()
         else:
             lines[at] = lines[at].replace("_", "", 1) + rng.choice(["", "x", ": 1"])
     return "\n".join(lines)
 
 
-def test_malformed_configs(
+def test_malformed_config_is_one_line_and_status_2(
     words: list[str], folder: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     text = yaml.safe_dump(to_dict(load_config(CONFIG, words)))
@@ -127,7 +128,7 @@ def command(rng: random.Random) -> list[str]:
     return words + [rng.choice(drawn)() for _ in range(rng.randint(1, 4))]
 
 
-def test_malformed_command_lines(
+def test_malformed_command_line_is_one_line_and_status_2(
     refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng, count = random.Random(2), 0
@@ -140,7 +141,7 @@ def test_malformed_command_lines(
 
 
 def zipped(content: bytes, rng: random.Random) -> bytes:
-    """A zip of the same members, one of them missing or of other bytes."""
+    """Return a zip of the same members, one of them missing or with random bytes."""
     made = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
         names = old.namelist()
@@ -153,13 +154,13 @@ def zipped(content: bytes, rng: random.Random) -> bytes:
 
 
 def broken_files(content: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Bytes that are no checkpoint any more."""
+    """Yield damaged variants of a checkpoint file."""
     while True:
         kind = rng.randrange(5)
         at = rng.randrange(len(content))
         if kind == 0:
             yield content[:at]
-        elif kind == 1:  # a bit
+        elif kind == 1:  # flip a bit
             yield content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
         elif kind == 2:
             yield content[:at] + bytes(min(4096, len(content) - at)) + content[at + 4096 :]
@@ -171,7 +172,7 @@ def broken_files(content: bytes, rng: random.Random) -> Iterator[bytes]:
 
 @pytest.fixture(scope="module")
 def made(words: list[str]) -> SimpleNamespace:
-    """Model and data, made once: only what is read from the file is of interest."""
+    """Model and data, made once: these tests only look at what is read from the file."""
     cfg = load_config(CONFIG, words)
     statistics = pixel_statistics(cfg.Method.backbone)
     opened = {subset: open_episodes(cfg, subset, 1, *statistics) for subset in ("train", "val")}
@@ -186,14 +187,14 @@ def quick(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_broken_files_as_checkpoints(
+def test_broken_file_as_checkpoint_is_one_line_and_status_2(
     words: list[str], folder: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     content = (folder / "run/last.pth").read_bytes()
     path, count = tmp_path / "x.pth", 0
     for number, broken in enumerate(broken_files(content, random.Random(3))):
         path.write_bytes(broken)
-        if malformed(lambda: read_checkpoint(path)):  # a bit between two members says nothing
+        if malformed(lambda: read_checkpoint(path)):  # a bit may flip between members
             entry, key = (
                 (test_entry.test, "Eval.weight"),
                 (train_entry.train, "Train.resume"),
@@ -207,7 +208,7 @@ def test_broken_files_as_checkpoints(
 
 
 @pytest.mark.parametrize("weights", [None, [1], "text", {"a": 3}, {3: "a"}, torch.zeros(2)])
-def test_weights_of_another_shape(
+def test_weights_of_another_shape_are_refused_in_one_line(
     words: list[str], tmp_path: Path, refused: Callable[..., None], quick: None, weights: object
 ) -> None:
     for entry, key, name in (
@@ -219,7 +220,7 @@ def test_weights_of_another_shape(
 
 
 def misshapen(state: dict, rng: random.Random) -> dict:
-    """A checkpoint that can be read, and of which one or two things are wrong."""
+    """Return a readable checkpoint with one or two wrong entries."""
     state = dict(state)
     for _ in range(rng.randint(1, 2)):
         name = rng.choice([n for n in state if n not in ("best", "stale", "launch", "versions",
@@ -233,7 +234,7 @@ def misshapen(state: dict, rng: random.Random) -> dict:
 
 
 @pytest.mark.usefixtures("quick")
-def test_misshapen_checkpoints(
+def test_checkpoint_with_wrong_content_is_refused_in_one_line(
     words: list[str], folder: Path, tmp_path: Path, refused: Callable[..., None]
 ) -> None:
     state, rng, path = (

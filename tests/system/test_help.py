@@ -86,14 +86,14 @@ def ask(words: list[str], folder: Path) -> tuple[str, float]:
     return done.stdout, taken - before.children_user - before.children_system
 
 
-def test_the_entry_points_are_found() -> None:
+def test_every_entry_point_is_found_by_this_file() -> None:
     assert {"train.py", "test.py", "train_base.py", "util/config/load.py"} < set(ENTRIES)
     assert argument_names("util/bench/__main__.py").count("--size") == 1
     assert "--row" not in argument_names("util/bench/__main__.py")
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_help_names_every_argument_at_once(name: str, tmp_path: Path) -> None:
+def test_help_lists_every_argument_within_a_second(name: str, tmp_path: Path) -> None:
     words = words_of(name)
     without_torch(name, tmp_path)
     said, seconds = ask([*words, "--help"], tmp_path)
@@ -115,7 +115,7 @@ def test_help_names_every_argument_at_once(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_mistake_is_told_at_once(name: str, tmp_path: Path) -> None:
+def test_refused_argument_is_one_line_within_a_second(name: str, tmp_path: Path) -> None:
     without_torch(name, tmp_path)
     done = subprocess.run(
         [*words_of(name), "--no-such-option"], cwd=ROOT, capture_output=True, text=True,
@@ -127,7 +127,7 @@ def test_a_mistake_is_told_at_once(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["train.sh", "test.sh"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_the_scripts_say_how_they_are_called(script: str, option: str) -> None:
+def test_shell_scripts_print_their_usage_for_help(script: str, option: str) -> None:
     done = subprocess.run(["sh", script, option], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("EXP", "DATASET", "GPUS", "NET", "PYTHON", "Section.key=value", "-v"):

@@ -61,7 +61,7 @@ def tree(tmp_path: Path) -> Path:
         (("split0", "pascal", "64"), "error: GPUS 64: this machine has 0; give 0 (the CPU)"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(
+def test_wrong_usage_of_the_scripts_is_one_line_and_status_2(
     script: str, words: tuple[str, ...], part: str
 ) -> None:
     got = call(ROOT / script, *words)
@@ -69,14 +69,14 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert got.stderr.count("\n") == 1 and part in got.stderr
 
 
-def test_a_mistyped_key_stops_before_stage_one(tree: Path) -> None:
+def test_mistyped_key_is_refused_before_stage_one_starts(tree: Path) -> None:
     got = call(tree / "train.sh", "split0", "pascal", "0", "Train.lrr=1")
     assert (got.returncode, got.stdout) == (2, "")
     expected = "error: command line: unknown key Train.lrr; did you mean Train.lr?\n"
     assert got.stderr == expected
 
 
-def test_stage_one_runs_first_when_its_file_is_absent(tree: Path) -> None:
+def test_missing_base_learner_is_trained_first(tree: Path) -> None:
     with (tree / "train_base.py").open("a") as stub:
         stub.write(WRITES)
     got = call(
@@ -88,14 +88,14 @@ def test_stage_one_runs_first_when_its_file_is_absent(tree: Path) -> None:
     assert got.returncode == 7
 
 
-def test_stage_one_is_left_out_when_its_file_is_there(tree: Path) -> None:
+def test_existing_base_learner_is_not_trained_again(tree: Path) -> None:
     (tree / "there.pth").touch()
     got = call(tree / "train.sh", "split0", "pascal", "0", "Method.pre_weight=there.pth")
     assert got.stdout.startswith("train --config config/pascal/pascal_split0_resnet50.yaml")
     assert got.returncode == 7
 
 
-def test_a_failure_of_stage_one_ends_the_run_with_its_status(tree: Path) -> None:
+def test_failure_of_stage_one_ends_the_script_with_its_status(tree: Path) -> None:
     (tree / "train_base.py").write_text("raise SystemExit(3)\n")
     got = call(tree / "train.sh", "split0", "pascal", "0")
     assert got.returncode == 3 and "\ntrain " not in got.stdout
@@ -108,14 +108,14 @@ def test_a_failure_of_stage_one_ends_the_run_with_its_status(tree: Path) -> None
         *[(n, send) for n in (signal.SIGTERM, signal.SIGUSR1) for send in (os.kill, os.killpg)],
     ],
 )
-def test_stage_one_that_is_asked_to_stop_ends_the_script(
+def test_stop_request_in_stage_one_ends_the_script(
     number: signal.Signals, send: Callable[[int, int], None], tree: Path
 ) -> None:
     """It leaves with status 0 and no file. The shell passes on what stage one may have got, too."""
     assert stopped_in_stage_one(tree, "", number, send) == "asked to stop\n"
 
 
-def test_a_signal_at_the_end_of_stage_one_keeps_stage_two_from_starting(tree: Path) -> None:
+def test_signal_at_the_end_of_stage_one_prevents_stage_two(tree: Path) -> None:
     done = 'open("made.pth", "w").close()\n'
     said = stopped_in_stage_one(tree, done, signal.SIGTERM, os.kill)
     assert said == "asked to stop\nstopped between the stages; the same command goes on\n"
@@ -142,7 +142,7 @@ def stopped_in_stage_one(
     return said
 
 
-def test_the_script_becomes_stage_two(tree: Path) -> None:
+def test_script_process_becomes_stage_two(tree: Path) -> None:
     """Signals to it reach train.py, which knows how it was started."""
     (tree / "there.pth").touch()
     (tree / "train.py").write_text("import os\nprint(os.getpid(), os.environ['AMFORMER_SH'])\n")
@@ -155,7 +155,7 @@ def test_the_script_becomes_stage_two(tree: Path) -> None:
     assert said == f"{process.pid} NET=vgg16 sh train.sh split0 pascal 0\n"
 
 
-def test_several_machines_need_to_know_where_they_meet() -> None:
+def test_several_machines_need_a_rendezvous_address() -> None:
     got = call(ROOT / "train.sh", "split0", "pascal", "0", NNODES="2", NODE_RANK="1")
     assert got.returncode == 2 and got.stderr.count("\n") == 1
     assert "NNODES=2 also needs NODE_RANK and RDZV=HOST:PORT" in got.stderr

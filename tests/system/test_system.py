@@ -66,7 +66,7 @@ def overrides(folder: Path) -> list[str]:
 
 
 def call(entry, folder: Path, *more: str) -> None:
-    """Runs an entry point in this process as the command line would."""
+    """Run an entry point in this process as the command line would."""
     words = ["--config", str(CONFIG), "--gpus", "0", *overrides(folder), *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [entry.__name__, *words])
@@ -74,7 +74,7 @@ def call(entry, folder: Path, *more: str) -> None:
 
 
 def refused(entry, folder: Path, capsys: pytest.CaptureFixture, *more: str) -> str:
-    """The one line that the entry point refuses with, status 2."""
+    """Check that the entry point refuses with one line and status 2; return the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         call(entry, folder, *more)
@@ -85,7 +85,7 @@ def refused(entry, folder: Path, capsys: pytest.CaptureFixture, *more: str) -> s
 
 @pytest.fixture(scope="session")
 def trained(demo: Path) -> Path:
-    """The folder of a whole run, with its checkpoints and result."""
+    """The folder of a complete run, with its checkpoints and result."""
     call(train_entry.train, demo)
     call(test_entry.test, demo, "--visualize", "2")
     return demo / "run"
@@ -109,7 +109,7 @@ def scalars(folder: Path) -> set[str]:
     return tags
 
 
-def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo: Path) -> None:
+def test_run_writes_checkpoints_config_curves_and_pictures(trained: Path, demo: Path) -> None:
     state, epoch = read_checkpoint(trained / "last.pth"), epoch_of(demo)
     assert state["iteration"] == 2 * epoch > 2 and state["best"] >= 0
     assert read_checkpoint(trained / "best.pth")["iteration"] in (epoch, 2 * epoch)
@@ -126,7 +126,7 @@ def test_a_run_leaves_checkpoints_config_curves_and_pictures(trained: Path, demo
     assert scalars(trained) == wanted | {f"val/iou/{name}" for name in classes}
 
 
-def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
+def test_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
     result = json.loads((trained / "result.json").read_text())
     seeds = result["seeds"]
     assert set(seeds) == {"1", "2"} and seeds["1"]["episodes"] == 6
@@ -141,7 +141,7 @@ def test_the_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:
         assert picture.shape[0] > 2 * TILE and picture.shape[1] > 8 * TILE
 
 
-def test_pictures_of_an_earlier_test_go_with_its_scores(
+def test_new_test_removes_the_pictures_of_the_earlier_one(
     trained: Path, demo: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
@@ -149,7 +149,7 @@ def test_pictures_of_an_earlier_test_go_with_its_scores(
     assert (folder / "result.json").exists() and not list(folder.glob("*.png"))
 
 
-def test_resumed_in_the_middle_equals_never_stopped(
+def test_run_resumed_in_the_middle_equals_an_uninterrupted_run(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "exhausted", lambda run: True)
@@ -164,7 +164,7 @@ def test_resumed_in_the_middle_equals_never_stopped(
         assert torch.equal(value, resumed["model"][name]), name
 
 
-def test_a_run_without_progress_stops_early(
+def test_run_without_improvement_stops_early(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = f"Train.save_path={tmp_path}", "Train.stop_interval=2", "Train.epochs=9"
@@ -173,7 +173,9 @@ def test_a_run_without_progress_stops_early(
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] == 3 * epoch_of(demo)
 
 
-def test_without_the_game_d_stays_as_it_was(demo: Path, tmp_path: Path) -> None:
+def test_without_adversarial_training_the_discriminator_stays_unchanged(
+    demo: Path, tmp_path: Path
+) -> None:
     words = f"Train.save_path={tmp_path}", "Train.adversarial=false", "Train.max_iterations=2"
     call(train_entry.train, demo, *words)
     state = read_checkpoint(tmp_path / "last.pth")
@@ -194,7 +196,7 @@ def test_augmented_training_runs_with_worker_processes(demo: Path, tmp_path: Pat
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_episodes(
+def test_nonfinite_loss_stops_the_run_and_names_the_episodes(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     state = read_checkpoint(demo / "base.pth")
@@ -220,17 +222,17 @@ def parts(folder: Path, *more: str):
 
 
 def scores_on(ranks: Ranks) -> dict:
-    """An evaluation of 7 episodes, which no number of ranks in this test divides."""
+    """The scores of 7 episodes: no number of ranks in this test divides 7."""
     cfg, model, episodes = parts(Path(os.environ["DEMO_RUN"]))
     evaluator = Evaluator(model, episodes, cfg, ranks)
     return asdict(evaluator.run(evaluator.order(7, [5]))[5])
 
 
-def test_sharded_evaluation_equals_one_process_to_the_last_integer(
+def test_evaluation_on_several_ranks_equals_one_process_exactly(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DEMO_RUN", str(demo))  # the processes inherit it
-    # All with one thread: another number of threads sums in another order and may move a pixel.
+    monkeypatch.setenv("DEMO_RUN", str(demo))  # inherited by the processes
+    # One thread each: with another number, float32 sums have another order and may move a pixel.
     [alone] = on_processes(1, scores_on, tmp_path)
     assert alone["prior"]["miou"] > 0 and alone["final"]["fb_iou"] > 0
     for world in (2, 3, 4):
@@ -238,7 +240,7 @@ def test_sharded_evaluation_equals_one_process_to_the_last_integer(
 
 
 def scores_with_own_statistics(ranks: Ranks) -> dict:
-    """As above, with batch norms of G that have learnt other statistics on each rank."""
+    """Like `scores_on`, with other batch norm statistics of G on each rank."""
     cfg, model, episodes = parts(Path(os.environ["DEMO_RUN"]), "Method.fix_bn=false")
     for name, value in model.named_buffers():
         if name.endswith("running_mean") and not name.startswith("encoder."):
@@ -247,7 +249,7 @@ def scores_with_own_statistics(ranks: Ranks) -> dict:
     return asdict(evaluator.run(evaluator.order(7, [5]))[5])
 
 
-def test_ranks_evaluate_one_model_also_where_each_learns_statistics_of_its_own(
+def test_ranks_evaluate_rank_0s_model_even_if_their_batch_statistics_differ(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEMO_RUN", str(demo))
@@ -256,8 +258,10 @@ def test_ranks_evaluate_one_model_also_where_each_learns_statistics_of_its_own(
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path, flip: bool) -> None:
-    """Also with mirrored images, and when it is too small to keep anything."""
+def test_feature_store_returns_what_the_encoder_returns(
+    trained: Path, demo: Path, flip: bool
+) -> None:
+    """This holds for mirrored images too, and for a store too small to keep anything."""
     cfg, model, _ = parts(demo, f"Data.flip={flip}")
     episodes, _ = open_episodes(cfg, "train", 1, *pixel_statistics(cfg.Method.backbone))
     model.eval()
@@ -290,7 +294,7 @@ def test_the_store_gives_what_the_encoder_gives(trained: Path, demo: Path, flip:
         (["--gpus", "9"], "GPUS 9"),
     ],
 )
-def test_training_refuses_a_mistake_in_one_line(
+def test_training_refuses_a_users_mistake_in_one_line(
     demo: Path, capsys: pytest.CaptureFixture, words: list[str], told: str
 ) -> None:
     folder = demo / "run"
@@ -300,7 +304,7 @@ def test_training_refuses_a_mistake_in_one_line(
 
 
 def damaged(demo: Path, folder: Path) -> Path:
-    """A copy of the demo data that a test may break; lists and base learner stay."""
+    """A copy of the demo data for a test to damage; lists and base learner are copied too."""
     shutil.copytree(demo / "data", folder / "data")
     shutil.copytree(demo / "lists", folder / "lists")
     shutil.copy(demo / "base.pth", folder)
@@ -308,7 +312,7 @@ def damaged(demo: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("fault", ["no image", "no mask", "mask of another size", "torn image"])
-def test_a_fault_in_the_data_is_one_line_that_names_the_file(
+def test_broken_data_is_one_line_that_names_the_file(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture, fault: str
 ) -> None:
     root = damaged(demo, tmp_path)
@@ -335,7 +339,7 @@ def test_a_fault_in_the_data_is_one_line_that_names_the_file(
         (["Data.shot=5"], "trained with 1 support per query, and Data.shot is 5; set Eval.kshot"),
     ],
 )
-def test_testing_refuses_a_missing_or_foreign_checkpoint(
+def test_testing_refuses_a_missing_or_unfitting_checkpoint(
     trained: Path, demo: Path, capsys: pytest.CaptureFixture, words: list[str], told: str
 ) -> None:
     result = (trained / "result.json").read_bytes()

@@ -94,7 +94,9 @@ def test_hostile_config_is_refused_and_runs_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b"])
-def test_image_list_cannot_name_a_file_outside_its_folder(name: str, pictures, tmp_path: Path) -> None:
+def test_image_list_cannot_name_a_file_outside_its_folder(
+    name: str, pictures, tmp_path: Path
+) -> None:
     """Ids become file names in `Data.cache`."""
     listed = tmp_path / "VOC2012"
     listed.mkdir()
