@@ -1,4 +1,4 @@
-"""The page, in a real browser: painted, submitted, looked at; mistakes are messages."""
+"""The page in a real browser: paint, submit, read the results; mistakes are messages."""
 
 import base64
 import os
@@ -23,17 +23,19 @@ from helpers import ROOT
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from util.predict import app
-from util.predict.app_page import failed_row, found_row
-from util.predict.predictor import Box, Predictor, Stages
+from util.evaluate.visualize import heat
+from util.predict import Box, Predictor, Stages, app, pictures
+from util.predict import page as page_file
+from util.predict.rows import error_row, result_row
 from util.runtime.cli import main
+from util.runtime.errors import UserError
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 ).split()
-PATIENCE = 300  # seconds until a wait is a failure; on an idle machine the longest takes ten
+TIMEOUT = 300  # seconds of a wait; on an idle machine the longest takes ten
 BLUE = (30, 60, 200)
 ALERT = "[data-testid=toast-body]"
 
@@ -42,7 +44,7 @@ ALERT = "[data-testid=toast-body]"
 def server(
     small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SimpleNamespace]:
-    """The page of a small model, served by a process of its own."""
+    """The page of a small model, served by a process."""
     folder = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -81,14 +83,14 @@ def browser(
             args=FLAGS,
             viewport={"width": 1024, "height": 900},
         )
-        context.set_default_timeout(1000 * PATIENCE)
+        context.set_default_timeout(1000 * TIMEOUT)
         yield context
         context.close()
 
 
 @pytest.fixture
 def page(server: SimpleNamespace, browser: BrowserContext) -> Iterator[Page]:
-    """A visitor's page; whatever they do, nothing is fetched from elsewhere, and no traceback."""
+    """A visitor's page. Afterwards: no traceback, and no request to another server."""
     opened, fetched = browser.new_page(), []
     opened.on("request", lambda request: fetched.append(request.url))
     opened.goto(server.address)
@@ -102,10 +104,10 @@ def page(server: SimpleNamespace, browser: BrowserContext) -> Iterator[Page]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what no element tells."""
+    """Wait for a condition that no element of the page shows."""
     begin = time.monotonic()
     while not condition():
-        assert time.monotonic() - begin < PATIENCE
+        assert time.monotonic() - begin < TIMEOUT
         time.sleep(0.1)
 
 
@@ -115,8 +117,8 @@ def choose(page: Page, button: str, *files: Path) -> None:
     chooser.value.set_files(files)
 
 
-def centre(page: Page) -> tuple[float, float]:
-    """Of the support on the screen."""
+def center(page: Page) -> tuple[float, float]:
+    """The middle of the support on the screen."""
     canvas = page.locator("#support canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -124,8 +126,8 @@ def centre(page: Page) -> tuple[float, float]:
 
 
 def is_blue(page: Page) -> bool:
-    """Whether the middle of the support, as the visitor sees it, is unpainted."""
-    x, y = centre(page)
+    """Whether the middle of the support on the screen is unpainted."""
+    x, y = center(page)
     clip = {"x": x - 4, "y": y - 4, "width": 8, "height": 8}
     return bool(np.abs(pixels(page.screenshot(clip=clip)).mean((0, 1)) - BLUE).max() < 20)
 
@@ -135,35 +137,35 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def paint(page: Page) -> None:
-    """A short slanting stroke of the brush through the middle of the support."""
-    x, y = centre(page)
+    """Draw a short diagonal stroke through the middle of the support."""
+    x, y = center(page)
     page.mouse.move(x - 40, y - 30)
     page.mouse.down()
     page.mouse.move(x + 40, y + 30, steps=4)
     page.mouse.up()
-    page.locator("#support button[aria-label='Undo']:enabled").wait_for()  # the stroke is kept
+    page.locator("#support button[aria-label='Undo']:enabled").wait_for()  # the stroke is stored
 
 
 def segment(page: Page) -> None:
-    """Submits; the second query's row, or the message there is instead."""
+    """Submit, and wait for the row of the second query. A message instead is a failure."""
     page.locator("#segment").click()
     page.locator(f"{ALERT}, [aria-label='query 2']").first.wait_for()
     assert page.locator(ALERT).all_inner_texts() == []
 
 
-def shown(page: Page, alt: str) -> np.ndarray:
+def result_picture(page: Page, alt: str) -> np.ndarray:
     """A picture of the results."""
     source = page.get_by_alt_text(alt).get_attribute("src")
     return pixels(base64.b64decode(source.partition(",")[2]))
 
 
-def taken(page: Page) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the support's pixels that counted as the object."""
-    return np.nonzero(np.abs(shown(page, "support of query 1") - BLUE).max(axis=2) > 40)
+def object_pixels(page: Page) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the support's pixels that are drawn as the object."""
+    return np.nonzero(np.abs(result_picture(page, "support of query 1") - BLUE).max(axis=2) > 40)
 
 
-def told(page: Page) -> str:
-    """The message on the page, which is then closed."""
+def read_message(page: Page) -> str:
+    """The message on the page; closes it."""
     message = page.locator(ALERT)
     message.wait_for()
     text = message.inner_text()
@@ -200,38 +202,38 @@ def empty_png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_a_painted_object_is_looked_for_in_two_queries(page: Page, files: SimpleNamespace) -> None:
+def test_painted_object_is_segmented_in_two_queries(page: Page, files: SimpleNamespace) -> None:
     choose(page, "#upload", files.blue)
     until(lambda: is_blue(page))
     choose(page, "#queries button[aria-label*='upload' i]", files.first, files.second)
     page.get_by_label("Thumbnail 2 of 2").wait_for()
     page.locator("#segment").click()
-    assert "Nothing is painted" in told(page)
+    assert "Nothing is painted" in read_message(page)
     paint(page)
     until(lambda: not is_blue(page))
     segment(page)
     assert page.get_by_alt_text(re.compile("^final of query [12]$")).count() == 2
     titles = ["support", "query", "prior", "initial mask", "mask 1", "mask 2", "mask 3", "final"]
-    assert page.locator(".found figcaption").all_inner_texts() == 2 * titles
-    assert shown(page, "final of query 2").shape == (90, 120, 3)
-    ys, xs = taken(page)  # what was painted lies where it was painted
+    assert page.locator(".result figcaption").all_inner_texts() == 2 * titles
+    assert result_picture(page, "final of query 2").shape == (90, 120, 3)
+    ys, xs = object_pixels(page)
     assert 0.01 < len(xs) / (200 * 300) < 0.3
     assert abs(xs.mean() - 150) < 5 and abs(ys.mean() - 100) < 5
     assert len(xs) < 0.8 * np.ptp(xs) * np.ptp(ys)
-    page.get_by_label(app.BOX).check()
+    page.get_by_label(page_file.BOX).check()
     page.locator("#segment").click()
-    until(lambda: len(taken(page)[0]) > 0.98 * np.ptp(xs) * np.ptp(ys))
+    until(lambda: len(object_pixels(page)[0]) > 0.98 * np.ptp(xs) * np.ptp(ys))
 
 
-def test_mistakes_are_messages_and_spare_the_other_queries(
+def test_mistakes_are_messages_and_the_other_queries_are_segmented(
     page: Page, files: SimpleNamespace
 ) -> None:
     page.locator("#segment").click()
-    assert "There is no support" in told(page)
+    assert "There is no support" in read_message(page)
     choose(page, "#upload", files.broken)
-    assert "broken.png: cannot be read as an image" in told(page)
+    assert "broken.png: cannot be read as an image" in read_message(page)
     choose(page, "#upload", files.huge)
-    assert "huge.png: has more than 50 million pixels" in told(page)
+    assert "huge.png: has more than 50 million pixels" in read_message(page)
     page.get_by_label("Thumbnail 1 of 5").click()  # an example, with its mask and two queries
     page.get_by_label("Thumbnail 2 of 2").wait_for()
     page.locator("#queries button[aria-label='Clear']").click()
@@ -243,7 +245,7 @@ def test_mistakes_are_messages_and_spare_the_other_queries(
     assert "broken.png: cannot be read" in alert.inner_text()
 
 
-def test_a_visitor_does_not_get_the_support_of_another(
+def test_visitors_do_not_see_the_support_of_others(
     page: Page, server: SimpleNamespace, browser: BrowserContext
 ) -> None:
     page.get_by_label("Thumbnail 1 of 5").click()
@@ -251,13 +253,13 @@ def test_a_visitor_does_not_get_the_support_of_another(
     other = browser.new_page()
     other.goto(server.address)
     other.locator("#segment").click()
-    assert "There is no support" in told(other)
+    assert "There is no support" in read_message(other)
     other.close()
 
 
-def test_an_interrupt_ends_it_quietly_and_leaves_no_upload(server: SimpleNamespace) -> None:
+def test_interrupt_ends_the_server_quietly_and_deletes_uploads(server: SimpleNamespace) -> None:
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(PATIENCE) == 0
+    assert server.process.wait(TIMEOUT) == 0
     lines = [line for line in server.log.read_text().splitlines() if line]
     assert len(lines) == 1 and server.address in lines[0]
     assert [path.name for path in server.folder.rglob("*") if path.is_file()] == ["log"]
@@ -273,7 +275,7 @@ def test_an_interrupt_ends_it_quietly_and_leaves_no_upload(server: SimpleNamespa
         (["--prot", "1"], ["--prot", "did you mean --port?"]),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_status_2(
+def test_unusable_argument_is_refused_in_one_line_with_status_2(
     words: list[str],
     parts: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -295,31 +297,31 @@ def test_what_cannot_be_served_is_one_line_and_status_2(
     assert error.count("\n") == 1 and all(part.format(**ports) in error for part in parts)
 
 
-def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+def test_large_uploads_are_reduced(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
-    image = app.open_picture(tmp_path / "wide.png")
+    image = pictures.open_upload(tmp_path / "wide.png")
     assert image.shape == (12, 1024, 3) and (image == 7).all()
 
 
-def test_formats_that_may_run_programs_are_no_images(tmp_path: Path) -> None:
+def test_formats_that_may_run_programs_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
-    with pytest.raises(app.Refused, match="x.png: cannot be read as an image; give one of JPEG"):
-        app.open_picture(tmp_path / "x.png")
+    with pytest.raises(UserError, match="x.png: cannot be read as an image; give one of JPEG"):
+        pictures.open_upload(tmp_path / "x.png")
 
 
-def test_examples_are_of_images_that_are_there(
+def test_examples_use_images_that_are_on_disk(
     small_run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor.from_checkpoint(small_run.checkpoint)
-    whole, root = app.find_examples(predictor), Path(predictor.cfg.Data.data_root)
+    whole, root = pictures.find_examples(predictor), Path(predictor.cfg.Data.data_root)
     part = shutil.copytree(root, tmp_path / "part")
     data = replace(predictor.cfg.Data, data_root=str(part), list_dir=str(tmp_path / "lists"))
     predictor.cfg = replace(predictor.cfg, Data=data)
     for image in sorted((part / "JPEGImages").iterdir())[::2]:
         image.unlink()
-    monkeypatch.setattr(app, "SIDE", 48)
-    examples = app.find_examples(predictor)
+    monkeypatch.setattr(pictures, "SIDE", 48)
+    examples = pictures.find_examples(predictor)
     assert whole and examples and len(examples) <= len(whole)
     for example in examples:
         assert max(example.support.image.shape) == 48 and example.support.mask.any()
@@ -327,20 +329,34 @@ def test_examples_are_of_images_that_are_there(
         assert all(max(query.shape) == 48 for query in example.queries)
 
 
-def test_names_of_files_are_not_taken_for_html() -> None:
-    assert "<b>" not in app.Refused("<b>.png: broken").message
-    assert "<b>" not in failed_row(1, "<b>.png: broken")
-    nothing = np.zeros((5, 6), np.uint8)
-    stages = Stages(nothing.astype(np.float32), nothing, (nothing,) * 3, nothing)
+def stages(initial: np.ndarray) -> Stages:
+    """A result without an object, and with this initial mask."""
+    nothing = np.zeros(initial.shape, np.uint8)
+    return Stages(nothing.astype(np.float32), initial, (nothing,) * 3, nothing)
+
+
+def test_file_names_are_escaped_in_html() -> None:
+    assert "<b>" not in page_file.PageError("<b>.png: broken").message
+    assert "<b>" not in error_row(1, "<b>.png: broken")
     picture = np.zeros((5, 6, 3), np.uint8)
-    assert "<b>" not in found_row(1, "<b>.png", picture, picture, stages)
+    row = result_row(1, "<b>.png", picture, picture, stages(np.zeros((5, 6), np.float32)))
+    assert "<b>" not in row
 
 
-def test_a_box_goes_around_what_is_painted() -> None:
-    support = app.MarkedImage(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool))
+def test_initial_mask_is_drawn_as_heat() -> None:
+    initial = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 48, axis=0)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    row = result_row(1, "a.png", picture, picture, stages(initial))
+    source = re.search('src="([^"]*)" alt="initial mask of query 1"', row)[1]
+    drawn = pixels(base64.b64decode(source.partition(",")[2]))
+    assert np.abs(drawn - heat(initial)).mean() < 5  # JPEG is lossy
+
+
+def test_box_is_the_bounding_box_of_the_paint() -> None:
+    support = pictures.MarkedImage(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool))
     layer = np.zeros((40, 50, 4), np.uint8)
     layer[5, 7] = layer[20, 30] = 153  # two corners
-    editor = {"background": support.image, "layers": [layer]}
-    assert app.enclosing(app.painted(support, editor)) == Box(7, 5, 31, 21)
-    with pytest.raises(app.Refused, match="does not fit"):
-        app.painted(support, editor | {"layers": [layer[:9]]})
+    mask = pictures.painted_mask(support, [layer])
+    assert pictures.bounding_box(mask) == Box(7, 5, 31, 21)
+    with pytest.raises(UserError, match="does not fit"):
+        pictures.painted_mask(support, [layer[:9]])

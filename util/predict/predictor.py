@@ -1,64 +1,33 @@
-"""Segments one's own images by a few labelled examples.
+"""The Predictor: a trained model, the classes to find, and their masks in new images.
 
-    predictor = Predictor.from_checkpoint("exp/demo/split0_lite0/best.pth")
-    predictor.set_support(["a.jpg", "b.jpg"], ["a.png", Box(40, 30, 200, 180)], "teapot")
-    result = predictor.predict("query.jpg")
-    result.mask  # uint8 [H,W]: 0, or 1 where the teapot is
-
-What it computes for an episode is, bit for bit, what test.py does (docs/predict.md).
+For the same episode it computes, bit for bit, what test.py does (docs/predict.md).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.backbones import pixel_statistics
-from model.constants import IGNORE
+from model.constants import IGNORE, TEMPERATURE
 from model.query_support import QueryFeatures, SupportFeatures
+from util import speed
 from util.checkpoint.file import read_checkpoint
 from util.checkpoint.load import trained_model
 from util.config import Config, config_from
-from util.data import weak
-from util.data.image_io import read_image, read_label
 from util.data.transform import EvalTransform
 from util.evaluate.evaluator import own_size
 from util.evaluate.metrics import argmax_channels
 from util.features import encode_image
-from util.runtime import speed
+from util.predict.example import Example, Picture, as_rgb
 from util.runtime.errors import UserError
 
-Picture = np.ndarray | Image.Image | str | Path
-MOST = IGNORE - 1  # classes that an index mask has room for
-
-
-@dataclass(frozen=True)
-class Box:
-    """Everything in x0 <= x < x1, y0 <= y < y1 counts as the object, as with Data.ann_type bbox."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-@dataclass(frozen=True)
-class Points:
-    """Pixels (x, y) on the object; a disc around each counts as it, as with Data.ann_type point.
-
-    The disc's radius is 1/50 of the image's longer side, at least 3 pixels. Drawn from a mask, it
-    would be cut to the object; here it is not, as nobody knows the object: click well inside.
-    """
-
-    xy: Iterable[tuple[float, float]]
-
-
-Label = Picture | Box | list[Box] | Points
+MAX_CLASSES = IGNORE - 1
+"""An index mask (uint8) has room for so many classes besides 0 and 255."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +35,8 @@ class Result:
     """A segmented image.
 
     Attributes:
-        mask: 0, or the place of the class in `Predictor.names`, from 1 (uint8 [H,W]).
+        mask: 0 for background, or the class's position in `Predictor.names`, counted from 1
+            (uint8 [H,W]).
         scores: the foreground score of each class, in that order (float32 [C,H,W]).
     """
 
@@ -76,13 +46,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Stages:
-    """How one class was found, at the image's own size.
+    """The steps that led to the mask of one class, at the image's size.
 
     Attributes:
-        prior: mean of the training-free prior's two channels, 0..1 (float32 [H,W]).
-        initial: where the initial mask is not 0 (uint8 [H,W] of 0 and 1, as the rest).
-        refinements: what G takes for the object at first and after each of its two refinements.
-        final: the system's answer, the base learner's part included.
+        prior: mean of the two channels of the training-free prior, 0..1 (float32 [H,W]).
+        initial: the initial mask as a cosine, 0..1 (float32 [H,W]). The model uses the cosine of
+            prototype and query divided by the temperature 0.1, and 0 where that is below
+            `Method.mask_threshold`. Here it is multiplied by 0.1 and clipped to 0..1.
+        refinements: the generator's masks: the first, and one after each of its two refinements
+            (uint8 [H,W] of 0 and 1 each).
+        final: the system's answer, with the base learner (uint8 [H,W] of 0 and 1).
     """
 
     prior: np.ndarray
@@ -92,14 +65,14 @@ class Stages:
 
 
 class Predictor:
-    """A trained model, and the supports that tell it what to look for. Not for several threads.
+    """A trained model and the classes that it looks for. Not safe for several threads at once.
 
     Args:
-        model: filled, on its device.
-        cfg: that it was trained with; of `Eval`, `kshot` and `precision` have a say.
+        model: loaded with weights, on its device.
+        cfg: the config of its training; `Eval.kshot` and `Eval.precision` are used too.
     """
 
-    def __init__(self, model: AMFormer, cfg: Config):
+    def __init__(self, model: AMFormer, cfg: Config) -> None:
         self.model, self.cfg = model.eval(), cfg
         self.device = next(model.parameters()).device
         self.transform = EvalTransform(cfg.Data.size, *pixel_statistics(cfg.Method.backbone))
@@ -112,23 +85,24 @@ class Predictor:
         device: str | torch.device = "cpu",
         overrides: list[str] | None = None,
     ) -> "Predictor":
-        """Loads a best.pth or last.pth of train.py, which holds its config.
+        """Load a `best.pth` or `last.pth` of train.py, which holds the config.
 
         Args:
             path: the file.
             device: such as "cpu" or "cuda".
-            overrides: words `Section.key=value` that win over that config, such as
-                `Eval.kshot=ensemble`. Options that are for GPUs alone are off on the CPU.
+            overrides: words `Section.key=value` that replace values of that config, such as
+                `Eval.kshot=ensemble`. On the CPU, options that only GPUs support are turned off.
 
         Raises:
-            UserError: no such file, one that is no checkpoint of train.py, or no such device.
+            UserError: the file is missing or no checkpoint of train.py, an override is wrong, or
+                there is no such device.
         """
         path, device = Path(path), _device(device)
         state = read_checkpoint(path)
         absent = [name for name in ("config", "model") if name not in state]
         if absent:
             raise UserError(
-                f"{path}: no checkpoint of train.py, as it holds no {absent[0]}; name a best.pth "
+                f"{path}: not a checkpoint of train.py, it holds no {absent[0]}; name a best.pth "
                 "or last.pth"
             )
         cfg = config_from(state["config"], str(path), overrides)
@@ -139,66 +113,58 @@ class Predictor:
 
     @property
     def size(self) -> int:
-        """Side of the square that every image is resized to."""
+        """Side of the square that every image is resized to, in pixels."""
         return self.cfg.Data.size
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes so far; class i has index i + 1 in a mask."""
+        """The classes added so far; names[i] has index i + 1 in a mask."""
         return tuple(self._supports)
 
     def clear(self) -> None:
-        """Forgets all classes."""
+        """Forget all classes."""
         self._supports.clear()
 
     @torch.no_grad()
-    def set_support(
-        self, images: Picture | list, masks: Label | list, name: str = "object"
-    ) -> None:
-        """Adds a class, or replaces the one of that name; the images are encoded here, once.
+    def add_class(self, name: str, examples: Example | Sequence[Example]) -> None:
+        """Add a class, or replace the one of that name, and encode its examples once.
 
         Args:
-            images: one or a list (K of any number). Arrays are uint8 [H,W,3] (RGB), [H,W] or
-                [H,W,4] (the alpha channel is left out), or uint16, of which the upper 8 bits are
-                taken. Files and PIL images are turned upright as their EXIF orientation says.
-            masks: for each image a mask of its size (an array [H,W], a PIL image or a PNG; 0 is
-                background, 255 is ignored, anything else is the object), a `Box`, a list of them,
-                or `Points`, in pixels of the upright image.
-            name: of the class.
+            name: of the class. A replaced class keeps its position.
+            examples: the K supports, any number; or a single one.
 
         Raises:
-            UserError: what cannot be used, in one line; the classes are then as they were.
+            UserError: the name or an example cannot be used. The classes stay as they were.
         """
-        if not isinstance(images, (list, tuple)):
-            one = not isinstance(masks, list) or (masks and isinstance(masks[0], Box))
-            images, masks = [images], [masks] if one else masks
-        if not isinstance(masks, (list, tuple)) or len(masks) != len(images) or not images:
-            given = len(masks) if isinstance(masks, (list, tuple)) else 1
-            raise UserError(
-                f"support {name}: {len(images)} images and {given} masks; give one for each"
-            )
-        if not name or (name not in self._supports and len(self._supports) == MOST):
-            raise UserError(f"support {name!r}: give a name, and at most {MOST} classes")
+        if not name:
+            raise UserError("class '': the name is empty; give a name")
+        if name not in self._supports and len(self._supports) == MAX_CLASSES:
+            raise UserError(f"class {name}: an index mask holds {MAX_CLASSES} classes; give fewer")
+        examples = [examples] if isinstance(examples, Example) else examples
+        if not examples:
+            raise UserError(f"class {name}: there are no examples; give at least one")
         with speed.autocast(self.cfg.Eval.precision, self.device):
-            seen = [
-                self._support(image, mask, f"support {name}, {_called(image, i)}")
-                for i, (image, mask) in enumerate(zip(images, masks, strict=True), 1)
+            self._supports[name] = [
+                self._encode_support(example, f"class {name}, {_source(example, number)}")
+                for number, example in enumerate(examples, 1)
             ]
-        self._supports[name] = seen
 
     def predict(self, image: Picture) -> Result:
-        """Segments an image into all classes; of any size, the result has the same.
+        """Segment an image of any size into all classes.
 
-        A class is found where its foreground score beats its background score; where several are,
-        the one with the highest foreground score counts.
+        A class covers a pixel if its foreground score is higher than its background score. Where
+        several classes do, the highest foreground score wins.
+
+        Args:
+            image: as `Example.image`.
 
         Raises:
-            UserError: no support yet, or no picture.
+            UserError: there is no class yet, or the image cannot be read.
         """
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
-        for index, prediction in enumerate(self._predictions(image, self.names), 1):
+        for index, prediction in enumerate(self._match_all(image, self.names), 1):
             final = own_size(prediction.final, prediction.size, mask).float()
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
@@ -206,136 +172,75 @@ class Predictor:
         return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy())
 
     def explain(self, image: Picture, name: str | None = None) -> Stages:
-        """What leads to one class's mask; `name`: which, the first where None.
+        """Return the steps that lead to the mask of one class.
+
+        Args:
+            image: as `Example.image`.
+            name: of the class; None means the first.
 
         Raises:
-            UserError: no support of that name, or no picture.
+            UserError: there is no such class, or the image cannot be read.
         """
         if name is not None and name not in self._supports:
-            raise UserError(f"no support is called {name!r}; there is {', '.join(self.names)}")
+            known = ", ".join(self.names) or "none yet; call add_class first"
+            raise UserError(f"class {name}: unknown; the classes are: {known}")
         image = as_rgb(image)
         like = torch.empty(image.shape[:2])
-        [prediction] = self._predictions(image, [name] if name else self.names[:1])
+        [prediction] = self._match_all(image, [name] if name else self.names[:1])
 
-        def own(maps: Tensor) -> Tensor:
+        def resized(maps: Tensor) -> Tensor:
             return own_size(maps, prediction.size, like).float()
 
-        def binary(mask: Tensor) -> np.ndarray:
-            return mask.to(torch.uint8).cpu().numpy()
+        def fraction(values: Tensor) -> np.ndarray:
+            return values.clamp(0, 1).cpu().numpy()
+
+        def binary(logits: Tensor) -> np.ndarray:
+            return argmax_channels(resized(logits)).to(torch.uint8).cpu().numpy()
 
         return Stages(
-            prior=own(prediction.prior).mean(0).clamp(0, 1).cpu().numpy(),
-            initial=binary(own(prediction.initial_mask)[0] > 0),
-            refinements=tuple(binary(argmax_channels(own(logits))) for logits in prediction.logits),
-            final=binary(argmax_channels(own(prediction.final))),
+            prior=fraction(resized(prediction.prior).mean(0)),
+            initial=fraction(TEMPERATURE * resized(prediction.initial_mask)[0]),
+            refinements=tuple(map(binary, prediction.logits)),
+            final=binary(prediction.final),
         )
 
     @torch.no_grad()
-    def _predictions(self, image: np.ndarray, names: Iterable[str]) -> list[Prediction]:
-        """Encodes an image once and matches it with each class's supports."""
+    def _match_all(self, image: np.ndarray, names: Iterable[str]) -> list[Prediction]:
+        """Encode an image once and match it with the supports of each class."""
         if not self._supports:
-            raise UserError("no support yet; call set_support first")
+            raise UserError("there is no class yet; call add_class first")
         with speed.autocast(self.cfg.Eval.precision, self.device):
             tensor, _ = self.transform.deterministic(image, np.zeros(image.shape[:2], np.uint8))
             query = encode_image(self.model.encoder, tensor)
             return [self._match(query, self._supports[name]) for name in names]
 
     def _match(self, query: QueryFeatures, supports: list[SupportFeatures]) -> Prediction:
-        """As `Eval.kshot` says; a K that the model was not trained with is always a prototype."""
+        """Match as `Eval.kshot` says; "model" needs the K of training, others use a prototype."""
         kshot = self.cfg.Eval.kshot
         if kshot == "model" and len(supports) != self.model.shot:
             kshot = "prototype"
         return self.model.match(query, [supports], kshot=kshot)
 
-    def _support(self, image: Picture, mask: Label, called: str) -> SupportFeatures:
-        image = as_rgb(image)
-        label = _as_label(mask, image.shape[:2], called)
-        if not (label == 1).any():
-            void = "; 255 means to ignore, so write 1" if (label == IGNORE).any() else ""
-            raise UserError(f"{called}: no pixel of the mask is the object{void}")
-        support = encode_image(self.model.encoder, *self.transform.deterministic(image, label))
+    def _encode_support(self, example: Example, name: str) -> SupportFeatures:
+        support = encode_image(
+            self.model.encoder, *self.transform.deterministic(*example.load(name))
+        )
         if not len(support.weight):
             raise UserError(
-                f"{called}: at {self.size}x{self.size} pixels nothing is left of so small an "
-                "object; mark more of it, or cut the image to its surroundings"
+                f"{name}: the object is too small, no pixel of it is left at "
+                f"{self.size}x{self.size} pixels; mark more of it, or crop the image around it"
             )
         return support
 
 
-def as_rgb(image: Picture) -> np.ndarray:
-    """An image in any of the forms that `Predictor` takes -> uint8 [H,W,3], upright.
-
-    Raises:
-        UserError: no such file, or no picture of 8 or 16 bits.
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
-        deep = image.mode.startswith("I;16")
-        image = np.asarray(image if deep or image.mode in "FI" else image.convert("RGB"))
-    image = np.asarray(image)
-    shaped = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4)
-    if image.dtype not in (np.uint8, np.uint16) or not shaped or not image.size:
-        raise UserError(
-            f"an image must be uint8 or uint16, [H,W], [H,W,3] or [H,W,4], given {image.dtype} "
-            f"{list(image.shape)}; convert it"
-        )
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    return np.ascontiguousarray(image[..., :3])
-
-
-def _as_label(mask: Label, shape: tuple[int, int], called: str) -> np.ndarray:
-    """A mask, boxes or points -> 1 on the object, 255 where ignored, else 0 (uint8 [H,W])."""
-    height, width = shape
-    if isinstance(mask, Box) or (isinstance(mask, list) and mask and isinstance(mask[0], Box)):
-        drawn = np.zeros(shape, np.uint8)
-        for each in [mask] if isinstance(mask, Box) else mask:
-            corners = (each.x0, each.y0, each.x1, each.y1)
-            x0, y0, x1, y1 = (round(c) if np.isfinite(c) else -1 for c in corners)
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise UserError(
-                    f"{called}: the box {','.join(f'{c:g}' for c in corners)} is empty or leaves "
-                    f"the image of {width}x{height} pixels; x0,y0,x1,y1 want x0 < x1, y0 < y1"
-                )
-            drawn |= weak.box(shape, x0, y0, x1, y1)
-        return drawn
-    if isinstance(mask, Points):
-        points = list(mask.xy)
-        for x, y in points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise UserError(
-                    f"{called}: the point {x:g},{y:g} is outside the image of {width}x{height}"
-                )
-        return weak.discs(shape, points)
-    if isinstance(mask, (str, Path)):
-        label = read_label(mask)
-    else:
-        upright = ImageOps.exif_transpose(mask) if isinstance(mask, Image.Image) else mask
-        label = np.asarray(upright)
-    if label.ndim != 2 or label.dtype.kind not in "bui":
-        raise UserError(
-            f"{called}: a mask must be whole numbers or booleans [H,W], given {label.dtype} "
-            f"{list(label.shape)}"
-        )
-    if label.shape != shape:
-        turned = ", which its EXIF orientation has turned" if label.shape == shape[::-1] else ""
-        raise UserError(
-            f"{called}: the mask is {label.shape[1]}x{label.shape[0]} pixels and its image "
-            f"{width}x{height}{turned}; the two must have one size"
-        )
-    return np.where(label == IGNORE, IGNORE, label != 0).astype(np.uint8)
-
-
-def _called(image: Picture, place: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {place}"
+def _source(example: Example, number: int) -> str:
+    """Return what error messages call an example: its file, or its number."""
+    is_file = isinstance(example.image, (str, Path))
+    return str(example.image) if is_file else f"example {number}"
 
 
 def _for_cpu(cfg: Config) -> Config:
-    """Without the options that are for GPUs alone, as a model trained on one may have them."""
+    """Return the config without options that only GPUs support."""
     return replace(
         cfg,
         Speed=replace(cfg.Speed, tf32=False, cudnn_benchmark=False),
@@ -348,7 +253,7 @@ def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device {name!r}: write cpu, cuda or cuda:0") from None
+        raise UserError(f"device {name!r}: unknown; write cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name}: this machine has no such GPU; write cpu")
     return device

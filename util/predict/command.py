@@ -1,0 +1,159 @@
+"""The command line of predict.py, read and checked in full before torch is imported."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.constants import IGNORE
+from util.config.arguments import add_overrides
+from util.data.image_io import read_label
+from util.predict.arguments import add_model_arguments, check_model_arguments
+from util.predict.example import Box, Example, Points
+from util.runtime.cli import Parser
+from util.runtime.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Files of a folder that are queries."""
+
+_NUMBERS = {"box": 4, "points": 2}
+_NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line.
+
+    Attributes:
+        checkpoint: the model.
+        device: such as "cpu".
+        overrides: words `Section.key=value`.
+        classes: name -> the labeled examples, in the order of the command line.
+        queries: image files; no two share a stem.
+        out: the output folder; it exists, with `masks` and `overlays` in it.
+    """
+
+    checkpoint: Path
+    device: str
+    overrides: list[str]
+    classes: dict[str, list[Example]]
+    queries: list[Path]
+    out: Path
+
+
+def read_request(text: str | None) -> Request:
+    """Read and check the command line, and create the output folder.
+
+    Args:
+        text: what `--help` shows, the docstring of the script.
+
+    Raises:
+        UserError: an argument is wrong, or a file that it names cannot be used.
+    """
+    parser = Parser(text)
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--support", nargs="+", required=True, action="extend", metavar="[NAME=]IMAGE:LABEL",
+        help="labeled examples",
+    )  # fmt: skip
+    parser.add_argument(
+        "--query", nargs="+", required=True, action="extend", metavar="IMAGE",
+        help="images and folders of images",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
+    add_overrides(parser)
+    args = parser.parse_args()
+    check_model_arguments(args)
+    queries = find_queries(args.query)
+    classes: dict[str, list[Example]] = {}
+    for word in args.support:
+        name, example = parse_support(word)
+        example.load(f"--support {word}")
+        classes.setdefault(name, []).append(example)
+    make_folders(args.out)
+    return Request(args.checkpoint, args.device, args.overrides, classes, queries, args.out)
+
+
+def parse_support(word: str) -> tuple[str, Example]:
+    """Parse `[NAME=]IMAGE:LABEL` into a class name and a labeled example.
+
+    Raises:
+        UserError: the word has another form, or the mask does not hold the value after `#`.
+    """
+    source, colon, label = word.rpartition(":")
+    name, equals, image = source.partition("=")
+    if not equals or Path(source).is_file():
+        name, image = "object", source
+    if not (colon and name and image and label):
+        raise UserError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
+    file, mark, value = label.rpartition("#")
+    if mark and value.isdecimal() and not Path(label).is_file():
+        return name, Example(image, mask=_select_value(word, file, int(value)))
+    kind, equals, text = label.partition("=")
+    if not equals or kind not in _NUMBERS or Path(label).is_file():
+        return name, Example(image, mask=label)
+    parts = [part.split(",") for part in text.split(";")]
+    if not all(len(p) == _NUMBERS[kind] and all(map(_NUMBER.fullmatch, p)) for p in parts):
+        form = "x0,y0,x1,y1" if kind == "box" else "x,y"
+        raise UserError(f"--support {word}: write {kind}={form}, more after a semicolon")
+    values = [[float(number) for number in part] for part in parts]
+    if kind == "box":
+        return name, Example(image, boxes=[Box(x0, y0, x1, y1) for x0, y0, x1, y1 in values])
+    return name, Example(image, points=Points([(x, y) for x, y in values]))
+
+
+def _select_value(word: str, file: str, value: int) -> np.ndarray:
+    """Read a mask in which only one value is the object (uint8 [H,W] of 0, 1 and 255)."""
+    mask = read_label(file)
+    values = np.unique(mask[mask != IGNORE])
+    if value not in values:
+        raise UserError(
+            f"--support {word}: {file} holds no {value}; its values are "
+            f"{', '.join(map(str, values))}"
+        )
+    return np.where(mask == IGNORE, mask, mask == value)
+
+
+def find_queries(words: Iterable[str]) -> list[Path]:
+    """List the named images, and the images in named folders, without their subfolders.
+
+    Images of a folder are sorted. A file that is named twice is listed once.
+
+    Raises:
+        UserError: a file is missing, a folder holds no image, or two files have the same stem.
+    """
+    found: dict[str, Path] = {}
+    for word in map(Path, words):
+        paths = [word]
+        if word.is_dir():
+            paths = sorted(p for p in word.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not paths:
+                raise UserError(f"--query {word}: no image in it; add {', '.join(SUFFIXES)} files")
+        elif not word.is_file():
+            raise UserError(f"--query {word}: no such file or folder; check the path")
+        for path in paths:
+            other = found.setdefault(path.stem, path)
+            if other.resolve() != path.resolve():
+                raise UserError(
+                    f"--query {path} and {other} would be written to the same {path.stem}.png; "
+                    "rename one, or run twice"
+                )
+    return list(found.values())
+
+
+def make_folders(out: Path) -> None:
+    """Create the output folder with `masks` and `overlays` in it.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    try:
+        for folder in ("masks", "overlays"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(
+            f"--out {out}: the folder cannot be created ({reason}); name another"
+        ) from None

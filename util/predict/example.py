@@ -1,0 +1,179 @@
+"""Labeled examples of a class: an image, and a mask, boxes or points that mark the object in it.
+
+Importing this file needs no torch, so that a wrong label is reported at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from model.constants import IGNORE
+from util.data import weak
+from util.data.image_io import read_image, read_label
+from util.runtime.errors import UserError
+
+Picture = np.ndarray | Image.Image | str | Path
+
+
+@dataclass(frozen=True)
+class Box:
+    """A filled box in pixels: x0 <= x < x1 and y0 <= y < y1 count as the object.
+
+    It means the same as `Data.ann_type: bbox` in training and testing.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points (x, y) on the object, in pixels; a disc around each counts as the object.
+
+    The radius is 1/50 of the image's longer side, at least 3 pixels, as with
+    `Data.ann_type: point`. There a disc is cut to the object's mask. Here the mask is not known:
+    place the points well inside the object.
+    """
+
+    xy: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An image with exactly one label: `mask`, `box`, `boxes` or `points`.
+
+    Coordinates and masks are those of the upright image.
+
+    Attributes:
+        image: a file, a PIL image or an array. Arrays are uint8 [H,W,3] (RGB), [H,W] or [H,W,4]
+            (the alpha channel is dropped), or uint16 (the upper 8 bits are used). Files and PIL
+            images are rotated as their EXIF orientation says.
+        mask: a PNG file, a PIL image or an array [H,W] of the image's size: 0 is background, 255
+            is ignored, any other value is the object.
+        box: one box around the object.
+        boxes: several boxes; their union is the object.
+        points: points on the object.
+
+    Raises:
+        UserError: no label is given, or more than one.
+    """
+
+    image: Picture
+    mask: Picture | None = None
+    box: Box | None = None
+    boxes: Sequence[Box] | None = None
+    points: Points | None = None
+
+    def __post_init__(self) -> None:
+        labels = ("mask", "box", "boxes", "points")
+        given = [name for name in labels if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UserError(
+                f"Example: give exactly one of {', '.join(labels)}; "
+                f"given {' and '.join(given) or 'none'}"
+            )
+
+    def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read the image and draw its label.
+
+        Args:
+            name: what error messages call this example.
+
+        Returns:
+            The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0
+            (uint8 [H,W]).
+
+        Raises:
+            UserError: the image or the label cannot be used.
+        """
+        image = as_rgb(self.image)
+        label = self._label(image.shape[:2], name)
+        if not (label == 1).any():
+            hint = "write 1, as 255 means ignored" if (label == IGNORE).any() else "mark the object"
+            raise UserError(f"{name}: no pixel is labeled as the object; {hint}")
+        return image, label
+
+    def _label(self, shape: tuple[int, int], name: str) -> np.ndarray:
+        if self.mask is not None:
+            return _read_mask(self.mask, shape, name)
+        if self.points is not None:
+            return _draw_points(self.points, shape, name)
+        return _draw_boxes(self.boxes if self.box is None else [self.box], shape, name)
+
+
+def as_rgb(image: Picture) -> np.ndarray:
+    """Return an image in any of the forms of `Example.image` as RGB (uint8 [H,W,3]).
+
+    Raises:
+        UserError: there is no such file, or it is no picture of 8 or 16 bits.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        keeps_values = image.mode.startswith("I;16") or image.mode in ("F", "I")
+        image = np.asarray(image if keeps_values else image.convert("RGB"))
+    image = np.asarray(image)
+    has_shape = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4)
+    if image.dtype not in (np.uint8, np.uint16) or not has_shape or not image.size:
+        raise UserError(
+            f"an image must be uint8 or uint16, [H,W], [H,W,3] or [H,W,4], given {image.dtype} "
+            f"{list(image.shape)}; convert it"
+        )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    return np.ascontiguousarray(image[..., :3])
+
+
+def _read_mask(mask: Picture, shape: tuple[int, int], name: str) -> np.ndarray:
+    height, width = shape
+    if isinstance(mask, (str, Path)):
+        label = read_label(mask)
+    else:
+        upright = ImageOps.exif_transpose(mask) if isinstance(mask, Image.Image) else mask
+        label = np.asarray(upright)
+    if label.ndim != 2 or label.dtype.kind not in "bui":
+        raise UserError(
+            f"{name}: a mask must be whole numbers or booleans [H,W], given {label.dtype} "
+            f"{list(label.shape)}; convert it"
+        )
+    if label.shape != shape:
+        rotated = ", rotated as its EXIF orientation says" if label.shape == shape[::-1] else ""
+        raise UserError(
+            f"{name}: the mask is {label.shape[1]}x{label.shape[0]} pixels and its image "
+            f"{width}x{height}{rotated}; give both the same size"
+        )
+    return np.where(label == IGNORE, IGNORE, label != 0).astype(np.uint8)
+
+
+def _draw_boxes(boxes: Sequence[Box] | None, shape: tuple[int, int], name: str) -> np.ndarray:
+    height, width = shape
+    drawn = np.zeros(shape, np.uint8)
+    for box in boxes or []:
+        corners = (box.x0, box.y0, box.x1, box.y1)
+        x0, y0, x1, y1 = (round(c) if np.isfinite(c) else -1 for c in corners)
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise UserError(
+                f"{name}: the box {','.join(f'{c:g}' for c in corners)} is empty or leaves the "
+                f"image of {width}x{height} pixels; write x0,y0,x1,y1 with x0 < x1 and y0 < y1"
+            )
+        drawn |= weak.box(shape, x0, y0, x1, y1)
+    return drawn
+
+
+def _draw_points(points: Points, shape: tuple[int, int], name: str) -> np.ndarray:
+    height, width = shape
+    for x, y in points.xy:
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(
+                f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels; "
+                "write x,y inside it"
+            )
+    return weak.discs(shape, [(int(x), int(y)) for x, y in points.xy])

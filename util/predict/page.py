@@ -1,0 +1,253 @@
+"""The page in the browser: its layout, and what happens on an upload or a click."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read by the import
+
+import gradio as gr
+import numpy as np
+
+from util.predict.example import Example
+from util.predict.pictures import (
+    MAX_EXAMPLES,
+    PAINT_COLOR,
+    PAINT_OPACITY,
+    SIDE,
+    MarkedImage,
+    PageExample,
+    bounding_box,
+    open_upload,
+    painted_mask,
+)
+from util.predict.predictor import Predictor
+from util.predict.rows import CSS, error_row, result_row
+from util.runtime.errors import UserError
+
+UPLOAD_LIMIT = "20mb"
+MAX_QUERIES = 8
+LIFETIME = 3600
+"""Seconds after which uploads and a visitor's support are deleted."""
+
+OBJECT, BOX = "the object itself", "a box around it"
+HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
+
+
+class PageError(gr.Error):
+    """A visitor's mistake: a message on the page, and nothing in the terminal."""
+
+    def __init__(self, message: str) -> None:
+        # Gradio takes a message for HTML, and a file may have any name.
+        super().__init__(escape(message), duration=20, print_exception=False)
+
+
+@contextmanager
+def errors_on_page() -> Iterator[None]:
+    """Show a `UserError` of the block on the page."""
+    try:
+        yield
+    except UserError as error:
+        raise PageError(str(error)) from None
+
+
+class Page:
+    """The page of one model; a visitor's support is kept in their own session.
+
+    Args:
+        predictor: the model. No class is added to it.
+        examples: for visitors to click on.
+        title: names the checkpoint.
+    """
+
+    def __init__(self, predictor: Predictor, examples: list[PageExample], title: str) -> None:
+        self.predictor, self.examples, self.title = predictor, examples, title
+        self.lock = threading.Lock()  # a predictor is not safe for several threads
+
+    def load_support(self, path: str) -> tuple[MarkedImage, np.ndarray]:
+        """Turn an upload into the session's support and the picture to paint on."""
+        with errors_on_page():
+            image = open_upload(path)
+        support = MarkedImage(image, np.zeros(image.shape[:2], bool))
+        return support, support.drawn()
+
+    def load_example(self, event: gr.SelectData) -> tuple[MarkedImage, np.ndarray, list]:
+        """Turn a click on an example into the support, the picture to paint on, the queries."""
+        example = self.examples[event.index]
+        queries = [(image, f"example {i}") for i, image in enumerate(example.queries, 1)]
+        return example.support, example.support.drawn(), queries
+
+    def segment(
+        self,
+        support: MarkedImage | None,
+        editor: dict | None,
+        kind: str,
+        queries: list[tuple[str, str | None]] | None,
+    ) -> Iterator[str]:
+        """Find the painted object in each query; yield the results so far, as HTML.
+
+        Args:
+            support: of the session.
+            editor: what Gradio's image editor holds.
+            kind: `OBJECT` or `BOX`: what the paint covers.
+            queries: (file, caption) each.
+        """
+        with errors_on_page():
+            if support is None or not editor or editor["background"] is None:
+                raise UserError("There is no support: upload an image, or pick an example")
+            mask = painted_mask(support, editor["layers"])
+            if not queries:
+                raise UserError("There is no query: add at least one image to search in")
+            if len(queries) > MAX_QUERIES:
+                raise UserError(
+                    f"{len(queries)} queries are too many at once: keep at most {MAX_QUERIES}"
+                )
+            if kind == BOX:
+                example = Example(support.image, box=bounding_box(mask))
+            else:
+                example = Example(support.image, mask=mask)
+            # A predictor for this visitor with the shared model: supports cannot mix.
+            predictor = Predictor(self.predictor.model, self.predictor.cfg)
+            with self.lock:
+                predictor.add_class("object", example)
+        image, label = example.load("support")
+        drawn, rows = MarkedImage(image, label == 1).drawn(), ""
+        for number, (path, caption) in enumerate(queries, 1):
+            name = caption or Path(path).name
+            try:
+                image = open_upload(path, name)
+            except UserError as error:  # the other queries are still segmented
+                rows += error_row(number, str(error))
+            else:
+                with self.lock:
+                    stages = predictor.explain(image)
+                rows += result_row(number, name, drawn, image, stages)
+            yield rows
+
+    def build(self) -> gr.Blocks:
+        """Lay the page out and connect its parts."""
+        with gr.Blocks(title="AMFormer", delete_cache=(LIFETIME // 4, LIFETIME)) as blocks:
+            gr.Markdown(
+                "# AMFormer\nMark an object in one image, the **support**; the model finds objects "
+                "of the same kind in other images, the **queries**."
+            )
+            session = gr.State(None, time_to_live=LIFETIME)
+            with gr.Row():
+                with gr.Column(min_width=420):
+                    editor, upload, kind = support_parts()
+                with gr.Column(min_width=420):
+                    queries = query_part()
+                    thumbnails = example_part(self.examples) if self.examples else None
+            button = gr.Button("Segment", variant="primary", elem_id="segment")
+            results = gr.HTML(HINT, elem_id="results")
+            gr.Markdown(
+                f"Model: `{self.title}`; input size {self.predictor.size} x {self.predictor.size} "
+                f"pixels. Images over {SIDE} pixels a side are reduced first.",
+                elem_id="about",
+            )
+            upload.upload(
+                self.load_support,
+                upload,
+                [session, editor],
+                api_visibility="private",
+                show_progress="minimal",
+            )
+            if thumbnails:
+                thumbnails.select(
+                    self.load_example,
+                    None,
+                    [session, editor, queries],
+                    api_visibility="private",
+                    show_progress="minimal",
+                )
+            button.click(
+                self.segment,
+                [session, editor, kind, queries],
+                results,
+                api_visibility="private",
+                show_progress="minimal",
+            )
+        return blocks.queue(default_concurrency_limit=1, max_size=32)
+
+    def launch(self, host: str, port: int) -> gr.Blocks:
+        """Start the server in a thread of its own. It loads nothing from the internet."""
+        blocks = self.build()
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            max_file_size=UPLOAD_LIMIT,
+            css=CSS,
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )
+        return blocks
+
+
+def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
+    """Return where the support is painted, its upload button, and what the paint covers."""
+    gr.Markdown("### 1. Support: paint over the object")
+    editor = gr.ImageEditor(
+        label="Support",
+        show_label=False,
+        sources=(),
+        transforms=(),
+        layers=False,
+        brush=gr.Brush(default_size=16, colors=[(PAINT_COLOR, PAINT_OPACITY)], color_mode="fixed"),
+        format="png",
+        buttons=[],
+        height=400,
+        canvas_size=(480, 360),
+        elem_id="support",
+    )
+    with gr.Row(equal_height=True):
+        upload = gr.UploadButton("Upload a support", elem_id="upload", min_width=160)
+        kind = gr.Radio(
+            [OBJECT, BOX], value=OBJECT, label="The paint covers", elem_id="kind", scale=2
+        )
+    return editor, upload, kind
+
+
+def query_part() -> gr.Gallery:
+    """Return where queries are dropped."""
+    gr.Markdown(f"### 2. Queries: up to {MAX_QUERIES} images to search in")
+    return gr.Gallery(
+        label="Queries",
+        show_label=False,
+        sources=["upload"],
+        columns=4,
+        fit_columns=False,
+        height=200,
+        format="png",
+        interactive=True,
+        object_fit="contain",
+        allow_preview=False,
+        buttons=[],
+        elem_id="queries",
+    )
+
+
+def example_part(examples: list[PageExample]) -> gr.Gallery:
+    """Return the examples to click on."""
+    gr.Markdown("### Or pick an example of a class that is new to the model")
+    return gr.Gallery(
+        [example.support.drawn() for example in examples],
+        label="Examples",
+        show_label=False,
+        columns=MAX_EXAMPLES,
+        fit_columns=False,
+        height=140,
+        format="png",
+        interactive=False,
+        allow_preview=False,
+        buttons=[],
+        elem_id="examples",
+    )

@@ -1,0 +1,153 @@
+"""Pictures of the page: uploads, the painted mask, and examples from the validation data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from util.data.lists import fold_list
+from util.data.source import open_source
+from util.data.tables import load_table
+from util.evaluate.visualize import overlay
+from util.folds import fold_of
+from util.predict.example import Box, as_rgb
+from util.predict.predictor import Predictor
+from util.runtime.errors import UserError
+
+MAX_PIXELS = 50_000_000
+"""Pixels of the largest upload."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""Formats of an upload. Others may run programs, as EPS does."""
+
+SIDE = 1024
+"""Pixels of the longer side; larger images are reduced to it."""
+
+MAX_EXAMPLES = 5
+"""Examples on the page."""
+
+PAINT_COLOR, PAINT_OPACITY = "#ff3b30", 0.6
+
+
+@dataclass(frozen=True)
+class MarkedImage:
+    """The support of a visitor, kept in their session.
+
+    Attributes:
+        image: RGB (uint8 [H,W,3]).
+        mask: the object (bool [H,W]): an example's mask; empty for an upload.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+
+    def drawn(self) -> np.ndarray:
+        """Return the image with its mask in color (uint8 [H,W,3])."""
+        return overlay(self.image, self.mask.astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class PageExample:
+    """A support and queries of one novel class, from the validation data of the checkpoint.
+
+    Attributes:
+        support: an image with the mask of the class.
+        queries: other images of the class (uint8 [H,W,3] each).
+    """
+
+    support: MarkedImage
+    queries: list[np.ndarray]
+
+
+def open_upload(path: str | Path, name: str = "") -> np.ndarray:
+    """Read an uploaded file, upright, with at most `SIDE` pixels a side (uint8 [H,W,3], RGB).
+
+    Args:
+        path: the file.
+        name: what error messages call it; '' means the name of the file.
+
+    Raises:
+        UserError: it is no image, or too large.
+    """
+    name = name or Path(path).name
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image = as_rgb(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = MAX_PIXELS // 1_000_000
+        raise UserError(f"{name}: has more than {limit} million pixels; make it smaller") from None
+    except Exception:  # a broken file can fail anywhere in its reader
+        formats = ", ".join(FORMATS)
+        raise UserError(f"{name}: cannot be read as an image; give one of {formats}") from None
+    return reduce_size(image, SIDE)
+
+
+def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """Return a picture or mask with at most `side` pixels a side; a smaller one as it is.
+
+    Args:
+        picture: [H,W] or [H,W,C].
+        side: pixels of the longer side.
+        interpolation: of OpenCV.
+    """
+    factor = side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = [max(1, round(length * factor)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=interpolation)
+
+
+def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
+    """Return what is marked on the support, by its example or with the brush (bool [H,W]).
+
+    Args:
+        support: the image.
+        layers: of the image editor, RGBA (uint8 [H,W,4] each).
+
+    Raises:
+        UserError: nothing is marked.
+    """
+    mask = support.mask.copy()
+    for layer in layers:
+        if layer.shape[:2] != mask.shape:
+            raise UserError("The painting does not fit its image: upload the support again")
+        mask |= layer[..., 3] > 255 * PAINT_OPACITY / 2
+    if not mask.any():
+        raise UserError("Nothing is painted on the support: paint over the object, or around it")
+    return mask
+
+
+def bounding_box(mask: np.ndarray) -> Box:
+    """Return the smallest box around the True pixels of a mask (bool [H,W])."""
+    ys, xs = np.nonzero(mask)
+    return Box(int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+
+
+def find_examples(predictor: Predictor) -> list[PageExample]:
+    """Return a support and two queries of each novel class, up to `MAX_EXAMPLES` classes.
+
+    They come from the validation data of the checkpoint. Without that folder there are none.
+
+    Raises:
+        UserError: the data exists but is broken.
+    """
+    data = predictor.cfg.Data
+    if not Path(data.data_root).is_dir():
+        return []
+    source = open_source(data, "val")
+    listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
+    examples: list[PageExample] = []
+    on_disk = source.images_on_disk()
+    for class_id, names in listed.by_class.items():
+        names = [name for name in names if name in on_disk]
+        if len(names) > 2 and len(examples) < MAX_EXAMPLES:
+            image, label = source.load(names[0])
+            mask = reduce_size(label, SIDE, cv2.INTER_NEAREST) == class_id
+            support = MarkedImage(reduce_size(image, SIDE), mask)
+            queries = [reduce_size(source.load(n)[0], SIDE) for n in names[1:3]]
+            examples.append(PageExample(support, queries))
+    return examples
