@@ -1,4 +1,4 @@
-"""The page of runs opens on its own, the table's numbers are those of hand, mistakes are a line."""
+"""Pages need no other file, tables hold the numbers computed by hand, mistakes are one line."""
 
 import csv
 import io
@@ -8,7 +8,9 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from tensorboardX import SummaryWriter
 from util.config import load_config, save_config, to_dict
 from util.evaluate.visualize import GALLERIES, save_strips
 from util.report import __main__ as entry
-from util.report.charts import Line, line_chart, number, thinned, ticks
+from util.report.charts import bar_chart, line_chart, thin
 from util.report.runs import read_curves
 from util.report.table import PUBLISHED, gather
 from util.runtime.cli import main
@@ -30,7 +32,7 @@ MEGABYTES = 10
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *map(str, words)])
-    main(entry._main)
+    main(entry.report)
 
 
 @pytest.fixture
@@ -38,16 +40,16 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     def refused(*words: object) -> str:
         with pytest.raises(SystemExit) as stop:
             run(monkeypatch, *words)
-        told = capsys.readouterr()
-        assert (stop.value.code, told.out) == (2, "")
-        assert told.err.count("\n") == 1 and told.err.startswith("error: ")
-        return told.err
+        printed = capsys.readouterr()
+        assert (stop.value.code, printed.out) == (2, "")
+        assert printed.err.count("\n") == 1 and printed.err.startswith("error: ")
+        return printed.err
 
     return refused
 
 
 def result(cfg, mious: dict[int, float], **more: object) -> dict:
-    """What test.py writes, of two classes, whose mIoU of a test seed is given."""
+    """Return what test.py writes for two classes; `mious`: test seed -> mIoU."""
 
     def score(miou: float) -> dict:
         return {"miou": miou, "fb_iou": miou + 20, "classes": {"cat": miou - 5, "dog": miou + 5}}
@@ -79,7 +81,7 @@ def write_result(folder: Path, words: list[str], mious: dict[int, float], fold: 
 
 
 def write_run(folder: Path, seed: int, *, tested: bool = True) -> Path:
-    """A run's folder as train.py and test.py leave it."""
+    """Write the folder of a run as train.py and test.py leave it."""
     cfg = load_config(ROOT / PASCAL.format(0), [f"Train.seed={seed}", f"Train.save_path={folder}"])
     folder.mkdir(parents=True)
     save_config(cfg, folder / "config.yaml")
@@ -111,29 +113,29 @@ def write_run(folder: Path, seed: int, *, tested: bool = True) -> Path:
 # --- the page -----------------------------------------------------------------------------------
 
 
-def stands_alone(text: str) -> None:
-    """Nothing in the page is fetched, and no script is run."""
+def assert_self_contained(text: str) -> None:
+    """Check that the page fetches nothing and runs no script."""
     assert len(text.encode()) < MEGABYTES * 1e6
     bare = re.sub(r'src="data:image/jpeg;base64,[A-Za-z0-9+/=]+"', "", text)
-    assert not re.search(r"https?:|//|<script|<link|<iframe|@import|url\(|src=", bare)
+    assert not re.search(r"https?:|//|<script|<link|<iframe|@import|url\(|src=|<metadata", bare)
     for word in re.findall(r'href="([^"]*)"', bare):
         assert word.startswith("#") and f'id="{word[1:]}"' in bare
 
 
-def test_the_page_of_a_run_stands_alone_and_holds_all_of_it(
+def test_page_of_one_run_is_self_contained_and_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     folder = write_run(tmp_path / "run", 1)
     run(monkeypatch, folder)
     assert f"written: {folder}/report.html" in capsys.readouterr().out
     text = (folder / "report.html").read_text()
-    stands_alone(text)
+    assert_self_contained(text)
     assert text.count("<img ") == 3
     for words in (
         *("51.00 ± 1.00", "2 x 7", "best.pth, iteration 40"),  # scores
-        *("G: distillation", "learning rates", "Validation", "final mIoU, iteration 40: "),
+        *("Generator: distillation", "Learning rates", "Validation", "final mIoU, iteration 40: "),
         *("cat, final: 46.00 ± 1.0", "cat, hit: 60.00 %"),  # classes, confusion
-        *("0:00:16", "0:02:00", "2.50", "1.25 GB", "0:01:15", "0.50 GB"),  # cost
+        *("00:16", "02:00", "2.50", "1.25 GB", "01:15", "0.50 GB"),  # cost
         *("Method.pre_weight", "initmodel/pascal/split0_resnet50.pth"),  # config
         *("packages.torch", "9.9.9", "code.commit", "abc123"),  # environment
     ):
@@ -141,22 +143,23 @@ def test_the_page_of_a_run_stands_alone_and_holds_all_of_it(
     assert "<b>car" not in text and "&lt;b&gt;car" in text
 
 
-def test_a_page_of_several_runs_compares_them(
+def test_page_of_several_runs_compares_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     folders = [write_run(tmp_path / "a", 1), write_run(tmp_path / "b/c", 2, tested=False)]
     run(monkeypatch, *folders)
     assert f"{folders[1]}: no result.json" in capsys.readouterr().out
     text = (tmp_path / "report.html").read_text()
-    stands_alone(text)
+    assert_self_contained(text)
     assert "b/c: not tested yet" in text and "AMFormer: 2 runs" in text
     assert '<td class="differs">1</td><td class="differs">2</td>' in text  # Train.seed
+    assert "<tr><td>Train.batch_size</td><td>" in text  # equal, not shaded
     assert "a, iteration 40: " in text and "b/c, iteration 40: " in text
 
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
-    """Writes a point at each step, a second apart, as a run does; gives all files so far."""
+    """Return a function that writes a point per step, a second apart, and returns all files."""
     now = [100.0]
     monkeypatch.setattr("util.train.curves.time.time", lambda: now[0])
 
@@ -175,56 +178,75 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
     return write
 
 
-def test_curves_go_on_in_the_file_of_a_resumed_run_and_end_before_a_torn_record(written) -> None:
+def test_resume_discards_later_points_and_reading_stops_at_a_torn_record(written) -> None:
     written(0, "x", 10, (1, 2, 3, 4))
     files = written(2, "x", 20, (3, 4, 5))
     curves, seconds = read_curves(files)
     assert curves == {"x": [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25)]}
     assert seconds == 3 + 2
     whole = files[1].read_bytes()
-    for torn in (whole[:-9], whole[:-1] + b"", whole[:-60] + bytes(60)):
+    for torn in (whole[:-9], whole[:-1], whole[:-60] + bytes(60), whole[:-6] + bytes(6)):
         files[1].write_bytes(torn)
         points = read_curves(files)[0]["x"]
         assert points[:3] == [(1, 11), (2, 12), (3, 23)] and (5, 25) not in points
 
 
-def test_a_file_begun_after_a_full_disk_voids_nothing(written) -> None:
+def test_file_started_after_a_full_disk_discards_no_points(written) -> None:
     files = written(2, "x", 0, (3, 4, 5), (6, 7))
     assert len(files) == 2
     assert read_curves(files)[0] == {"x": [(step, step) for step in (3, 4, 5, 6, 7)]}
 
 
-def test_a_run_that_replaces_another_has_none_of_its_curves(written) -> None:
+def test_new_run_in_an_old_folder_discards_all_old_points(written) -> None:
     written(0, "loss_d", 0, range(1, 90))
     files = written(0, "x", 0, (1, 2, 3))
     assert read_curves(files) == ({"x": [(1, 1), (2, 2), (3, 3)]}, 2)
 
 
-def test_charts_end_where_their_numbers_do() -> None:
-    assert ticks(0, 1200) == [0, 500, 1000, 1500] and ticks(3, 3) == [3, 4]
-    assert ticks(0.45, 0.69) == pytest.approx([0.45, 0.5, 0.55, 0.6, 0.65, 0.7])
-    shown = [number(value) for value in (0, 0.2, 1500, 2e-4, 12345.6)]
-    assert shown == ["0", "0.2", "1,500", "2.0e-4", "12,346"]
+def test_long_lines_show_means_of_equally_many_neighbors() -> None:
     points = [(float(x), 2.0 * x) for x in range(1000)]
-    few = thinned(points)
-    assert len(few) <= 300 and few[0] == (1.5, 3.0) and sum(y for _, y in few) == 999 * 250
-    flat = line_chart("<t>", [Line("a", [(5, 1.0)])])
-    assert "&lt;t&gt;" in flat and "nan" not in flat and flat.count("<title>") == 1
+    few = thin(points)
+    assert len(few) == 250 and few[0] == (1.5, 3.0) and sum(y for _, y in few) == 999 * 250
+    assert line_chart("t", {"a": points}).svg.count("<title>") == 250
+    assert thin(points[:300]) == points[:300]
+
+
+HOSTILE = '$x_{$ --></svg><script>"&'
+
+
+def test_chart_shows_hostile_names_as_plain_text() -> None:
+    lines = line_chart("t", {HOSTILE: [(5, 1.0)], "_b": [(7, 2.0)]}, HOSTILE)
+    bars = bar_chart(HOSTILE, {HOSTILE: {"final": (50.0, 0.0)}, "_b": {"final": (1.0, 2.0)}})
+    for chart in (lines, bars):
+        root = ElementTree.fromstring(f'<x xmlns:xlink="x">{chart.svg}</x>')
+        assert HOSTILE in [text.strip() for text in root.itertext()]
+        assert not list(root.iter("script")) and "nan" not in chart.svg
+    assert list(lines.legend) == [HOSTILE, "_b"]
+    assert "iteration 5: 1<" in lines.svg and "_b, final: 1.00 ± 2.0<" in bars.svg
+
+
+def test_chart_depends_on_its_data_only(tmp_path: Path) -> None:
+    lines = {"a": [(1, 0.5), (20, 0.25)]}
+    once = line_chart("t", lines)
+    with matplotlib.rc_context({"svg.hashsalt": None, "font.size": 30, "axes.grid": True}):
+        assert line_chart("t", lines) == once
+        assert matplotlib.rcParams["font.size"] == 30
+    assert "font-family: 'DejaVu Sans'" in once.svg  # text, not outlines
 
 
 @pytest.mark.parametrize("content", [b"", b'{"summary": ', b"[]", b"{}", b"\xff\xfe\x00"])
-def test_a_torn_result_is_one_line(tmp_path: Path, refused, content: bytes) -> None:
+def test_torn_result_is_refused_in_one_line(tmp_path: Path, refused, content: bytes) -> None:
     folder = write_run(tmp_path / "run", 1)
     (folder / "result.json").write_bytes(content)
     for words in ((folder,), ("--table", tmp_path)):
-        assert f"error: {folder}/result.json: " in (told := refused(*words))
-        assert "run test.sh again" in told
+        error = refused(*words)
+        assert f"error: {folder}/result.json: " in error and "run test.sh again" in error
     assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("table.*"))
 
 
-def test_what_is_no_run_is_one_line(tmp_path: Path, refused) -> None:
-    assert "no run is here" in refused(tmp_path)
-    assert "no result.json is below" in refused("--table", tmp_path)
+def test_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, refused) -> None:
+    assert f"{tmp_path}: not a run" in refused(tmp_path)
+    assert f"{tmp_path}: no result.json" in refused("--table", tmp_path)
     folder = write_run(tmp_path / "run", 1)
     assert f"{folder}: this run is named twice" in refused(tmp_path, folder, tmp_path / "run")
     assert f"--out: {tmp_path}: cannot be written" in refused(folder, "--out", tmp_path)
@@ -246,13 +268,13 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
-def test_the_table_holds_the_means_and_deviations_of_hand(
+def test_table_holds_means_and_deviations_computed_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for fold, mious in FOLDS.items():
         write_result(tmp_path / f"split{fold}", [], mious, fold)
     run(monkeypatch, "--table", tmp_path, "--out", tmp_path / "out")
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     ours, published = table(tmp_path / "out/table.csv")
     assert (ours["data"], ours["shots"], ours["backbone"]) == ("pascal", "1", "resnet50")
     expected = {"fold 0": (62.0, 2.0), "fold 1": (70.5, 0.5), "fold 2": (51.5, 1.5)}
@@ -265,13 +287,13 @@ def test_the_table_holds_the_means_and_deviations_of_hand(
     assert cells == ["71.1", "75.9", "69.7", "63.7", "70.1"] and published["mean std"] == ""
     row = "| pascal | 1 | resnet50 | - | ours, 4 runs | 62.0 ± 2.0 | 70.5 ± 0.5 | 51.5 ± 1.5 |"
     markdown = (tmp_path / "out/table.md").read_text()
-    assert row in markdown and markdown in told
+    assert row in markdown and markdown in printed
     assert "| published | 71.1 | 75.9 | 69.7 | 63.7 | 70.1 | - |" in markdown
     latex = (tmp_path / "out/table.tex").read_text()
     assert r"62.0 $\pm$ 2.0 & 70.5 $\pm$ 0.5 &" in latex and latex.count("&") == 10 * 3
 
 
-def test_training_seeds_are_pooled_and_settings_are_not(tmp_path: Path) -> None:
+def test_training_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
     write_result(tmp_path / "a", [], {1: 60.0, 2: 62.0})
     write_result(tmp_path / "b", ["Train.seed=7", "Train.save_path=exp/b"], {1: 66.0, 2: 64.0})
     write_result(tmp_path / "c", ["Train.lr=0.1"], {1: 10.0})
@@ -282,23 +304,22 @@ def test_training_seeds_are_pooled_and_settings_are_not(tmp_path: Path) -> None:
     assert pooled.mean is None and pooled.fb_iou is None  # folds are missing
 
 
-def test_seeds_that_differ_between_folds_leave_the_mean_without_a_deviation(
-    tmp_path: Path,
-) -> None:
+def test_mean_has_no_deviation_if_folds_have_different_seeds(tmp_path: Path) -> None:
     for fold, mious in {**FOLDS, 3: {1: 40.0}}.items():
         write_result(tmp_path / str(fold), [], mious, fold)
     ours = gather(tmp_path)[0]
     assert ours.mean == (56.0, None) and ours.folds[3] == (40.0, None)
 
 
-def test_the_same_seeds_of_a_fold_twice_are_refused(tmp_path: Path, refused) -> None:
+def test_two_results_of_one_fold_and_seed_are_refused(tmp_path: Path, refused) -> None:
     for name in "ab":
         write_result(tmp_path / name, [], {1: 60.0})
-    told = refused("--table", tmp_path)
-    assert f"{tmp_path}/b/result.json: fold 0" in told and f"{tmp_path}/a/result.json too" in told
+    error = refused("--table", tmp_path)
+    assert f"{tmp_path}/b/result.json: fold 0" in error
+    assert f"is also in {tmp_path}/a/result.json" in error
 
 
-def test_published_rows_stand_beside_results_on_their_lists_only(tmp_path: Path) -> None:
+def test_published_rows_appear_only_beside_results_on_the_same_lists(tmp_path: Path) -> None:
     write_result(tmp_path / "demo", ["Data.list_dir=lists/demo"], {1: 60.0})
     assert [row.source for row in gather(tmp_path)] == ["ours, 1 run"]
     words = ["Data.trained_on=coco", "Data.list_dir=lists/pascal"]
@@ -309,7 +330,7 @@ def test_published_rows_stand_beside_results_on_their_lists_only(tmp_path: Path)
     ]
 
 
-def test_configs_and_readme_state_what_the_published_table_states() -> None:
+def test_configs_and_readme_state_the_published_scores() -> None:
     readme = (ROOT / "README.md").read_text()
     for row in yaml.safe_load(PUBLISHED.read_text()):
         assert statistics.fmean(row["folds"]) == pytest.approx(row["mean"], abs=0.06)

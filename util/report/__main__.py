@@ -1,64 +1,75 @@
-"""Pages and tables of runs; docs/report.md.
+"""Write pages and tables of runs; see docs/report.md.
 
-python -m util.report exp/demo/split0_lite0               # one page of one run
-python -m util.report exp/a exp/b --out both.html         # one page of several
-python -m util.report --table exp                         # the paper's table of all below exp
+python -m util.report exp/demo/split0_lite0               # a page about one run
+python -m util.report exp/a exp/b --out both.html         # a page that compares runs
+python -m util.report --table exp                         # a table of all results below exp
 """
 
+import argparse
 import os
 from datetime import datetime
 from pathlib import Path
 
-from util.report.page import page
-from util.report.runs import read_runs
-from util.report.table import as_csv, as_latex, as_markdown, gather
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
+from util.runtime.log import log
 
 
-def _main() -> None:
+def report() -> None:
+    """Run the command."""
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "runs", nargs="*", default=[], type=Path, metavar="RUN", help="a run's folder"
+        "runs", nargs="*", default=[], type=Path, metavar="RUN", help="the folder of a run"
     )
     what.add_argument(
-        "--table", type=Path, metavar="DIR", help="gather every result.json below DIR"
+        "--table", type=Path, metavar="DIR", help="gather every result.json in DIR and below"
     )
     parser.add_argument(
         "--out", type=Path, metavar="PATH",
-        help="the page's file (report.html in the run's folder, of several runs in the one above), "
-        "or the folder of table.md, table.tex and table.csv (DIR)",
+        help="file of the page (default: report.html in the folder of the run, or above several "
+        "runs), or folder of table.md, table.tex and table.csv (default: DIR)",
     )  # fmt: skip
     args = parser.parse_args()
-    if args.table:
-        rows = gather(args.table)
-        folder = args.out or args.table
-        for suffix, form in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
-            _write(folder / f"table.{suffix}", form(rows))
-        print(as_markdown(rows))
-        print(f"written: {folder}/table.md, table.tex, table.csv")
-        return
+    _table(args) if args.table else _page(args)
+
+
+def _table(args: argparse.Namespace) -> None:
+    from util.report.table import as_csv, as_latex, as_markdown, gather
+
+    rows = gather(args.table)
+    folder = args.out or args.table
+    for suffix, text in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
+        _write(folder / f"table.{suffix}", text(rows))
+    log.info(as_markdown(rows))
+    log.info("written: %s/table.md, table.tex, table.csv", folder)
+
+
+def _page(args: argparse.Namespace) -> None:
+    from util.report.runs import read_runs
+
     runs = read_runs(args.runs)
+    from util.report.page import render_page  # torch and matplotlib: not for a refused folder
+
+    text = render_page(runs, datetime.now())
     folders = [run.resolve() for run in args.runs]
     above = Path(os.path.commonpath(folders)) if len(runs) > 1 else args.runs[0]
     path = args.out or above / "report.html"
-    text = page(runs, datetime.now())
     _write(path, text)
     for run in runs:
         if run.result is None:
-            print(f"{run.folder}: no result.json, so the page has no scores of a test; test.sh ...")
-    print(f"written: {path}, {len(text.encode()) / 1e6:.1f} MB")
+            log.info("%s: no result.json, so the page has no test scores; run test.sh", run.folder)
+    log.info("written: %s, %.1f MB", path, path.stat().st_size / 1e6)
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        atomic_write(path, text.encode())
+        atomic_write(path, text.encode(errors="replace"))
     except OSError as error:
-        mistake = f"--out: {path}: cannot be written ({error.strerror}); name another"
+        mistake = f"--out: {path}: cannot be written ({error.strerror}); name another path"
         raise UserError(mistake) from None
 
 
 if __name__ == "__main__":
-    main(_main)
+    main(report)

@@ -1,37 +1,32 @@
-"""What lies in a run's folder: config, curves, the test's result, pictures, environment."""
+"""Read the folder of a run: config, curves and the result of its test."""
 
 import math
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf.message import DecodeError
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import masked_crc32c
 
-from util.evaluate.visualize import GALLERIES
 from util.reproduce import verify
 from util.runtime.errors import UserError
 
 Points = list[tuple[int, float]]  # (iteration, value)
-HEADER, FOOTER = 12, 4  # bytes around a record: its length with a CRC, the CRC of its content
 
 
 @dataclass
 class Record:
-    """A run as its folder tells it.
+    """What a run's folder holds.
 
     Attributes:
         name: short, for titles.
+        folder: of the run.
         config: section -> key -> value.
         curves: tag such as `train/loss_g` -> points, ascending.
-        seconds: from the first to the last record of the curves; pauses between starts left out.
+        seconds: from the first to the last point of the curves, without the time between a stop
+            and the resume.
         result: what test.py wrote; None before a test.
-        pictures: name in `GALLERIES` -> PNG.
-        environment: of the test, the record of `util.reproduce.environment`.
+        environment: the record of `util.reproduce.environment` that the test made.
     """
 
     name: str
@@ -40,20 +35,19 @@ class Record:
     curves: dict[str, Points]
     seconds: float
     result: dict[str, Any] | None
-    pictures: dict[str, Path]
     environment: dict[str, Any] | None
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
-    """Reads runs; their names are the parts of their paths in which they differ.
+    """Read runs; name each by the part of its path in which it differs from the others.
 
     Raises:
-        UserError: a folder holds no run, is given twice, or a file in it is torn.
+        UserError: a folder holds no run, is named twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
-            raise UserError(f"{folder}: this run is named twice; name each once")
+            raise UserError(f"{folder}: this run is named twice; name each run once")
     above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
     return [
         read_run(folder, path.relative_to(above).as_posix())
@@ -62,13 +56,13 @@ def read_runs(folders: list[Path]) -> list[Record]:
 
 
 def read_run(folder: Path, name: str) -> Record:
-    """Reads one run's folder; see `read_runs`."""
+    """Read one run; see `read_runs`."""
     result_path, config_path = folder / "result.json", folder / "config.yaml"
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files and not result_path.is_file():
         raise UserError(
-            f"{folder}: no run is here, neither curves nor result.json; name a folder that "
-            "train.sh made, such as exp/pascal/split0_resnet50"
+            f"{folder}: not a run, it has neither curves nor result.json; name a folder that "
+            "train.sh wrote, such as exp/pascal/split0_resnet50"
         )
     result = read_result(result_path) if result_path.is_file() else None
     if config_path.is_file():
@@ -76,52 +70,47 @@ def read_run(folder: Path, name: str) -> Record:
     elif result:
         config = result["config"]
     else:
-        raise UserError(f"{config_path}: missing; the run was moved without it, copy it too")
+        raise UserError(f"{config_path}: missing; copy it from the original folder of the run")
     curves, seconds = read_curves(files)
-    pictures = {name: folder / f"{name}.png" for name in GALLERIES}
-    return Record(
-        name=name,
-        folder=folder,
-        config=config,
-        curves=curves,
-        seconds=seconds,
-        result=result,
-        pictures={name: path for name, path in pictures.items() if path.is_file()},
-        environment=(result or {}).get("environment"),
-    )
+    environment = (result or {}).get("environment")
+    return Record(name, folder, config, curves, seconds, result, environment)
 
 
 def _read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """As it was written: the keys of an older run need not be today's."""
+    """Read a config without checks: an older run may have keys that no longer exist."""
     try:
         config = yaml.safe_load(path.read_bytes())
     except yaml.YAMLError:
         config = None
     if not isinstance(config, dict):
-        raise UserError(f"{path}: torn, or no config; copy the run anew, or leave the file out")
+        raise UserError(f"{path}: torn, or not a config; copy it again, or delete it")
     return config
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What the report shows of a `result.json`; raises as `verify.read_result`."""
+    """Read the parts of a `result.json` that reports show; raises as `verify.read_result`."""
     return verify.read_result(path, ("checkpoint", "summary", "seeds", "config"))
 
 
 def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
-    """Reads tensorboard files of one run, in the order in which they were begun.
+    """Read the tensorboard files of one run, in the order in which they were started.
 
-    Where a run was started or resumed, its file begins with a mark: what files before it say of
-    that iteration and later ones is void. The last record of a run that is under way may be
-    unfinished and is left out, as are values that are not finite.
+    When a run starts or resumes, its new file begins with a mark. Points at or after the step of
+    that mark in earlier files are discarded. Each file is read up to its first torn record, which
+    a running or killed run may leave at the end. Values that are not finite are left out.
 
     Returns:
-        Tag -> points, and the seconds that the files of the run span, each for itself.
+        Tag -> points, and the seconds from the first to the last point, summed over the files.
     """
+    # Takes half a second to import, so that commands without curves do not wait for it.
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
     curves: dict[str, Points] = {}
     seconds = 0.0
     for path in files:
         times = []
-        for event in _events(path.read_bytes()):
+        for event in LegacyEventFileLoader(str(path)).Load():
             if event.session_log.status == SessionLog.START:
                 curves = {tag: _before(event.step, points) for tag, points in curves.items()}
                 seconds = seconds if event.step > 1 else 0.0
@@ -135,18 +124,3 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
 
 def _before(step: int, points: Points) -> Points:
     return [point for point in points if point[0] < step]
-
-
-def _events(data: bytes):
-    """The whole records of a tensorboard file, up to the first one that is not."""
-    start = 0
-    while start + HEADER <= len(data):
-        length, crc = struct.unpack_from("<QI", data, start)
-        end = start + HEADER + length
-        if crc != masked_crc32c(data[start : start + 8]) or end + FOOTER > len(data):
-            return
-        try:
-            yield Event.FromString(data[start + HEADER : end])
-        except DecodeError:
-            return
-        start = end + FOOTER

@@ -1,9 +1,13 @@
-"""Results of folds and seeds -> the paper's table: a row a setting, a column a fold.
+"""Gather the results of folds and seeds into a table as in the paper.
 
-Runs of the same setting share a row: all keys that may change a number are equal but the fold and
-the seeds. A fold's cell is mean and standard deviation (of the population) over its runs' test
-seeds, all pooled; "mean" is the mean of the folds, its standard deviation that of the seeds' means
-over the folds. It needs every fold, and the deviation the same seeds in each.
+A row is a setting, a column a fold. Runs share a row if all keys that may change a number are
+equal, apart from the fold and the seeds.
+
+- The cell of a fold: mean and standard deviation (of the population) over the test seeds of all its
+  runs together.
+- The column "mean": the mean of the folds; empty until every fold is there. Its deviation: average
+  each seed over the folds, then take the deviation of these means. It needs the same seeds in every
+  fold.
 """
 
 import csv
@@ -24,20 +28,24 @@ from util.runtime.errors import UserError
 PER_RUN = {"Data.split", "Data.novel", "Train.seed", "Base.seed", "Eval.seeds"}
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
-Seeds = tuple[int, int]  # of the training, of the test
-Cell = tuple[float, float | None] | None  # (mean, standard deviation)
+Seeds = tuple[int, int]  # (training seed, test seed)
+Cell = tuple[float, float | None]  # (mean, standard deviation)
+Result = tuple[Path, dict[str, Any]]  # a result.json and its content
 
 
 @dataclass
 class Row:
-    """One line of the table; scores in percent.
+    """One row of the table; scores in percent.
 
     Attributes:
-        data: the folder of fold lists that was tested on, such as pascal, coco, demo.
-        setting: the keys in which it differs from other rows of the same data, backbone and shots.
-        folds: fold -> cell.
-        mean, fb_iou: over all folds.
-        runs: how many results are in it; 0: published.
+        data: name of the fold lists of the test, such as pascal, coco, demo.
+        backbone: such as resnet50.
+        shot: number of supports.
+        setting: keys and values that differ between the rows of this data, backbone and shot.
+        folds: fold -> mIoU.
+        mean: mIoU over all folds.
+        fb_iou: FB-IoU over all folds.
+        runs: number of results in this row; 0 for a published row.
     """
 
     data: str
@@ -45,84 +53,84 @@ class Row:
     shot: int
     setting: str = ""
     folds: dict[int, Cell] = field(default_factory=dict)
-    mean: Cell = None
-    fb_iou: Cell = None
+    mean: Cell | None = None
+    fb_iou: Cell | None = None
     runs: int = 0
 
     @property
     def source(self) -> str:
+        """Where the numbers come from, as the table shows it."""
         return f"ours, {self.runs} run{'s' * (self.runs > 1)}" if self.runs else "published"
 
 
 def gather(folder: Path) -> list[Row]:
-    """The rows of every `result.json` below a folder, with the published rows beside them.
+    """Return the rows of every `result.json` below a folder, and the published rows beside them.
 
     Raises:
-        UserError: there is none, one is torn, or two are of the same fold, seeds and setting.
+        UserError: there is none, one is torn, or two have the same fold, seeds and setting.
     """
     paths = sorted(folder.rglob("result.json"))
     if not paths:
         raise UserError(
-            f"{folder}: no result.json is below; test.sh writes one into a run's folder"
+            f"{folder}: no result.json in it or below; test.sh writes one into the folder of a run"
         )
-    groups: dict[tuple, list[tuple[Path, dict]]] = {}
+    groups: dict[tuple[str, int, str], list[Result]] = {}
     for path in paths:
         result = read_result(path)
-        groups.setdefault(_label(result), []).append((path, result))
+        groups.setdefault(_group(result), []).append((path, result))
+    ours: dict[tuple[str, int], list[Row]] = {}
+    for (data, shot, backbone), results in sorted(groups.items(), key=lambda group: group[0]):
+        ours.setdefault((data, shot), []).extend(_rows(data, shot, backbone, results))
     published, rows = published_rows(), []
-    by_name = sorted(groups.items(), key=lambda group: group[0])
-    for (data, shot), results in _by_data(by_name).items():
-        rows += results
-        rows += [row for row in published if (row.data, row.shot) == (data, shot)]
+    for key, own in ours.items():
+        rows += own + [row for row in published if (row.data, row.shot) == key]
     return rows
 
 
 def published_rows() -> list[Row]:
-    """The paper's rows."""
+    """Return the rows of the paper."""
     rows = []
     for entry in yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")):
-        folds = {fold: (score, None) for fold, score in enumerate(entry["folds"])}
+        folds: dict[int, Cell] = {fold: (score, None) for fold, score in enumerate(entry["folds"])}
         fb_iou = (entry["fb_iou"], None) if "fb_iou" in entry else None
         names = {name: entry[name] for name in ("data", "backbone", "shot")}
         rows.append(Row(**names, folds=folds, mean=(entry["mean"], None), fb_iou=fb_iou))
     return rows
 
 
-def _label(result: dict[str, Any]) -> tuple[str, int, str]:
-    """(data, shots, backbone) of a result."""
+def _group(result: dict[str, Any]) -> tuple[str, int, str]:
+    """Return (data, shot, backbone) of a result."""
     data, method = result["config"]["Data"], result["config"]["Method"]
     trained_on = f"{data['trained_on']}2" if data.get("trained_on") else ""
     return f"{trained_on}{Path(data['list_dir']).name}", data["shot"], method["backbone"]
 
 
-def _by_data(groups: Sequence[tuple[tuple, list]]) -> dict[tuple[str, int], list[Row]]:
-    """(data, shots) -> our rows, one a backbone and setting."""
-    rows: dict[tuple[str, int], list[Row]] = {}
-    for (data, shot, backbone), results in groups:
-        settings: dict[str, list[tuple[Path, dict]]] = {}
-        keys = [_setting(result) for _, result in results]
-        differing = sorted(
-            name
-            for name in {name for key in keys for name in key}
-            if len({repr(key.get(name)) for key in keys}) > 1
-        )
-        for key, result in zip(keys, results, strict=True):
-            told = " ".join(f"{name}={key.get(name, '(absent)')}" for name in differing)
-            settings.setdefault(told, []).append(result)
-        for told, members in sorted(settings.items()):
-            row = _row(Row(data, backbone, shot, told, runs=len(members)), members)
-            rows.setdefault((data, shot), []).append(row)
-    return rows
+def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> list[Row]:
+    """Return one row per setting."""
+    keys = [_numeric_keys(result) for _, result in results]
+    differing = sorted(
+        name
+        for name in {name for key in keys for name in key}
+        if len({repr(key.get(name)) for key in keys}) > 1
+    )
+    settings: dict[str, list[Result]] = {}
+    for key, result in zip(keys, results, strict=True):
+        setting = " ".join(f"{name}={key.get(name, '(absent)')}" for name in differing)
+        settings.setdefault(setting, []).append(result)
+    return [
+        _filled(Row(data, backbone, shot, setting, runs=len(members)), members)
+        for setting, members in sorted(settings.items())
+    ]
 
 
-def _setting(result: dict[str, Any]) -> dict[str, Any]:
-    """The keys that may change a number, but fold and seeds; and which checkpoint it was."""
+def _numeric_keys(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that may change a number, without fold and seeds; and the checkpoint."""
     keys = {n: v for n, v in numeric_keys(result["config"]).items() if n not in PER_RUN}
     return keys | {"checkpoint": Path(result["checkpoint"]).stem}
 
 
-def _row(row: Row, results: list[tuple[Path, dict]]) -> Row:
-    """The row with its cells."""
+def _filled(row: Row, results: list[Result]) -> Row:
+    """Return the row with its cells filled in."""
     scores: dict[int, dict[Seeds, tuple[float, float]]] = {}
     taken: dict[tuple[int, Seeds], Path] = {}
     for path, result in results:
@@ -133,7 +141,7 @@ def _row(row: Row, results: list[tuple[Path, dict]]) -> Row:
             if other := taken.get((fold, seeds)):
                 raise UserError(
                     f"{path}: fold {fold} with training seed {seeds[0]} and test seed {seeds[1]} "
-                    f"is in {other} too, of the same setting; move one out of the way"
+                    f"is also in {other}, with the same setting; move one of them elsewhere"
                 )
             taken[fold, seeds] = path
             final = found["final"]
@@ -145,12 +153,12 @@ def _row(row: Row, results: list[tuple[Path, dict]]) -> Row:
 
 
 def _cell(values: list[float]) -> Cell:
-    """Mean and deviation; one value alone has none."""
+    """Return mean and deviation; a single value has no deviation."""
     return statistics.fmean(values), statistics.pstdev(values) if len(values) > 1 else None
 
 
 def _over_folds(scores: dict[int, dict[Seeds, tuple[float, float]]], which: int) -> Cell:
-    """Mean of the folds' means; the deviation over seeds that every fold has alike, else None."""
+    """Return the mean of the folds' means, and the deviation if all folds have the same seeds."""
     means = [statistics.fmean(v[which] for v in of.values()) for of in scores.values()]
     seeds = [set(of) for of in scores.values()]
     if any(each != seeds[0] for each in seeds):
@@ -159,17 +167,20 @@ def _over_folds(scores: dict[int, dict[Seeds, tuple[float, float]]], which: int)
     return statistics.fmean(means), _cell(of_seed)[1]
 
 
-# --- forms --------------------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------
 
 
 def _heads(rows: Sequence[Row]) -> tuple[list[str], list[int]]:
+    """Return the titles of the columns, and the folds among them."""
     folds = sorted({fold for row in rows for fold in row.folds} | set(range(FOLDS)))
     names = ["data", "shots", "backbone", "setting", "source"]
     return [*names, *(f"fold {fold}" for fold in folds), "mean", "FB-IoU"], folds
 
 
 def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
-    def text(cell: Cell) -> str:
+    """Return the cells of a row; `dash` stands for an empty one, `plus` for plus-minus."""
+
+    def text(cell: Cell | None) -> str:
         if cell is None:
             return dash
         return f"{cell[0]:.1f}" + (f"{plus}{cell[1]:.1f}" if cell[1] is not None else "")
@@ -180,30 +191,30 @@ def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     heads, folds = _heads(rows)
     lines = [heads, ["---"] * len(heads), *(_texts(row, folds, "-", " ± ") for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_latex(rows: Sequence[Row]) -> str:
-    """The table as a LaTeX tabular."""
+    """Return the table as a LaTeX tabular."""
     heads, folds = _heads(rows)
     escapes = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"})
 
     def line(cells: list[str]) -> str:
         return " & ".join(cells) + r" \\" + "\n"
 
-    told = [r"\begin{tabular}{llllr" + "r" * (len(heads) - 5) + "}\n", r"\hline", "\n"]
-    told += [line([head.translate(escapes) for head in heads]), r"\hline", "\n"]
+    lines = [r"\begin{tabular}{llllr" + "r" * (len(heads) - 5) + "}\n", r"\hline", "\n"]
+    lines += [line([head.translate(escapes) for head in heads]), r"\hline", "\n"]
     for row in rows:
         cells = _texts(row, folds, "--", r" $\pm$ ")
-        told.append(line([cell.translate(escapes) for cell in cells[:5]] + cells[5:]))
-    return "".join([*told, r"\hline", "\n", r"\end{tabular}", "\n"])
+        lines.append(line([cell.translate(escapes) for cell in cells[:5]] + cells[5:]))
+    return "".join([*lines, r"\hline", "\n", r"\end{tabular}", "\n"])
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The table as CSV: all digits, mean and deviation in columns of their own."""
+    """Return the table as CSV: all digits, a column for each mean and each deviation."""
     heads, folds = _heads(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
