@@ -18,7 +18,7 @@ from util.data.dataset import collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import FoldList, available, check_shots, fold_list
-from util.data.prepare.__main__ import prepare
+from util.data.prepare import prepare_coco
 from util.data.source import SUBSETS, Source
 from util.data.tables import load_table
 from util.data.transform import BaseLearnerTransform, EvalTransform, TrainTransform
@@ -26,7 +26,7 @@ from util.folds import CLASSES, published_fold
 
 
 def coco_table(tree: Path, tmp_path: Path, subset: str) -> dict[str, dict[int, int]]:
-    prepare(["coco", "--coco", str(tree / "MSCOCO2014"), "--out", str(tmp_path), "--workers", "1"])
+    prepare_coco(tree / "MSCOCO2014", tmp_path, copy=False, workers=1)
     return load_table(Source(tmp_path / "MSCOCO2014", "coco", subset), tmp_path / "lists")
 
 

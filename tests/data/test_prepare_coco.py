@@ -1,4 +1,4 @@
-"""COCO and base_annotation: the rule of the published masks, every form of the download."""
+"""COCO and base_annotation: the drawing rule of the published masks; all forms of a download."""
 
 import json
 import shutil
@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from helpers.downloads import SQUARE, make_coco, pack, run, snapshot, times
+from pycocotools import mask as coco_mask
 
 from util.data.image_io import read_label
-from util.data.prepare.coco_json import decode_rle, load_instances, rasterize
+from util.data.prepare.coco_json import decode_run_lengths, load_instances, rasterize
 from util.data.source import SUBSETS, Source
 from util.folds import published_fold
 
@@ -22,7 +23,7 @@ def prepare(coco: Path, out: Path, *more: object):
     return result
 
 
-def test_zips_give_what_folders_give_on_real_images(shared: Path, tmp_path: Path) -> None:
+def test_zips_and_folders_of_real_images_give_the_same_bytes(shared: Path, tmp_path: Path) -> None:
     coco = shared / "coco2014"
     prepare(coco, tmp_path / "folder", "--copy")
     zips = tmp_path / "zips"
@@ -33,20 +34,20 @@ def test_zips_give_what_folders_give_on_real_images(shared: Path, tmp_path: Path
     prepare(zips, tmp_path / "zip", "--workers", "2")
     made, wanted = snapshot(tmp_path / "zip"), snapshot(tmp_path / "folder")
     assert made.pop("MSCOCO2014/val2014") == str(zips / "val2014")
-    # Linked in one case and in no other: the pictures of val.
+    # Only the pictures of val are linked in one case and copied in the other.
     assert made == {name: wanted[name] for name in wanted if "/val2014/" not in name} | {
         name: wanted[name] for name in wanted if "masks/" in name
     }
     assert len(made) == sum("masks/" in n or "/train2014/" in n for n in wanted) > 300
 
 
-def test_pictures_of_2017_serve_under_the_names_of_2014(shared: Path, tmp_path: Path) -> None:
+def test_pictures_of_2017_get_the_names_of_2014(shared: Path, tmp_path: Path) -> None:
     coco, here = shared / "coco2014", tmp_path / "2017"
     (here / "annotations").mkdir(parents=True)
     for path in (coco / "annotations").iterdir():
         (here / "annotations" / path.name).symlink_to(path)
     pictures = sorted([*(coco / "train2014").iterdir(), *(coco / "val2014").iterdir()])
-    for number, path in enumerate(pictures):  # in another split than 2014's
+    for number, path in enumerate(pictures):  # in a split that differs from 2014's
         folder = here / f"{SUBSETS[number % 5 == 0]}2017"
         folder.mkdir(exist_ok=True)
         (folder / path.name.rpartition("_")[2]).symlink_to(path)
@@ -64,7 +65,7 @@ def test_pictures_of_2017_serve_under_the_names_of_2014(shared: Path, tmp_path: 
         assert path.is_symlink() and path.name.startswith("COCO_val2014_")
 
 
-def test_2017s_own_split_is_prepared_with_a_word_about_the_lists(tmp_path: Path) -> None:
+def test_split_of_2017_is_prepared_with_a_warning_about_the_published_lists(tmp_path: Path) -> None:
     result = prepare(make_coco(tmp_path / "coco", "2017"), tmp_path)
     assert result.err.count("\n") == 1 and "annotations_trainval2014.zip" in result.err
     source = Source(tmp_path / "MSCOCO2014", "coco", "val")
@@ -73,16 +74,16 @@ def test_2017s_own_split_is_prepared_with_a_word_about_the_lists(tmp_path: Path)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_second_run_writes_nothing_and_says_so(in_place: bool, tmp_path: Path) -> None:
+def test_second_run_writes_nothing_and_says_so(in_place: bool, tmp_path: Path) -> None:
     coco = make_coco(tmp_path / ("MSCOCO2014" if in_place else "download"))
     first = prepare(coco, tmp_path)
     before = times(tmp_path / "MSCOCO2014")
-    assert "files made" in first.out and ("a link" in first.out) != in_place
+    assert "files created" in first.out and ("a link" in first.out) != in_place
     assert "nothing to do" in prepare(coco, tmp_path).out
     assert times(tmp_path / "MSCOCO2014") == before
 
 
-def test_masks_that_are_there_stay_and_half_ones_do_not(tmp_path: Path) -> None:
+def test_complete_masks_are_kept_and_incomplete_ones_are_drawn_again(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "coco")
     prepare(coco, tmp_path)
     first, second = sorted((tmp_path / "MSCOCO2014/masks/val2014").iterdir())
@@ -90,11 +91,11 @@ def test_masks_that_are_there_stay_and_half_ones_do_not(tmp_path: Path) -> None:
     mine = cv2.imencode(".png", np.full((10, 12), 3, np.uint8))[1].tobytes()
     first.write_bytes(mine)
     second.write_bytes(drawn[:-1])
-    assert "1 files made" in prepare(coco, tmp_path).out
+    assert "1 files created" in prepare(coco, tmp_path).out
     assert first.read_bytes() == mine and second.read_bytes() == drawn
 
 
-def test_zips_beside_their_own_unpacked_part_go_on(tmp_path: Path) -> None:
+def test_interrupted_unpacking_beside_the_zips_continues(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "data")
     for name in ("train2014", "val2014"):
         pack(coco / f"{name}.zip", coco / name, name)
@@ -106,7 +107,7 @@ def test_zips_beside_their_own_unpacked_part_go_on(tmp_path: Path) -> None:
     assert snapshot(coco) == whole
 
 
-def test_zips_in_other_forms_are_read(tmp_path: Path) -> None:
+def test_zips_with_unusual_member_names_are_read(tmp_path: Path) -> None:
     coco, wanted = make_coco(tmp_path / "coco"), make_coco(tmp_path / "MSCOCO2014")
     pack(coco / "train2014.zip", coco / "train2014", "./a//b")
     with zipfile.ZipFile(coco / "val2014.zip", "w") as archive:
@@ -121,7 +122,7 @@ def test_zips_in_other_forms_are_read(tmp_path: Path) -> None:
     assert len(made) == 8 and made.items() <= snapshot(wanted).items()
 
 
-def test_a_real_folder_of_pictures_is_kept_when_only_masks_are_asked_for(tmp_path: Path) -> None:
+def test_folder_of_pictures_in_its_final_place_is_kept(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "MSCOCO2014")
     (coco / "round").symlink_to(coco)
     (coco / "val2014/COCO_val2014_000000000071.jpg").unlink()
@@ -133,7 +134,7 @@ def test_a_real_folder_of_pictures_is_kept_when_only_masks_are_asked_for(tmp_pat
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def test_rasterize_lets_later_annotations_win_and_leaves_crowds_out() -> None:
+def test_rasterize_draws_later_annotations_over_earlier_and_skips_crowds() -> None:
     annotations = [
         {"iscrowd": 0, "category_id": 90, "segmentation": [SQUARE]},
         {"iscrowd": 0, "category_id": 7, "segmentation": [[4, 4, 9, 4, 9, 9, 4, 9]]},
@@ -145,56 +146,35 @@ def test_rasterize_lets_later_annotations_win_and_leaves_crowds_out() -> None:
 
 
 def lengths(inside: np.ndarray) -> list[int]:
-    """Runs down the columns, the first outside: COCO's `counts`."""
-    counts, value = [0], False
-    for pixel in inside.T.ravel().tolist():
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
-    return counts
+    """Lengths of runs down the columns, the first outside: COCO's `counts`."""
+    pixels = np.concatenate([[False], inside.T.ravel()])
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return np.diff([0, *changes, inside.size]).tolist()
 
 
-def packed(counts: list[int]) -> str:
-    """COCO's string of run lengths."""
-    text = ""
-    for i, count in enumerate(counts):
-        left = count - counts[i - 2] if i > 2 else count
-        while True:
-            bits, left = left & 31, left >> 5
-            done = left == (-1 if bits & 16 else 0)
-            text += chr(48 + bits + (0 if done else 32))
-            if done:
-                break
-    return text
+def test_packed_run_lengths_agree_with_examples_worked_out_by_hand() -> None:
+    # 2; 40 = 1 * 32 + 8, +32: more follows; 1; 3 - 40 = -37 = -2 * 32 + 27, the sign is on top.
+    code = {"size": [2, 23], "counts": "2" + "X1" + "1" + "kN"}
+    runs = [False] * 2 + [True] * 40 + [False] + [True] * 3
+    assert decode_run_lengths(code, 2, 23).T.ravel().tolist() == runs
 
 
-def test_the_string_of_run_lengths_is_as_worked_out_by_hand() -> None:
-    # 505 = 15 * 32 + 25, 25 with a 0 for its sign, 75 = 2 * 32 + 11, 25 - 25; 32 means more.
-    assert packed([505, 25, 75, 25]) == "i?" + "i0" + "[2" + "0"
-    # 3 - 40 = -37 = -2 * 32 + 27: the sign is in the last bits.
-    assert packed([2, 40, 1, 3]) == "2" + "X1" + "1" + "kN"
-    code = {"size": [2, 23], "counts": "2X11kN"}
-    assert decode_rle(code, 2, 23).T.ravel().tolist() == [False] * 2 + [True] * 40 + [False] + (
-        [True] * 3
-    )
-
-
+@pytest.mark.filterwarnings("ignore:__array__")  # pycocotools, about NumPy
 @pytest.mark.parametrize("seed", range(12))
-def test_run_length_codes_of_both_kinds_are_decoded(seed: int) -> None:
+def test_run_lengths_as_list_and_as_pycocotools_packs_them_are_decoded(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = (int(n) for n in rng.integers(1, 90, 2))
     inside = cv2.blur(rng.random((height, width)), (9, 9)).reshape(height, width) > 0.5
     inside = [inside, ~inside, np.ones_like(inside), np.zeros_like(inside)][seed % 4]
-    counts = lengths(inside)
-    for form in (counts, packed(counts)):
-        code = {"size": [height, width], "counts": form}
-        assert np.array_equal(decode_rle(code, height, width), inside)
+    packed = coco_mask.encode(np.asfortranarray(inside, np.uint8))["counts"].decode()
+    for counts in (lengths(inside), packed):
+        code = {"size": [height, width], "counts": counts}
+        assert np.array_equal(decode_run_lengths(code, height, width), inside)
         annotation = {"iscrowd": 0, "category_id": 5, "segmentation": code}
         assert np.array_equal(rasterize([annotation], {5: 9}, height, width), inside * np.uint8(9))
 
 
-def test_polygons_that_reach_out_of_the_image_are_clipped(tmp_path: Path) -> None:
+def test_polygons_that_leave_the_image_are_clipped(tmp_path: Path) -> None:
     content = json.loads(make_coco(tmp_path / "coco").joinpath(
         "annotations/instances_val2014.json").read_text())  # fmt: skip
     content["annotations"][0]["segmentation"] = [[-50, -50, 5.5, -50, 5.5, 500, -50, 500]]
@@ -208,12 +188,12 @@ def test_polygons_that_reach_out_of_the_image_are_clipped(tmp_path: Path) -> Non
     image = instances.images[0]
     mask = rasterize(instances.annotations[image.id], instances.class_of, image.height, image.width)
     assert (mask[:, :6] == 80).all() and not mask[:, 6:].any()
-    assert instances.shapeless == 1 and instances.class_of[3] == 2
+    assert instances.class_of[3] == 2
     assert instances.names[0] == "person" and 72 not in instances.annotations
     assert not rasterize(instances.annotations[71], instances.class_of, 10, 12).any()
 
 
-def test_annotations_without_a_shape_are_noted(tmp_path: Path) -> None:
+def test_annotations_without_a_segmentation_give_a_warning(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "coco")
     path = coco / "annotations/instances_val2014.json"
     content = json.loads(path.read_text())
@@ -227,7 +207,7 @@ def test_annotations_without_a_shape_are_noted(tmp_path: Path) -> None:
 # --- base_annotation -----------------------------------------------------------------------------
 
 
-def test_base_annotation_has_the_published_layout_and_numbers(tmp_path: Path) -> None:
+def test_base_annotation_has_the_published_layout_and_labels(tmp_path: Path) -> None:
     prepare(make_coco(tmp_path / "coco"), tmp_path)
     words = ("base", "--dataset", "coco", "--root", tmp_path)
     assert run(*words, "--split", "1", "3").status == 0

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a download or an option is one line and exit status 2."""
+"""Every mistake in a download or an option gives one line and exit status 2."""
 
 import errno
 import io
@@ -25,7 +25,7 @@ from PIL import Image
 from scipy.io import savemat
 
 Change = Callable[[Path, Path], dict[str, object] | None]
-"""Spoils a download, given its folders (VOC's and SBD's); returns options to change."""
+"""Damages a download, given the folders of VOC and SBD; returns the options to change."""
 
 MASK, MAT = "SegmentationClass/2008_000002.png", "dataset/cls/2008_000004.mat"
 LISTS = "ImageSets/Segmentation"
@@ -36,7 +36,7 @@ def no_leftovers(root: Path) -> None:
 
 
 def mask(**label: object) -> Change:
-    """A mask of one value at a pixel, or of another size."""
+    """A mask with one value at a pixel, or of another size."""
 
     def change(voc: Path, sbd: Path) -> None:
         values = np.zeros(label.get("shape", (10, 12)), np.uint8)
@@ -77,7 +77,7 @@ def cut_jpeg_in_tar(voc: Path, sbd: Path) -> dict[str, object]:
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE) -> Change:
-    """A tar with one member more."""
+    """A tar with one more member."""
 
     def change(voc: Path, sbd: Path) -> dict[str, object]:
         path = pack(voc.parent / "voc.tar", voc, "VOC2012")
@@ -91,7 +91,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> Change:
 
 
 def text(name: str, content: bytes | None) -> Change:
-    """A list of VOC (or SBD) with other content, or none."""
+    """Other content for a list of VOC or SBD; None removes it."""
 
     def change(voc: Path, sbd: Path) -> None:
         path = (sbd if name.startswith("dataset") else voc) / name
@@ -132,19 +132,19 @@ def junk(option: str, name: str) -> Change:
 VOC_CASES: dict[str, tuple[Change, list[str]]] = {
     "no such folder": (lambda v, s: {"--voc": v / "gone"}, ["--voc", "gone", "no such file"]),
     "no such sbd": (lambda v, s: {"--sbd": v / "gone"}, ["--sbd", "gone", "no such file"]),
-    "empty folder": (empty, ["--voc", "empty", "holds no VOC 2012"]),
-    "VOC as SBD": (lambda v, s: {"--sbd": v}, ["--sbd", "holds no SBD", "benchmark.tgz"]),
-    "SBD as VOC": (lambda v, s: {"--voc": s}, ["--voc", "holds no VOC 2012"]),
-    "a page as tar": (junk("--voc", "VOC.tar"), ["--voc", "VOC.tar", "no whole tar"]),
-    "a page as tgz": (junk("--sbd", "b.tgz"), ["--sbd", "b.tgz", "no whole tar"]),
-    "cut tar": (cut_archive("v.tar", "--voc"), ["--voc", "v.tar", "no whole tar"]),
-    "cut tgz": (cut_archive("b.tgz", "--sbd"), ["--sbd", "b.tgz", "no whole tar"]),
-    "cut JPEG in a tar": (cut_jpeg_in_tar, ["2008_000003.jpg", "no whole JPEG"]),
-    "member above": (member("../evil.jpg"), ["voc.tar", "'../evil.jpg'", "leads out"]),
-    "absolute member": (member("/tmp/evil.jpg"), ["voc.tar", "'/tmp/evil.jpg'", "leads out"]),
+    "empty folder": (empty, ["--voc", "empty", "contains no VOC 2012"]),
+    "VOC as SBD": (lambda v, s: {"--sbd": v}, ["--sbd", "contains no SBD", "benchmark.tgz"]),
+    "SBD as VOC": (lambda v, s: {"--voc": s}, ["--voc", "contains no VOC 2012"]),
+    "a page as tar": (junk("--voc", "VOC.tar"), ["--voc", "VOC.tar", "not a complete tar"]),
+    "a page as tgz": (junk("--sbd", "b.tgz"), ["--sbd", "b.tgz", "not a complete tar"]),
+    "cut tar": (cut_archive("v.tar", "--voc"), ["--voc", "v.tar", "not a complete tar"]),
+    "cut tgz": (cut_archive("b.tgz", "--sbd"), ["--sbd", "b.tgz", "not a complete tar"]),
+    "cut JPEG in a tar": (cut_jpeg_in_tar, ["2008_000003.jpg", "not a complete JPEG"]),
+    "member above": (member("../evil.jpg"), ["voc.tar", "'../evil.jpg'", "points outside"]),
+    "absolute member": (member("/tmp/evil.jpg"), ["voc.tar", "'/tmp/evil.jpg'", "points outside"]),
     "link member": (member("VOC2012/e", tarfile.SYMTYPE), ["'VOC2012/e'", "is a link"]),
     "hard link member": (member("VOC2012/e", tarfile.LNKTYPE), ["'VOC2012/e'", "is a link"]),
-    "device member": (member("VOC2012/e", tarfile.CHRTYPE), ["'VOC2012/e'", "no plain file"]),
+    "device member": (member("VOC2012/e", tarfile.CHRTYPE), ["'VOC2012/e'", "a device"]),
     "cut PNG": (lambda v, s: cut(v / MASK), ["2008_000002.png", "cannot be read as a mask"]),
     "empty PNG": (lambda v, s: (v / MASK).write_bytes(b""), [MASK, "cannot be read as a mask"]),
     "RGB mask": (mode("RGB"), ["2008_000002.png", "mode RGB", "8-bit"]),
@@ -156,18 +156,18 @@ VOC_CASES: dict[str, tuple[Change, list[str]]] = {
     "mask of another size": (mask(shape=(12, 10)), ["2008_000002.png", "10x12", "12x10"]),
     "label 21 in .mat": (segmentation(a_label(1) + np.uint8(9)), ["2008_000004.mat", "label 2"]),
     ".mat of another size": (segmentation(a_label(1, 9, 9)), ["2008_000004.mat", "9x9", "12x10"]),
-    ".mat of 3 axes": (segmentation(np.zeros((2, 3, 4))), ["2008_000004.mat", "no image"]),
-    ".mat of fractions": (segmentation(np.full((10, 12), 0.5)), ["000004.mat", "no image"]),
-    ".mat of negatives": (segmentation(np.full((10, 12), -1)), ["000004.mat", "no image"]),
+    ".mat of 3 axes": (segmentation(np.zeros((2, 3, 4))), ["2008_000004.mat", "not an image"]),
+    ".mat of fractions": (segmentation(np.full((10, 12), 0.5)), ["000004.mat", "not an image"]),
+    ".mat of negatives": (segmentation(np.full((10, 12), -1)), ["000004.mat", "not an image"]),
     ".mat without GTcls": (mat(GTinst=1), ["2008_000004.mat", "no GTcls.Segmentation"]),
     ".mat without field": (mat(GTcls={"a": 1}), ["2008_000004.mat", "no GTcls.Segmentation"]),
     ".mat of a number": (mat(GTcls=3), ["2008_000004.mat", "no GTcls.Segmentation"]),
-    "no .mat": (lambda v, s: (s / MAT).write_bytes(b"text " * 99), ["000004.mat", "fetch it"]),
-    "empty .mat": (lambda v, s: (s / MAT).write_bytes(b""), ["2008_000004.mat", "fetch it"]),
+    "no .mat": (lambda v, s: (s / MAT).write_bytes(b"text " * 99), ["000004.mat", "download it"]),
+    "empty .mat": (lambda v, s: (s / MAT).write_bytes(b""), ["2008_000004.mat", "download it"]),
     "cut .mat": (lambda v, s: cut(s / MAT), ["2008_000004.mat", "cannot be read as a .mat"]),
     "no VOC train.txt": (text(f"{LISTS}/train.txt", None), ["--voc", "train,val"]),
     "empty val.txt": (text(f"{LISTS}/val.txt", b"\n"), ["val", "empty list"]),
-    "binary val.txt": (text(f"{LISTS}/val.txt", b"\xff\xfe\x00"), ["val", "no list"]),
+    "binary val.txt": (text(f"{LISTS}/val.txt", b"\xff\xfe\x00"), ["val", "not a list"]),
     "unknown id": (text(f"{LISTS}/val.txt", b"2008_x\n"), ["val", "2008_x", "no mask"]),
     "no SBD train.txt": (text("dataset/train.txt", None), ["--sbd", "train.txt", "train_noval"]),
     "unknown SBD id": (text("dataset/train_noval.txt", b"x\n"), ["train_noval.txt", "lists x"]),
@@ -177,7 +177,7 @@ VOC_CASES: dict[str, tuple[Change, list[str]]] = {
         lambda v, s: {"--out": s / "dataset/val.txt"},
         ["dataset/val.txt", "cannot be written"],
     ),
-    "out in /proc": (lambda v, s: {"--out": "/proc/out"}, ["/proc/out", "give another --out"]),
+    "out in /proc": (lambda v, s: {"--out": "/proc/out"}, ["/proc/out", "choose another --out"]),
     "folder in the way": (folder_there, ["JPEGImages", "--copy"]),
     "link in the way": (linked_elsewhere, ["JPEGImages", "remove the link"]),
     "unpacking through a link": (through_a_link, ["JPEGImages", "remove the link"]),
@@ -192,7 +192,7 @@ VOC_CASES: dict[str, tuple[Change, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", VOC_CASES)
-def test_wrong_voc_or_sbd(case: str, tmp_path: Path) -> None:
+def test_mistake_in_voc_or_sbd_is_one_line_with_status_2(case: str, tmp_path: Path) -> None:
     change, expected = VOC_CASES[case]
     voc, sbd = make_voc(tmp_path)
     options = {"--voc": voc, "--sbd": sbd, "--out": tmp_path / "data", "--workers": 1}
@@ -202,17 +202,19 @@ def test_wrong_voc_or_sbd(case: str, tmp_path: Path) -> None:
     no_leftovers(tmp_path)
 
 
-def test_a_read_only_target_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_target_is_one_line_with_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path, **_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     voc, sbd = make_voc(tmp_path)
-    monkeypatch.setattr(Path, "mkdir", refuse)  # a folder's mode does not stop root
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write in any folder
     words = ("voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "data")
     refused(run(*words), "data", "Read-only file system", "another --out")
 
 
-def test_a_file_that_may_not_be_read_is_refused(
+def test_file_without_read_permission_is_one_line_with_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: object) -> None:
@@ -227,7 +229,7 @@ def test_a_file_that_may_not_be_read_is_refused(
 
 
 def put(path: str, value: object) -> Callable[[dict], None]:
-    """Sets 'annotations.0.iscrowd' and the like; `del` as the value takes it away."""
+    """Sets an entry such as 'annotations.0.iscrowd'; the value `...` removes it."""
 
     def change(content: dict) -> None:
         *way, last = (int(key) if key.isdigit() else key for key in path.split("."))
@@ -252,7 +254,7 @@ def code(counts: object, size: object = (10, 12)) -> Callable[[dict], None]:
 JSON_CASES: dict[str, tuple[Callable[[dict], None], list[str]]] = {
     "no categories": (put("categories", ...), ["'categories'"]),
     "categories as object": (put("categories", {}), ["'categories'"]),
-    "annotation as number": (put("annotations.0", 5), ["'annotations'", "no object"]),
+    "annotation as number": (put("annotations.0", 5), ["'annotations'", "not an object"]),
     "79 categories": (put("categories.79", ...), ["79 categories", "80"]),
     "no category": (put("categories", []), ["0 categories"]),
     "nameless category": (put("categories.3.name", ...), ["category 4", "no name"]),
@@ -265,7 +267,7 @@ JSON_CASES: dict[str, tuple[Callable[[dict], None], list[str]]] = {
     ),
     "one name in two folders": (
         put("images.1.file_name", "b/COCO_val2014_000000000070.jpg"),
-        ["two images have one name"],
+        ["two images have the same name"],
     ),
     "same annotation twice": (put("annotations.1.id", 490), ["two annotations of id 490"]),
     "unknown image": (put("annotations.1.image_id", 99), ["annotation 491", "image_id 99"]),
@@ -278,10 +280,15 @@ JSON_CASES: dict[str, tuple[Callable[[dict], None], list[str]]] = {
     "NaN": (shape([[1, 2, 3, 4, 5, math.nan]]), ["annotation 491", "coordinate"]),
     "infinite": (shape([[1, 2, 3, 4, 5, math.inf]]), ["annotation 491", "coordinate"]),
     "far out": (shape([[1, 2, 3, 4, 5, 1e300]]), ["annotation 491", "coordinate"]),
-    "text as number": (shape([[1, 2, 3, 4, 5, "6"]]), ["annotation 491", "list of numbers"]),
-    "flat polygon": (shape([1, 2, 3, 4, 5, 6]), ["annotation 491", "list of numbers"]),
+    "text as number": (shape([[1, 2, 3, 4, 5, "6"]]), ["annotation 491", "not a list of numbers"]),
+    "flat polygon": (shape([1, 2, 3, 4, 5, 6]), ["annotation 491", "not a list of numbers"]),
     "shape as text": (shape("1 2 3 4"), ["annotation 491", "neither polygons"]),
     "code too short": (code([0, 119]), ["annotation 491", "does not fill"]),
+    "code too long": (code([0, 121]), ["annotation 491", "does not fill"]),
+    "packed code too short": (code("0g3"), ["annotation 491", "does not fill"]),
+    "packed code too long": (code("0i3"), ["annotation 491", "does not fill"]),
+    "packed code with a negative": (code("0m3K"), ["annotation 491", "does not fill"]),
+    "empty packed code": (code(""), ["annotation 491", "does not fill"]),
     "code with a negative": (code([0, 125, -5]), ["annotation 491", "does not fill"]),
     "code of another size": (code([0, 120], [12, 10]), ["annotation 491", "size"]),
     "code without counts": (code(None), ["annotation 491", "does not fill"]),
@@ -292,14 +299,16 @@ JSON_CASES: dict[str, tuple[Callable[[dict], None], list[str]]] = {
     "height of 0": (put("images.0.height", 0), ["image 70", "height 0"]),
     "width as fraction": (put("images.0.width", 12.5), ["image 70", "width 12.5"]),
     "huge width": (put("images.0.width", 10**9), ["image 70", "width"]),
-    "escaping name": (put("images.0.file_name", "../x.jpg"), ["'../x.jpg'", "leads out"]),
-    "absolute name": (put("images.0.file_name", "/etc/x.jpg"), ["'/etc/x.jpg'", "leads out"]),
+    "escaping name": (put("images.0.file_name", "../x.jpg"), ["'../x.jpg'", "points outside"]),
+    "absolute name": (put("images.0.file_name", "/etc/x.jpg"), ["'/etc/x.jpg'", "points outside"]),
     "no name": (put("images.0.file_name", ...), ["image 70", "file_name"]),
 }
 
 
 @pytest.mark.parametrize("case", JSON_CASES)
-def test_wrong_instances(case: str, tmp_path: Path) -> None:
+def test_mistake_in_an_instances_file_is_one_line_that_names_the_entry(
+    case: str, tmp_path: Path
+) -> None:
     change, expected = JSON_CASES[case]
     coco = make_coco(tmp_path / "coco")
     path = coco / "annotations/instances_val2014.json"
@@ -316,7 +325,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 def zipped(change: Callable[[Path], None]) -> Callable[[Path], None]:
-    """val2014 as a zip, spoilt."""
+    """val2014 as a damaged zip."""
 
     def do(coco: Path) -> None:
         pack(coco / "val2014.zip", coco / "val2014", "val2014")
@@ -337,7 +346,7 @@ def zip_member(name: str, is_link: bool = False) -> Callable[[Path], None]:
 
 
 def damage(path: Path) -> None:
-    """Another byte in the middle of a picture: the zip's checksum finds it."""
+    """Changes a byte in the middle of a picture, which the zip's checksum reveals."""
     content = bytearray(path.read_bytes())
     content[content.index(b"\xff\xd8") + 200] ^= 1
     path.write_bytes(content)
@@ -357,32 +366,32 @@ def lock(path: Path) -> None:
 
 VAL = "annotations/instances_val2014.json"
 COCO_CASES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "cut JSON": (lambda c: cut(c / VAL), [VAL, "no whole JSON"]),
-    "binary JSON": (lambda c: rewrite(c / VAL, b"\xff\xfe\x81"), [VAL, "no whole JSON"]),
+    "cut JSON": (lambda c: cut(c / VAL), [VAL, "not a complete JSON"]),
+    "binary JSON": (lambda c: rewrite(c / VAL, b"\xff\xfe\x81"), [VAL, "not a complete JSON"]),
     "JSON of a list": (lambda c: rewrite(c / VAL, b"[]"), [VAL, "'images'"]),
-    "deep JSON": (lambda c: rewrite(c / VAL, b"[" * 10**5), [VAL, "no whole JSON"]),
+    "deep JSON": (lambda c: rewrite(c / VAL, b"[" * 10**5), [VAL, "not a complete JSON"]),
     "no annotations": (lambda c: (c / VAL).unlink(), ["--coco", "annotations_trainval2014.zip"]),
     "no pictures": (
         lambda c: (c / "val2014").rename(c.parent / "away"),
         ["--coco", "val2014.zip", "no pictures"],
     ),
-    "a page as zip": (zipped(lambda p: rewrite(p, b"404")), ["val2014.zip", "no whole tar or zip"]),
-    "cut zip": (zipped(cut), ["val2014.zip", "no whole tar or zip"]),
+    "a page as zip": (zipped(lambda p: rewrite(p, b"404")), ["val2014.zip", "not a complete tar"]),
+    "cut zip": (zipped(cut), ["val2014.zip", "not a complete tar"]),
     "damaged zip": (zipped(damage), ["val2014.zip", "cannot be read"]),
-    "cut JPEG in a zip": (cut_in_zip, ["000000000071.jpg", "no whole JPEG"]),
-    "member above": (zip_member("val2014/../../x"), ["'val2014/../../x'", "leads out"]),
-    "absolute member": (zip_member("/x"), ["'/x'", "leads out"]),
+    "cut JPEG in a zip": (cut_in_zip, ["000000000071.jpg", "not a complete JPEG"]),
+    "member above": (zip_member("val2014/../../x"), ["'val2014/../../x'", "points outside"]),
+    "absolute member": (zip_member("/x"), ["'/x'", "points outside"]),
     "link member": (zip_member("val2014/x", is_link=True), ["'val2014/x'", "link"]),
     "zip of other things": (
         zipped(lambda p: pack(p, p.parent / "annotations", "val2014")),
-        ["val2014.zip", "holds no .jpg"],
+        ["val2014.zip", "contains no .jpg"],
     ),
     "password": (zipped(lock), ["val2014.zip", "password"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", COCO_CASES)
-def test_wrong_coco(case: str, tmp_path: Path) -> None:
+def test_mistake_in_coco_is_one_line_with_status_2(case: str, tmp_path: Path) -> None:
     change, expected = COCO_CASES[case]
     coco = make_coco(tmp_path / "coco")
     change(coco)
@@ -390,7 +399,7 @@ def test_wrong_coco(case: str, tmp_path: Path) -> None:
     no_leftovers(tmp_path)
 
 
-def test_wrong_base(tmp_path: Path) -> None:
+def test_mistake_in_base_annotation_is_one_line_with_status_2(tmp_path: Path) -> None:
     words = ("base", "--dataset", "coco", "--root", tmp_path)
     refused(run(*words), "--root", "MSCOCO2014")
     refused(run(*words, "--split", "4"), "--split", "4")

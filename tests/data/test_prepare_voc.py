@@ -1,4 +1,4 @@
-"""VOC 2012 + SBD from their downloads: the published masks and lists come out."""
+"""VOC 2012 + SBD from their downloads: the result has the published masks and lists."""
 
 import zipfile
 from pathlib import Path
@@ -20,7 +20,7 @@ def prepare(voc: Path, sbd: Path, out: Path, *more: object):
 
 @pytest.fixture(scope="module")
 def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Downloads with real masks and pictures: VOC's as they are, the rest as SBD's .mat."""
+    """Downloads with real images: masks of VOC as they are, the others as .mat files of SBD."""
     root, here = tmp_path_factory.mktemp("real"), shared / "voc2012"
     voc, sbd = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE"
     have = {path.stem for path in (here / "JPEGImages").iterdir()}
@@ -47,13 +47,13 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             label = read_label(root / f"truth/{image_id}.png")
             if image_id in own:
                 (voc / f"SegmentationClass/{image_id}.png").write_bytes(content)
-                label = np.zeros_like(label)  # VOC's own has to win
+                label = np.zeros_like(label)  # VOC's own must win
             write_mat(sbd / f"dataset/cls/{image_id}.mat", label)
     (sbd / "dataset/train_noval.txt").write_text("".join(f"{i}\n" for i in noval))
     return root
 
 
-def test_real_masks_come_out_as_they_were(real: Path, tmp_path: Path) -> None:
+def test_real_masks_are_reproduced(real: Path, tmp_path: Path) -> None:
     voc, sbd = real / "VOCdevkit/VOC2012", real / "benchmark_RELEASE"
     prepare(voc, sbd, tmp_path)
     root = tmp_path / "VOCdevkit2012/VOC2012"
@@ -76,7 +76,7 @@ def test_real_masks_come_out_as_they_were(real: Path, tmp_path: Path) -> None:
     assert train.load(noval[0])[0].shape[2] == 3
 
 
-def test_archives_give_what_folders_give(real: Path, tmp_path: Path) -> None:
+def test_archives_and_folders_give_the_same_bytes(real: Path, tmp_path: Path) -> None:
     voc, sbd = real / "VOCdevkit/VOC2012", real / "benchmark_RELEASE"
     prepare(voc.parent, sbd / "dataset", tmp_path / "folder", "--copy")
     tar = pack(tmp_path / "VOCtrainval_11-May-2012.tar", voc, "VOCdevkit/VOC2012")
@@ -96,7 +96,7 @@ def test_pictures_of_a_folder_are_linked_or_copied(tmp_path: Path) -> None:
     assert not copied.is_symlink() and snapshot(copied) == snapshot(voc / "JPEGImages")
 
 
-def test_a_second_run_writes_nothing_and_says_so(tmp_path: Path) -> None:
+def test_second_run_writes_nothing_and_says_so(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     out = tmp_path / "out"
     first = prepare(voc, sbd, out, "--copy")
@@ -107,7 +107,7 @@ def test_a_second_run_writes_nothing_and_says_so(tmp_path: Path) -> None:
     assert times(out) == before
 
 
-def test_what_is_not_whole_is_made_again_and_the_rest_stays(tmp_path: Path) -> None:
+def test_incomplete_files_are_created_again_and_complete_ones_are_kept(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     prepare(voc, sbd, tmp_path / "out", "--copy")
     root, whole = tmp_path / "out/VOCdevkit2012/VOC2012", snapshot(tmp_path / "out")
@@ -119,11 +119,11 @@ def test_what_is_not_whole_is_made_again_and_the_rest_stays(tmp_path: Path) -> N
     (root / "SegmentationClassAug/.2008_000005.png.77.part").write_bytes(b"half")
     (root / "ImageSets/Segmentation/val.txt").write_text("2008_")
     before = masks[1].stat().st_mtime_ns
-    assert "5 files made" in prepare(voc, sbd, tmp_path / "out", "--copy").out
+    assert "5 files created" in prepare(voc, sbd, tmp_path / "out", "--copy").out
     assert snapshot(tmp_path / "out") == whole and masks[1].stat().st_mtime_ns == before
 
 
-def test_a_download_that_lies_in_place_is_completed_there(tmp_path: Path) -> None:
+def test_download_in_its_final_place_is_completed_there(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     root = tmp_path / "data/VOCdevkit2012/VOC2012"
     root.parent.mkdir(parents=True)
@@ -135,13 +135,14 @@ def test_a_download_that_lies_in_place_is_completed_there(tmp_path: Path) -> Non
     assert len(after) == len(before) + 6
 
 
-def test_without_train_noval_sbds_train_is_taken_less_val(tmp_path: Path) -> None:
+def test_without_train_noval_the_train_list_of_sbd_without_val_is_used(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     result = prepare(voc, sbd, tmp_path / "out")
     made = tmp_path / "out/VOCdevkit2012/sbd_train_noval.txt"
     assert made.read_text().split() == ["2008_000001", "2008_000004", "2008_000005"]
-    notes = result.err.splitlines()
-    assert len(notes) == 2 and "train_noval.txt" in notes[0] and "12,031 and 5,623" in notes[1]
+    warnings = result.err.splitlines()
+    assert len(warnings) == 2
+    assert "train_noval.txt" in warnings[0] and "12,031 and 5,623" in warnings[1]
 
 
 @pytest.mark.parametrize("place", ["dataset", ".", ".."])
@@ -154,7 +155,7 @@ def test_train_noval_is_found_where_users_put_it(place: str, tmp_path: Path) -> 
     assert "is not the published list" not in result.err
 
 
-def test_voc_2012_is_chosen_beside_voc_2007_and_links_that_go_round_are_no_trap(
+def test_voc_2012_is_found_beside_voc_2007_and_circular_links_do_no_harm(
     tmp_path: Path,
 ) -> None:
     voc, sbd = make_voc(tmp_path)
@@ -168,7 +169,7 @@ def test_voc_2012_is_chosen_beside_voc_2007_and_links_that_go_round_are_no_trap(
     assert "6 masks" in result.out
 
 
-def test_names_with_spaces_and_letters_of_any_language_work(tmp_path: Path) -> None:
+def test_paths_with_spaces_and_letters_of_any_language_work(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path / "meine Daten – 数据")
     out = tmp_path / "aus gabe é"
     prepare(voc, sbd, out)
@@ -176,7 +177,7 @@ def test_names_with_spaces_and_letters_of_any_language_work(tmp_path: Path) -> N
     assert (tmp_path / "tär/VOCdevkit2012/VOC2012/JPEGImages/2008_000005.jpg").is_file()
 
 
-def test_gray_masks_and_other_palettes_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_gray_masks_and_other_palettes_are_copied_unchanged(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     gray = Image.fromarray(a_label(1))
     gray.save(voc / "SegmentationClass/2008_000000.png")
@@ -192,7 +193,7 @@ def test_gray_masks_and_other_palettes_are_taken_as_they_are(tmp_path: Path) -> 
         assert (masks / name).read_bytes() == (voc / "SegmentationClass" / name).read_bytes()
 
 
-def test_absent_pictures_are_noted(tmp_path: Path) -> None:
+def test_missing_pictures_give_a_warning(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     (voc / "JPEGImages/2008_000005.jpg").unlink()
     assert "1 of 6 pictures" in prepare(voc, sbd, tmp_path / "out").err

@@ -17,7 +17,7 @@ from util.checkpoint.load import require_unseen
 from util.config import config_from, load_config
 from util.data.dataset import open_episodes
 from util.data.lists import list_name, write_lists
-from util.data.prepare.__main__ import prepare
+from util.data.prepare import prepare_coco
 from util.folds import CLASSES, COCO_NAMES, coco_to_pascal, published_fold
 from util.runtime.cli import main
 
@@ -156,7 +156,7 @@ def _coco(name: str) -> str:
 def test_a_model_of_real_coco_images_is_tested_on_real_pascal_images(
     tree: Path, voc: list[str], tmp_path: Path
 ) -> None:
-    prepare(["coco", "--coco", str(tree / "MSCOCO2014"), "--out", str(tmp_path), "--workers", "1"])
+    prepare_coco(tree / "MSCOCO2014", tmp_path, copy=False, workers=1)
     run, base = tmp_path / "run", tmp_path / "base.pth"
     coco = [f"Data.data_root={tmp_path}/MSCOCO2014", f"Data.list_dir={tmp_path}/coco"]
     coco += [f"Method.pre_weight={base}", f"Train.save_path={run}", "Train.batch_size=2"]

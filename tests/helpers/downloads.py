@@ -16,13 +16,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from util.data.image_io import voc_palette
-from util.data.prepare.__main__ import prepare
+from util.data.prepare.__main__ import run_prepare
 from util.folds import CLASSES
 from util.runtime.cli import main
 
 
-def run(*words: object, entry: Callable[[list[str]], None] = prepare) -> SimpleNamespace:
-    """Runs the command in this process; returns `status`, `out` and `err`."""
+def run(*words: object, entry: Callable[[list[str]], None] = run_prepare) -> SimpleNamespace:
+    """Runs the command in this process; returns `status`, `out` (stdout) and `err` (stderr)."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -33,16 +33,16 @@ def run(*words: object, entry: Callable[[list[str]], None] = prepare) -> SimpleN
 
 
 def refused(result: SimpleNamespace, *words: str) -> None:
-    """Asserts one line of error that holds the words; notes may stand before it."""
+    """Asserts a single error line that contains the words; warnings may come before it."""
     assert result.status == 2, result
-    lines = [line for line in result.err.splitlines() if not line.startswith("note: ")]
+    lines = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and ";" in lines[0], result.err
     for word in words:
         assert word in lines[0]
 
 
 def snapshot(root: Path) -> dict[str, bytes | str]:
-    """Every file of a tree: its content, or where it links to."""
+    """The files of a tree: path -> content, or the target of a link."""
     paths = [Path(at) / name for at, below, names in os.walk(root) for name in (*below, *names)]
     return {
         str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.read_bytes()
@@ -52,7 +52,7 @@ def snapshot(root: Path) -> dict[str, bytes | str]:
 
 
 def times(root: Path) -> dict[Path, int]:
-    """When each file and folder of a tree was last written."""
+    """When each file and folder of a tree was last modified."""
     return {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))}
 
 
@@ -70,7 +70,7 @@ def write_mask(path: Path, label: np.ndarray) -> None:
 
 
 def write_mat(path: Path, label: np.ndarray) -> None:
-    """As SBD's are: GTcls is a struct of Boundaries, Segmentation and CategoriesPresent."""
+    """Writes a mask as SBD does: GTcls has Boundaries, Segmentation and CategoriesPresent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     present = np.unique(label[label > 0]).reshape(-1, 1)
     boundaries = np.empty((20, 1), object)
@@ -85,9 +85,9 @@ def a_label(number: int, height: int = 10, width: int = 12) -> np.ndarray:
 
 
 def make_voc(root: Path, images: int = 6) -> tuple[Path, Path]:
-    """Makes VOCdevkit/VOC2012 and benchmark_RELEASE; every image has one mask at least.
+    """Creates VOCdevkit/VOC2012 and benchmark_RELEASE; every image has at least one mask.
 
-    Images 0 and 1 are VOC's train, 2 and 3 its val; SBD has all but 0 and 3.
+    VOC's train list has images 0 and 1, its val list 2 and 3. SBD has all but 0 and 3.
     """
     voc, sbd = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE"
     ids = [f"2008_{i:06d}" for i in range(images)]
@@ -110,7 +110,7 @@ SQUARE = [1.9, 1.2, 6.7, 1.2, 6.7, 6.9, 1.9, 6.9]
 
 
 def coco_json(first: int, subset: str, year: str = "2014") -> dict:
-    """An instances file of three images, one of them without annotation."""
+    """An instances file of three images, one of them without an annotation."""
     prefix = f"COCO_{subset}2014_" if year == "2014" else ""
     images = [
         {"id": first + i, "file_name": f"{prefix}{first + i:012d}.jpg", "height": 10, "width": 12}
@@ -122,7 +122,7 @@ def coco_json(first: int, subset: str, year: str = "2014") -> dict:
         {"id": 7 * first + 1, "image_id": first + 1, "category_id": 2, "iscrowd": 0,
          "segmentation": [[4, 4, 9, 4, 9, 9, 4, 9]]},
     ]  # fmt: skip
-    # As in COCO's own, ids have gaps and are in no order.
+    # As in COCO's files, ids have gaps and are not in order.
     ids = [90, *range(2, 81)]
     names = (CLASSES["coco"][-1], *CLASSES["coco"][:-1])
     categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
@@ -130,7 +130,7 @@ def coco_json(first: int, subset: str, year: str = "2014") -> dict:
 
 
 def make_coco(root: Path, year: str = "2014") -> Path:
-    """Makes a download of COCO: pictures and annotations of both subsets."""
+    """Creates a download of COCO: pictures and annotations of both subsets."""
     for subset, first in (("train", 40), ("val", 70)):
         content = coco_json(first, subset, year)
         for image in content["images"]:

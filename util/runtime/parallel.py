@@ -1,28 +1,114 @@
-"""Many small jobs on all cores, with one bar of progress."""
+"""One call for each of many items, on several processes."""
+
+from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
-from tqdm import tqdm
+from util.runtime.errors import RunStopped
+from util.runtime.progress import bar
+from util.runtime.stop import guard_worker
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_CHUNK = 16  # items a worker takes at a time
+_AHEAD = 2  # chunks per worker that are handed out before the oldest result is awaited
 
 
-def bar(total: int, text: str) -> tqdm:
-    """A bar on stderr; where it cannot rewrite itself, one line every ten seconds, if that long."""
-    rewrites = sys.stderr.isatty()
-    period, delay = (0.1, 0.0) if rewrites else (10.0, 10.0)
-    return tqdm(total=total, desc=text, unit="file", mininterval=period, delay=delay)
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
-def on_all_cores(call: Callable[[Any], Any], items: Sequence[Any], text: str) -> Iterator[Any]:
-    """Yields `call` of each item, in order; `text` says on stderr what is being done."""
-    # fork: a worker needs nothing but NumPy and OpenCV, and starts at once.
+def on_all_cores(
+    call: Callable[[_Item], _Result], items: Sequence[_Item], text: str
+) -> Iterator[_Result]:
+    """Yield `call(item)` for every item, in order, with a progress bar on stderr.
+
+    Args:
+        call: runs in a worker process.
+        items: its arguments.
+        text: what is being done, for the bar.
+
+    Raises:
+        RunStopped: a worker was killed.
+    """
+    with bar(len(items), text) as progress:
+        for result in on_processes(call, items, cores()):
+            progress.update()
+            yield result
+
+
+def on_processes(
+    call: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    workers: int,
+    remedy: str = "free some memory and run the same command again",
+) -> Iterator[_Result]:
+    """Yield `call(item)` for every item, in order.
+
+    The first exception, in the order of the items, reaches the caller unchanged. Workers ignore
+    Ctrl-C, which is for this process to answer, and end when it does, even if it was killed.
+
+    Args:
+        call: runs in a worker process. Neither it nor the items are pickled, only its results.
+        items: its arguments.
+        workers: processes; with 1, or few items, `call` runs in this process.
+        remedy: what the user can do when a worker was killed.
+
+    Raises:
+        RunStopped: a worker was killed.
+    """
+    workers = min(workers, -(-len(items) // _CHUNK))
+    if workers <= 1:
+        yield from map(call, items)
+        return
+    # fork: workers start at once and find `call` and the items in their memory.
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        with bar(len(items), text) as progress:
-            for result in pool.map(call, items, chunksize=16):
-                progress.update()
-                yield result
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (call, items))
+    started: deque[Future[list[_Result]]] = deque()
+    try:
+        _start(pool)
+        for start in range(0, len(items), _CHUNK):
+            started.append(pool.submit(_call_chunk, start))
+            if len(started) == _AHEAD * workers:  # few: a caller who stops early need not wait
+                yield from started.popleft().result()
+        while started:
+            yield from started.popleft().result()
+    except BrokenProcessPool:
+        raise RunStopped(
+            f"a worker process was killed, probably because memory ran out; {remedy}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: ProcessPoolExecutor) -> None:
+    """Start the workers with blocked signals, until `guard_worker` is in charge of them."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        pool.submit(os.getpid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+_work: tuple[Callable[[Any], Any], Sequence[Any]]
+"""What a worker calls, and the items; only set in workers."""
+
+
+def _start_worker(call: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    global _work
+    _work = call, items
+    guard_worker()
+
+
+def _call_chunk(start: int) -> list[Any]:
+    call, items = _work
+    return [call(item) for item in items[start : start + _CHUNK]]

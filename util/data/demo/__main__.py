@@ -1,41 +1,49 @@
-"""Makes a small data set to try everything on, in PASCAL VOC's layout.
+"""Draw a small data set in PASCAL VOC's layout, to try everything on.
 
     python -m util.data.demo --out data/demo
 
-draws 1,000 training and 300 validation pictures of twenty kinds of object (shape and texture tell
-them apart, colour hardly), with masks, some 30 MB in all. They stand for VOC's twenty classes, so
-its folds and configs work with `Data.data_root=data/demo/VOCdevkit2012/VOC2012`. The same seed
-gives the same bytes; a run that was cut off goes on where it was, a finished one is left alone.
+It has 1,000 training and 300 validation images with masks, some 30 MB. Objects are of twenty kinds,
+which differ in shape and texture, and hardly in color. They take the place of VOC's twenty classes,
+so VOC's folds and configs work with `Data.data_root=data/demo/VOCdevkit2012/VOC2012`. The same seed
+gives the same bytes. An interrupted run continues when repeated; a finished data set is left as is.
 """
 
 from pathlib import Path
 
-from util.data.demo.make import make_demo
+from util.data import demo
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
+from util.runtime.log import log
 
 
-def draw_demo(arguments: list[str] | None = None) -> None:
-    """Runs the command line.
+def run_demo(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: its words; those of this process if not given.
 
     Raises:
-        UserError: for a user's mistake, in one line.
+        UserError: the user made a mistake.
     """
     parser = Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to fill")
     parser.add_argument(
-        "--images", type=int, default=1000, metavar="N", help="training pictures (1000)"
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to create"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the drawing (0)")
+    parser.add_argument(
+        "--images", type=int, default=1000, metavar="N", help="training images; default: 1000"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the random drawing; default: 0"
+    )
     args = parser.parse_args(arguments)
     try:
-        made = make_demo(args.out, args.images, args.seed)
+        created = demo.make_demo(args.out, args.images, args.seed)
     except OSError as error:
         raise UserError(
-            f"{error.filename}: {error.strerror}; make room, or give another --out"
+            f"{error.filename}: {error.strerror}; make room, or choose another --out"
         ) from None
-    print(f"{args.out}: {'made' if made else 'complete, left as it is'}")
+    log.info("%s: %s", args.out, "created" if created else "complete, nothing to do")
 
 
 if __name__ == "__main__":
-    main(draw_demo)
+    main(run_demo)

@@ -1,4 +1,4 @@
-"""The pictures of the demo: twenty kinds of object, each with its own shape and texture."""
+"""Draw the demo's images: twenty kinds of objects, each of one shape and one texture."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,15 +8,17 @@ import numpy as np
 
 from model.constants import IGNORE
 
-# Pictures are drawn one per core; OpenCV's own threads would only get in the way.
+# One image is drawn per core, so OpenCV's own threads would only compete.
 cv2.setNumThreads(0)
 
 Contours = list[np.ndarray]
-"""Outlines in units of the object's radius, float [n,2]; overlaps are holes (even-odd rule)."""
+"""Outlines in units of the object's radius, float [N,2]; overlaps are holes (even-odd rule)."""
 
 Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-"""Object coordinates x, y in radii -> the mix of the two colours, 0 to 1. Its features are 0.2 to
-0.4 radii, some 10 to 20 pixels: still there when an image is resized to 129 px."""
+"""Object coordinates x, y in radii -> the mix of the two colors, 0 to 1.
+
+Details measure 0.2 to 0.4 radii, some 10 to 20 pixels: visible when the image is resized to 129 px.
+"""
 
 
 def _polar(angles: np.ndarray, radii: np.ndarray | float) -> np.ndarray:
@@ -101,8 +103,8 @@ def _cell(v: np.ndarray) -> np.ndarray:
 
 def _noise(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, cells: float) -> np.ndarray:
     grid = rng.normal(size=(40, 40)).astype(np.float32)
-    at = (np.float32(v * cells + 20) for v in (x, y))
-    return cv2.remap(grid, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
+    columns, rows = ((v * cells + 20).astype(np.float32) for v in (x, y))
+    return cv2.remap(grid, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
 
 
 def _bricks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -149,19 +151,19 @@ _TEXTURES: dict[str, Texture] = {
 }
 
 KINDS: tuple[tuple[str, str], ...] = tuple(zip(_SHAPES, _TEXTURES, strict=True))
-"""Shape and texture of classes 1, 2, ..., 20."""
+"""Shape and texture of the classes 1, 2, ..., 20."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One object on the canvas: its colours [H,W,3] in 0-1 and its coverage [H,W] in 0-1."""
+    """One object on the canvas: colors [H,W,3] and coverage [H,W], both float in 0..1."""
 
-    colour: np.ndarray
+    color: np.ndarray
     cover: np.ndarray
 
 
-def _colours(hue: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns a dark and a light colour (float [2,3]) in either order."""
+def _colors(hue: float, rng: np.random.Generator) -> np.ndarray:
+    """Return a dark and a light color (float [2,3]) in either order."""
     hues = (hue + np.array([0, rng.uniform(-0.3, 0.3)])) % 1 * 360
     hsv = np.stack([hues, rng.uniform(0.25, 0.9, 2), rng.uniform([0.15, 0.75], [0.45, 1.0])], 1)
     rgb = cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
@@ -169,30 +171,29 @@ def _colours(hue: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> _Layer:
-    """Draws one object at a random place, size (radius 40-64 px), turn (+-45 degrees), colour."""
+    """Draw an object with random position, radius (40-64 px), rotation (+-45 degrees), colors."""
     height, width = shape
     radius, turn = rng.uniform(40, 64), np.deg2rad(rng.uniform(-45, 45))
-    centre = rng.uniform(0.6 * radius, np.array([width, height]) - 0.6 * radius)
+    center = rng.uniform(0.6 * radius, np.array([width, height]) - 0.6 * radius)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     outline, texture = KINDS[class_id - 1]
-    contours = [np.round((c @ rotation * radius + centre) * 16) for c in _SHAPES[outline]]
+    contours = [np.round((c @ rotation * radius + center) * 16) for c in _SHAPES[outline]]
     cover = np.zeros(shape, np.uint8)
     cv2.fillPoly(cover, [c.astype(np.int32) for c in contours], 255, cv2.LINE_AA, shift=4)
-    x, y = np.meshgrid(np.arange(width) - centre[0], np.arange(height) - centre[1])
-    along = np.float32(rotation / radius)
+    x, y = np.meshgrid(np.arange(width) - center[0], np.arange(height) - center[1])
     x, y = x.astype(np.float32), y.astype(np.float32)
-    across, down = (row[0] * x + row[1] * y for row in along)
+    across, down = (row[0] * x + row[1] * y for row in (rotation / radius).astype(np.float32))
     mix = _TEXTURES[texture](across, down, rng)[..., None]
-    # The hue leans on the class, no more: neighbours overlap and a fifth have any hue at all.
+    # Hue hints at the class, no more: ranges of classes overlap, and a fifth have any hue.
     hue = rng.normal(class_id * 0.35, 0.07) if rng.random() < 0.8 else rng.random()
-    first, second = _colours(hue, rng)
+    first, second = _colors(hue, rng)
     light = 1 + 0.12 * across[..., None]
-    colour = np.clip((first + (second - first) * mix) * light, 0, 1)
-    return _Layer(colour, np.float32(cover) / 255)
+    color = np.clip((first + (second - first) * mix) * light, 0, 1)
+    return _Layer(color, cover.astype(np.float32) / 255)
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Returns smooth noise between two muted colours, with blobs and lines over it [H,W,3]."""
+    """Return smooth noise between two muted colors, with blobs and lines on it (float [H,W,3])."""
     height, width = shape
     canvas = np.zeros((height, width, 1), np.float32)
     for cells, weight in ((3, 0.5), (6, 0.3), (24, 0.2)):
@@ -202,15 +203,15 @@ def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     first, second = cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     canvas = first + (second - first) * canvas
     for _ in range(rng.integers(4, 10)):
-        colour = tuple(rng.random(3) * 0.8 + 0.1)
+        color = tuple(rng.random(3) * 0.8 + 0.1)
         x, y = rng.uniform(0, [width, height]).astype(int).tolist()
         layer = canvas.copy()
         if rng.random() < 0.5:
             axes = rng.integers(5, 22, 2).tolist()
-            cv2.ellipse(layer, (x, y), axes, rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(layer, (x, y), axes, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA)
         else:
             end = (int(x + rng.normal() * 70), int(y + rng.normal() * 70))
-            cv2.line(layer, (x, y), end, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+            cv2.line(layer, (x, y), end, color, int(rng.integers(1, 6)), cv2.LINE_AA)
         canvas += (layer - canvas) * rng.uniform(0.4, 0.9)
     return canvas
 
@@ -218,16 +219,16 @@ def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 def draw(
     classes: list[int], shape: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a picture with one object of each class given, later ones in front.
+    """Draw an image with one object of each given class, later ones in front.
 
     Args:
         classes: class ids, 1 to 20.
         shape: height and width in pixels.
-        rng: decides everything else.
+        rng: random generator for everything else.
 
     Returns:
-        The picture (uint8 [H,W,3], RGB), and its mask (uint8 [H,W]): class ids, and 255 on a border
-        of 2 pixels along every visible outline, as VOC has it.
+        The image (uint8 [H,W,3], RGB), and its mask (uint8 [H,W]): class ids, and 255 on a border
+        of 2 pixels along every visible outline, as in VOC.
     """
     canvas, label = _background(shape, rng), np.zeros(shape, np.uint8)
     border, kernel = np.zeros(shape, np.uint8), np.ones((3, 3), np.uint8)
@@ -235,7 +236,7 @@ def draw(
         layer = _object(class_id, shape, rng)
         shadow = cv2.GaussianBlur(np.roll(layer.cover, (5, 4), (0, 1)), (0, 0), 4)
         canvas *= 1 - 0.45 * shadow[..., None]
-        canvas += (layer.colour - canvas) * layer.cover[..., None]
+        canvas += (layer.color - canvas) * layer.cover[..., None]
         inside = (layer.cover >= 0.5).astype(np.uint8)
         outline = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, kernel)
         label[inside > 0] = class_id

@@ -1,4 +1,4 @@
-"""Makes the demo data set, in the layout of PASCAL VOC."""
+"""Create the demo data set in the layout of PASCAL VOC."""
 
 import json
 from functools import partial
@@ -19,18 +19,18 @@ _MARKER = "demo.json"
 
 
 def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
-    """Makes the demo data set.
+    """Create the demo data set.
 
     Args:
-        out: its folder: new, empty, or that of a demo with the same arguments.
-        images: training pictures; there are 3 validation pictures to every 10, and at least 20.
-        seed: >= 0. It is part of the names, so lists of another seed's demo are not mistaken.
+        out: its folder: new, empty, or with a demo of the same `images` and `seed`.
+        images: training images; 3 validation images are added for every 10, and at least 20.
+        seed: >= 0. It is part of the file names, so the lists of one demo do not fit another.
 
     Returns:
-        False when the folder held the finished demo.
+        False if the folder already held the finished demo.
 
     Raises:
-        UserError: when the folder holds anything else, or a number is out of range.
+        UserError: the folder holds anything else, or a number is out of range.
     """
     if images < 1 or seed < 0:
         raise UserError(f"--images {images} --seed {seed}: use at least 1 image and a seed >= 0")
@@ -43,10 +43,10 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     atomic_write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
     counts = dict(zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True))
     jobs = [(subset, i) for subset in SUBSETS for i in range(counts[subset])]
-    for _ in on_all_cores(partial(_make_one, root, seed), jobs, "drawing the demo"):
+    for _ in on_all_cores(partial(_make_image, root, seed), jobs, "drawing the demo"):
         pass
     for subset in SUBSETS:
-        ids = [_name(seed, *job) for job in jobs if job[0] == subset]
+        ids = [_image_id(seed, *job) for job in jobs if job[0] == subset]
         _write_ids(root / "ImageSets" / "Segmentation" / f"{subset}.txt", ids)
         if subset == "train":
             _write_ids(root.parent / "sbd_train_noval.txt", ids[1::2])
@@ -55,37 +55,34 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
 
 
 def _is_finished(out: Path, arguments: dict[str, int]) -> bool:
+    other = UserError(f"{out}: contains something other than a demo; choose a new or empty folder")
     try:
         found = json.loads((out / _MARKER).read_text(encoding="utf-8"))
         finished = bool(found.pop("finished"))
     except FileNotFoundError:
-        if out.is_dir() and not any(out.iterdir()):
-            return False
-        if not out.exists():
-            return False
-        raise UserError(
-            f"{out}: is there and is no demo; give --out a new or empty folder"
-        ) from None
+        if out.exists() and any(out.iterdir()):
+            raise other from None
+        return False
     except (ValueError, KeyError, AttributeError, NotADirectoryError):
-        raise UserError(f"{out}: is no demo; give --out a new or empty folder") from None
+        raise other from None
     if found != arguments:
-        was = " ".join(f"--{key} {value}" for key, value in found.items())
-        raise UserError(f"{out}: holds the demo of {was}; delete it, or give another --out")
+        options = " ".join(f"--{key} {value}" for key, value in found.items())
+        raise UserError(f"{out}: contains the demo of {options}; delete it or choose another --out")
     return finished
 
 
-def _name(seed: int, subset: str, index: int) -> str:
+def _image_id(seed: int, subset: str, index: int) -> str:
     return f"demo{seed}_{subset}_{index:05d}"
 
 
-def _make_one(root: Path, seed: int, job: tuple[str, int]) -> None:
+def _make_image(root: Path, seed: int, job: tuple[str, int]) -> None:
     subset, index = job
-    picture = root / "JPEGImages" / f"{_name(seed, *job)}.jpg"
-    mask = root / "SegmentationClassAug" / f"{_name(seed, *job)}.png"
+    picture = root / "JPEGImages" / f"{_image_id(seed, *job)}.jpg"
+    mask = root / "SegmentationClassAug" / f"{_image_id(seed, *job)}.png"
     if picture.exists() and mask.exists():
         return
     rng = np.random.default_rng(np.random.SeedSequence((seed, SUBSETS.index(subset), index)))
-    # In front stands each class in turn: a small demo, too, has every class at its full size.
+    # The classes take turns in the foreground: even a small demo shows each one unoccluded.
     front, others = index % len(KINDS) + 1, rng.permutation(len(KINDS)) + 1
     behind = [int(c) for c in others if c != front][: rng.choice(3, p=[0.25, 0.45, 0.3])]
     shape = (200, 240) if rng.random() < 0.75 else (240, 200)

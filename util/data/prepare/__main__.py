@@ -1,94 +1,95 @@
-"""Prepares the data sets from their downloads; docs/data.md says where to get these.
+"""Prepare the data sets from their downloads; docs/data.md says where to get them.
 
     python -m util.data.prepare voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out data
     python -m util.data.prepare coco --coco DIR --out data
     python -m util.data.prepare custom --images photos --labels labels.json --out data/mine
     python -m util.data.prepare base --dataset pascal --root data
 
-A run that was cut off, killed even, goes on where it was; a finished one finds nothing to do.
+Run the same command again after an interruption, even a kill: it continues where it stopped.
 """
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
-from util.data.prepare.base_annotation import prepare_base
-from util.data.prepare.coco import prepare_coco
-from util.data.prepare.custom import prepare_custom
-from util.data.prepare.voc import prepare_voc
+from util.data import prepare
 from util.folds import FOLDS
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
+from util.runtime.parallel import cores
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="voc|coco|custom|base", help="what to prepare"
     )
-    path = {"type": Path, "required": True}
-    voc = commands.add_parser("voc", **_about("PASCAL VOC 2012 + SBD"))
-    voc.add_argument("--voc", **path, metavar="DIR_OR_TAR", help="VOC 2012 trainval")
-    voc.add_argument("--sbd", **path, metavar="DIR_OR_TAR", help="SBD's benchmark_RELEASE")
-    coco = commands.add_parser("coco", **_about("COCO 2014"))
-    coco.add_argument("--coco", **path, metavar="DIR", help="its folders or zips, also of 2017")
-    custom = commands.add_parser("custom", **_about("your own images, labelled in COCO's format"))
-    custom.add_argument("--images", **path, metavar="DIR", help="folder of the images")
-    custom.add_argument("--labels", **path, metavar="JSON", help="what the labelling tool exports")
+    text = "PASCAL VOC 2012 + SBD"
+    voc = commands.add_parser("voc", help=text, description=f"Prepare {text}.")
+    _add_path(voc, "--voc", "DIR_OR_TAR", "VOC 2012 trainval")
+    _add_path(voc, "--sbd", "DIR_OR_TAR", "SBD's benchmark_RELEASE")
+    text = "COCO 2014"
+    coco = commands.add_parser("coco", help=text, description=f"Prepare {text}.")
+    _add_path(coco, "--coco", "DIR", "its folders or zips; pictures may be those of 2017")
+    text = "your own images, labeled in COCO's format"
+    custom = commands.add_parser("custom", help=text, description=f"Prepare {text}.")
+    _add_path(custom, "--images", "DIR", "folder of the images")
+    _add_path(custom, "--labels", "JSON", "what the labeling tool exports")
     for command in (voc, coco, custom):
-        command.add_argument("--out", **path, metavar="DIR", help="the folder to fill")
+        _add_path(command, "--out", "DIR", "the folder to create")
         command.add_argument(
-            "--copy", action="store_true", help="copy pictures of a folder, not link to it"
+            "--copy", action="store_true", help="copy pictures of a folder instead of linking to it"
         )
     base = commands.add_parser(
         "base",
         help="BAM's base_annotation; not needed here",
-        description="Writes base_annotation as BAM and HDMNet read it. This repository does not"
+        description="Write base_annotation as BAM and HDMNet read it. This repository does not"
         " need it: it derives the same labels while it reads the masks.",
     )
-    base.add_argument("--dataset", required=True, choices=("pascal", "coco"), help="which")
-    base.add_argument("--root", **path, metavar="DIR", help="the --out of voc or coco")
+    base.add_argument("--dataset", required=True, choices=("pascal", "coco"), help="the data set")
+    _add_path(base, "--root", "DIR", "the --out of voc or coco")
     base.add_argument(
         "--split", type=int, nargs="+", choices=range(FOLDS), default=range(FOLDS), metavar="N",
-        help="folds, 0 to 3; all if not given",
+        help="folds, 0 to 3; default: all",
     )  # fmt: skip
     for command in (voc, coco, custom, base):
         command.add_argument(
-            "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-            help="processes; as many as there are cores if not given",
+            "--workers", type=int, default=cores(), metavar="N",
+            help="processes; default: one per CPU core",
         )  # fmt: skip
     return parser.parse_args(arguments)
 
 
-def _about(text: str) -> dict[str, str]:
-    """What a command is, in the list of commands and on its own."""
-    return {"help": text, "description": f"Prepares {text}."}
+def _add_path(command: argparse.ArgumentParser, option: str, metavar: str, text: str) -> None:
+    command.add_argument(option, type=Path, required=True, metavar=metavar, help=text)
 
 
-def prepare(arguments: list[str] | None = None) -> None:
-    """Runs the command line.
+def run_prepare(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: its words; those of this process if not given.
 
     Raises:
-        UserError: for a user's mistake, in one line.
+        UserError: the user made a mistake.
     """
-    args = _parse(sys.argv[1:] if arguments is None else arguments)
+    args = _parse(arguments)
     if args.workers < 1:
-        raise UserError(f"--workers {args.workers}: is no number of processes; use at least 1")
+        raise UserError(f"--workers {args.workers}: not a number of processes; use at least 1")
     try:
         if args.command == "voc":
-            prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
+            prepare.prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
         elif args.command == "coco":
-            prepare_coco(args.coco, args.out, args.copy, args.workers)
+            prepare.prepare_coco(args.coco, args.out, args.copy, args.workers)
         elif args.command == "custom":
-            prepare_custom(args.images, args.labels, args.out, args.copy, args.workers)
+            prepare.prepare_custom(args.images, args.labels, args.out, args.copy, args.workers)
         else:
-            prepare_base(args.dataset, args.root, list(dict.fromkeys(args.split)), args.workers)
-    except OSError as error:  # a folder that may not be entered, a disk that fails
+            splits = list(dict.fromkeys(args.split))
+            prepare.prepare_base_annotation(args.dataset, args.root, splits, args.workers)
+    except OSError as error:  # no permission for a folder, a failing disk
         raise UserError(
-            f"{error.filename}: {error.strerror}; check the path and its mode"
+            f"{error.filename}: {error.strerror}; check the path and its permissions"
         ) from None
 
 
 if __name__ == "__main__":
-    main(prepare)
+    main(run_prepare)

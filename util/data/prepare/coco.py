@@ -1,92 +1,95 @@
-"""COCO 2014 from its download: masks drawn from the annotations, pictures linked or unpacked."""
+"""Prepare COCO 2014 from its download: draw masks from annotations, link or unpack pictures."""
 
 import os
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from util.data.prepare.archive import Archive, join
+from util.data.prepare.archive import Archive, join, open_archive
 from util.data.prepare.coco_json import InstanceImage, Instances, mask_png, parse_instances
-from util.data.prepare.jobs import Job, build, note
-from util.data.prepare.pictures import note_absent, picture_jobs
+from util.data.prepare.jobs import Job, build
+from util.data.prepare.pictures import picture_jobs, warn_missing
 from util.data.source import SUBSETS
 from util.folds import CLASSES
 from util.runtime.errors import UserError
+from util.runtime.log import log
 
 ROOT = "MSCOCO2014"
-"""The data set's folder among others."""
+"""The data set's folder in the folder of data sets."""
 
 _OPTION = "--coco"
-_MASK_BYTES = 4000  # the mean of 123 real ones
+_MASK_BYTES = 4000  # the mean of 123 real masks
 
 
 def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
-    """Prepares COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
+    """Prepare COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
     Args:
-        coco: the folder of the download: `{train,val}2014` and `annotations`, or their zips.
+        coco: the download: a folder with `{train,val}2014` and `annotations`, or with their zips.
         out: the folder of data sets.
-        copy: copies pictures of a folder, where they would be linked.
+        copy: copy pictures from a folder instead of linking to it.
         workers: processes.
 
     Raises:
-        UserError: for whatever is wrong with the download or `out`.
+        UserError: something is wrong with the download or `out`.
     """
-    download, root = Archive(coco, _OPTION), out / ROOT
-    year, files = _instances_files(download)
-    pictures, masks = [], []
+    download, root = open_archive(coco, _OPTION), out / ROOT
+    year, files = _find_annotations(download)
+    pictures: list[Job] = []
+    masks: list[Job] = []
     for subset, (archive, name) in zip(SUBSETS, files, strict=True):
         path = archive.path / name
         instances = parse_instances(archive.read(name), str(path))
-        images = _annotated(instances, path)
+        images = _images_by_name(instances, path)
         masks += _mask_jobs(instances, images, root / "masks" / f"{subset}{year}")
         pictures += _find_pictures(download, images, root / f"{subset}{year}", copy)
-        if instances.shapeless:
-            note(f"{path}: {instances.shapeless} annotations have no segmentation, nothing drawn")
-    made = build(root, [pictures, masks], workers)
-    print(f"{root}: {len(masks)} masks; {f'{made} files made' if made else 'nothing to do'}")
+    build(root, [pictures, masks], workers, f"{root}: {len(masks)} masks")
 
 
-def _instances_files(download: Archive) -> tuple[str, list[tuple[Archive, str]]]:
-    """Finds the instances files of both subsets; returns their year and places."""
+def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]]:
+    """Return the year, and for both subsets the archive and name of the instances file."""
     for year in ("2014", "2017"):
         names = [f"instances_{subset}{year}.json" for subset in SUBSETS]
-        found = [_instances_file(download, name, f"annotations_trainval{year}") for name in names]
-        if all(found):
-            if year == "2017":
-                note(
-                    f"{download.path}: prepared as 2017's own split; the published COCO-20i lists"
-                    " belong to 2014's: annotations_trainval2014.zip there gives it, with the"
-                    " pictures of 2017"
-                )
-            return year, found
+        found = [_find_file(download, name, f"annotations_trainval{year}.zip") for name in names]
+        files = [place for place in found if place]
+        if len(files) < len(SUBSETS):
+            continue
+        if year == "2017":
+            log.warning(
+                "%s: prepared with the split of 2017, but the published COCO-20i lists use that of"
+                " 2014; add annotations_trainval2014.zip to get it, with the pictures of 2017",
+                download.path,
+            )
+        return year, files
     raise UserError(
-        f"{_OPTION} {download.path}: holds no annotations/instances_{{train,val}}2014.json;"
-        " fetch annotations_trainval2014.zip from cocodataset.org into it"
+        f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json;"
+        " download annotations_trainval2014.zip from cocodataset.org into it"
     )
 
 
-def _instances_file(download: Archive, name: str, archive: str) -> tuple[Archive, str] | None:
+def _find_file(download: Archive, name: str, zip_name: str) -> tuple[Archive, str] | None:
+    """Find a file in the download, or in a zip that lies in it."""
     folder = download.find(name)
     if folder is None:
-        folder = download.find(f"{archive}.zip")
-        if folder is None or not download.where(folder):
+        holder = download.find(zip_name)
+        path = None if holder is None else download.where(join(holder, zip_name))
+        if path is None:
             return None
-        download = Archive(download.where(join(folder, f"{archive}.zip")), _OPTION)
+        download = open_archive(path, _OPTION)
         folder = download.find(name)
     return None if folder is None else (download, join(folder, name))
 
 
-def _annotated(instances: Instances, path: Path) -> dict[str, InstanceImage]:
-    """Returns the images that have an annotation by the name of their picture."""
+def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage]:
+    """Return the images that have an annotation: name of the picture -> image."""
     if len(instances.names) != len(CLASSES["coco"]):
         raise UserError(
-            f"{path}: has {len(instances.names)} categories, COCO has {len(CLASSES['coco'])};"
-            " fetch annotations_trainval2014.zip again"
+            f"{path}: has {len(instances.names)} categories, but COCO has {len(CLASSES['coco'])};"
+            " download annotations_trainval2014.zip again"
         )
     images = [image for image in instances.images if image.id in instances.annotations]
     by_name = {PurePosixPath(image.file_name).name: image for image in images}
     if len({PurePosixPath(name).stem for name in by_name}) < len(images):
-        raise UserError(f"{path}: two images have one name; fetch the file again, or correct it")
+        raise UserError(f"{path}: two images have the same name; download or correct the file")
     return by_name
 
 
@@ -104,30 +107,32 @@ def _mask_jobs(instances: Instances, images: dict[str, InstanceImage], folder: P
 def _find_pictures(
     download: Archive, images: dict[str, InstanceImage], target: Path, copy: bool
 ) -> list[Job]:
-    """Says what to make for the pictures: from the folder of that name, or 2017's two."""
-    place = _pictures_of(download, target)
+    """Return the jobs for a subset's pictures, from its folder or zip, or from those of 2017."""
+    place = _find_folder_or_zip(download, target)
     if place:
         return picture_jobs(*place, {name: name for name in images}, target, copy)
-    places = [_pictures_of(download, target.with_name(f"{subset}2017")) for subset in SUBSETS]
-    if target.name.endswith("2017") or not any(places):
+    targets = [target.with_name(f"{subset}2017") for subset in SUBSETS]
+    places = list(filter(None, (_find_folder_or_zip(download, t) for t in targets)))
+    if target.name.endswith("2017") or not places:
         raise UserError(
-            f"{_OPTION} {download.path}: holds no pictures: neither a folder {target.name} with"
-            f" .jpg files nor {target.name}.zip; fetch {target.name}.zip from cocodataset.org"
+            f"{_OPTION} {download.path}: contains no pictures of {target.name}: neither a folder of"
+            f" this name with .jpg files nor {target.name}.zip; download {target.name}.zip from"
+            " cocodataset.org"
         )
     jobs, wanted = [], {name: f"{image.id:012d}.jpg" for name, image in images.items()}
-    for archive, folder in filter(None, places):
-        there = archive.files(folder, ".jpg")
-        here = {name: old for name, old in wanted.items() if old in there}
-        jobs += picture_jobs(archive, folder, here, target, copy)
-        wanted = {name: old for name, old in wanted.items() if old not in there}
-    note_absent(target, list(wanted), len(images))
+    for archive, folder in places:
+        available = archive.files(folder, ".jpg")
+        found = {name: old for name, old in wanted.items() if old in available}
+        jobs += picture_jobs(archive, folder, found, target, copy)
+        wanted = {name: old for name, old in wanted.items() if name not in found}
+    warn_missing(target, list(wanted), len(images))
     return jobs
 
 
-def _pictures_of(download: Archive, target: Path) -> tuple[Archive, str] | None:
-    """Finds the pictures called as `target` is, in a folder or a zip.
+def _find_folder_or_zip(download: Archive, target: Path) -> tuple[Archive, str] | None:
+    """Return the archive and folder of the pictures that are named as `target` is.
 
-    `target` itself comes last: it may be what an unfinished run has unpacked so far.
+    `target` itself comes last: an unfinished run may have unpacked only a part of them there.
     """
     folders, own = list(download.folders()), None
     for folder in folders:
@@ -139,9 +144,9 @@ def _pictures_of(download: Archive, target: Path) -> tuple[Archive, str] | None:
     for folder in folders:
         path = download.where(join(folder, f"{target.name}.zip"))
         if path and path.is_file():
-            archive = Archive(path, _OPTION)
+            archive = open_archive(path, _OPTION)
             held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
             if held is None:
-                raise UserError(f"{path}: holds no .jpg; fetch it again")
+                raise UserError(f"{path}: contains no .jpg; download it again")
             return archive, held
     return own

@@ -1,42 +1,35 @@
-"""Makes many files at once: by several processes, each file whole or absent, and resumable."""
+"""Create many files: on several processes, each file complete or absent, and resumable."""
 
 import fcntl
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
-from tqdm import tqdm
-
-from util.runtime.errors import RunStopped, UserError
+from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
-from util.runtime.parallel import bar
+from util.runtime.log import log
+from util.runtime.parallel import on_processes
+from util.runtime.progress import bar
 
-_CHUNK = 16  # files a worker makes before it asks for more
-_BLOCK = 4096  # bytes: what a small file takes on disk is a multiple of it
+_BLOCK = 4096  # bytes: the space a file takes on disk is a multiple of it
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_KILLED = "run the same command again to continue; --workers 1 needs the least memory"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file that has to be there.
+    """A file to create, unless it exists and is complete.
 
     Attributes:
         target: its path.
-        content: its bytes; or what makes them, in a worker process; or the absolute path that
-            `target` becomes a symbolic link to.
-        size: of the file in bytes; of a made one about.
-        is_copy: `size` is exact: a file that is there is whole when it has this size. Without it,
-            a made file is whole when it ends as a PNG does.
+        content: its bytes; or a function that returns them, called in a worker process; or the
+            absolute path that `target` becomes a symbolic link to.
+        size: of the file in bytes; approximate unless `is_copy`.
+        is_copy: `size` is exact, so an existing file of this size is complete. Otherwise, a file
+            with computed content is complete if it ends as a PNG does.
     """
 
     target: Path
@@ -45,31 +38,24 @@ class Job:
     is_copy: bool = False
 
 
-def note(text: str) -> None:
-    """Prints a line on stderr about something that the user may want to look into."""
-    print(f"note: {text}", file=sys.stderr)
+def build(out: Path, phases: list[list[Job]], workers: int, what: str) -> None:
+    """Create the missing files, phase after phase, if the disk has enough space.
 
-
-def build(out: Path, phases: list[list[Job]], workers: int) -> int:
-    """Makes the files that are not there, phase after phase, after a look at the free space.
-
-    A file appears under its name when it is whole, so a run may be killed at any moment and the
-    next one goes on. Files that are there and whole stay as they are.
+    A file appears under its name once it is complete. So the process may be killed at any moment,
+    and the next run continues. Existing complete files are left alone.
 
     Args:
-        out: the folder that all of them lie in; only one process at a time may build in it.
-        phases: the files of each phase; a phase may read what the one before it made.
-        workers: processes; 1 works in this one.
-
-    Returns:
-        How many files were made.
+        out: the folder of all the files. Only one process at a time may build in it.
+        phases: the files of each phase; a phase may read the files of an earlier one.
+        workers: processes; with 1, this process does the work.
+        what: what the files are, for the line that is logged at the end.
 
     Raises:
-        UserError: when a job does, the first of them in order; when a file cannot be written, or
-            the space will not do.
-        RunStopped: when a worker was killed.
+        UserError: the first one that a job raises, in the order of the jobs; or a file cannot be
+            written, or the disk is too small.
+        RunStopped: a worker was killed.
     """
-    pending = [[job for job in jobs if not _is_whole(job)] for jobs in phases]
+    pending = [[job for job in jobs if not _is_complete(job)] for jobs in phases]
     count = sum(map(len, pending))
     if count:
         _check_space(out, [job for jobs in pending for job in jobs])
@@ -79,16 +65,17 @@ def build(out: Path, phases: list[list[Job]], workers: int) -> int:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(_unwritable(folder, error)) from None
-    with _alone(out):
+    with _lock(out), bar(count, "creating files") as progress:
         for folder in folders:
-            _sweep(folder)
-        with bar(count, "making files") as progress:
-            for jobs in pending:
-                _make_all(jobs, min(workers, -(-len(jobs) // _CHUNK)), progress)
-    return count
+            for part in folder.glob(".*.part"):  # from a run that was killed
+                part.unlink()
+        for jobs in pending:
+            for _ in on_processes(_create, jobs, workers, _KILLED):
+                progress.update()
+    log.info("%s; %s", what, f"{count} files created" if count else "nothing to do")
 
 
-def _is_whole(job: Job) -> bool:
+def _is_complete(job: Job) -> bool:
     target, content = job.target, job.content
     try:
         if isinstance(content, Path):
@@ -106,14 +93,14 @@ def _is_whole(job: Job) -> bool:
 
 
 def _check_space(out: Path, jobs: list[Job]) -> None:
-    need = sum(-(-job.size // _BLOCK) * _BLOCK for job in jobs)
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    print(f"needs about {_size(need)} in {out}, {_size(free)} free", flush=True)
-    if need > free:
+    needed = sum(-(-job.size // _BLOCK) * _BLOCK for job in jobs)
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    log.info("%s: needs about %s, %s free", out, _size(needed), _size(free))
+    if needed > free:
         raise UserError(
-            f"{out}: needs about {_size(need)} and has {_size(free)} free; make room there,"
-            " or give another --out"
+            f"{out}: needs about {_size(needed)}, but only {_size(free)} are free; make room there,"
+            " or choose another --out"
         )
 
 
@@ -122,81 +109,24 @@ def _size(count: int) -> str:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps a second run out of a folder. Workers hold the lock too, for as long as they live."""
-    place = os.open(out, os.O_RDONLY)
+def _lock(out: Path) -> Iterator[None]:
+    """Keep other runs out of a folder. The folder itself is locked: no lock file lies among data.
+
+    Forked workers share the lock, so it is held until the last of them has ended.
+    """
+    folder = os.open(out, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network folders know no locks
+        with suppress(OSError):  # some network folders support no locks
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{out}: another run is writing here; wait for its end") from None
+                raise UserError(f"{out}: another run is writing here; wait until it ends") from None
         yield
     finally:
-        os.close(place)
+        os.close(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what a killed run left half written."""
-    with os.scandir(folder) as entries:
-        left = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(".part")]
-    for path in left:
-        os.unlink(path)
-
-
-def _make_all(jobs: list[Job], workers: int, progress: tqdm) -> None:
-    if workers <= 1:
-        for job in jobs:
-            _make(job)
-            progress.update()
-        return
-    # fork: the jobs, and all that they refer to, are in the workers without being sent there.
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(jobs,))
-    # Workers start with SIGINT blocked and keep it so: a Ctrl-C is this process's to answer.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        starts = range(0, len(jobs), _CHUNK)
-        futures = [pool.submit(_make_chunk, start, start + _CHUNK) for start in starts]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for future in as_completed(futures):
-            progress.update(future.result())
-    except BrokenProcessPool:
-        raise RunStopped(
-            "a worker process was killed, for want of memory perhaps; the same command goes on"
-            " where this one was, --workers 1 takes the least memory"
-        ) from None
-    except ValueError:
-        pool.shutdown(cancel_futures=True)
-        failed = (f.exception() for f in futures if not f.cancelled())
-        raise UserError(str(next(e for e in failed if isinstance(e, ValueError)))) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-_jobs: list[Job] = []  # a worker's
-
-
-def _start_worker(jobs: list[Job]) -> None:
-    global _jobs
-    _jobs = jobs
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _make_chunk(start: int, stop: int) -> int:
-    for job in _jobs[start:stop]:
-        _make(job)
-    return len(_jobs[start:stop])
-
-
-def _make(job: Job) -> None:
+def _create(job: Job) -> None:
     content = job.content
     if callable(content):
         content = content()
@@ -216,4 +146,4 @@ def _link(target: Path, source: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror}); make room there, or give another --out"
+    return f"{path}: cannot be written ({error.strerror}); make room there, or choose another --out"

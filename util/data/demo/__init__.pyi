@@ -1,0 +1,3 @@
+from .make import make_demo
+
+__all__ = ["make_demo"]
