@@ -1,6 +1,7 @@
-"""A checkpoint is whole or absent, and a wrong one is refused in one line."""
+"""Checkpoint files: complete or absent; a wrong one is refused in one line."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,19 @@ import torch
 from torch import nn
 
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
+from util.runtime.errors import UserError
 from util.runtime.rng import random_state, set_random_state
 
 
-def refused(call, *args) -> str:
-    with pytest.raises(ValueError) as caught:
+def refused(call: Callable[..., object], *args: object) -> str:
+    with pytest.raises(UserError) as caught:
         call(*args)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-def test_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "new/folder/last.pth"
     write_checkpoint(
         path, model=nn.Linear(2, 3).state_dict(), step=7, config={"Train": {"lr": 1.0}}
@@ -31,7 +33,7 @@ def test_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["last.pth"]
 
 
-def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failing_write_leaves_the_old_file_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "last.pth"
     write_checkpoint(path, step=1)
     with pytest.raises(Exception, match="pickle"):
@@ -40,13 +42,13 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     message = refused(read_checkpoint, tmp_path / "best.pth")
     assert "best.pth: no such checkpoint" in message
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
-def test_a_torn_file_is_refused(tmp_path: Path, kept: float) -> None:
+def test_torn_file_is_refused(tmp_path: Path, kept: float) -> None:
     path = tmp_path / "last.pth"
     write_checkpoint(path, weight=torch.rand(100, 100))
     whole = path.read_bytes()
@@ -54,7 +56,7 @@ def test_a_torn_file_is_refused(tmp_path: Path, kept: float) -> None:
     assert "last.pth: torn, or not a PyTorch checkpoint" in refused(read_checkpoint, path)
 
 
-def test_a_foreign_file_is_refused_and_runs_no_code(tmp_path: Path) -> None:
+def test_file_that_is_no_checkpoint_is_refused_and_runs_no_code(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no checkpoint at all")
     assert "not a PyTorch checkpoint" in refused(read_checkpoint, tmp_path / "text.pth")
     torch.save({"module": nn.Linear(1, 1)}, tmp_path / "module.pth")
@@ -63,7 +65,7 @@ def test_a_foreign_file_is_refused_and_runs_no_code(tmp_path: Path) -> None:
     assert "holds a Tensor" in refused(read_checkpoint, tmp_path / "tensor.pth")
 
 
-def test_another_architecture_is_refused_and_nothing_is_loaded() -> None:
+def test_weights_of_another_architecture_are_refused_and_nothing_is_loaded() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.Linear(4, 5))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     other = nn.Sequential(nn.Linear(2, 7)).state_dict() | {"extra": torch.zeros(1)}
@@ -75,13 +77,13 @@ def test_another_architecture_is_refused_and_nothing_is_loaded() -> None:
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def test_the_same_architecture_is_loaded() -> None:
+def test_weights_of_the_same_architecture_are_loaded() -> None:
     module, other = nn.Linear(2, 3), nn.Linear(2, 3)
     load_state_dict_strictly(module, other.state_dict(), "best.pth")
     assert torch.equal(module.weight, other.weight)
 
 
-def test_random_generators_go_on_where_they_were_saved(tmp_path: Path) -> None:
+def test_random_generators_continue_from_their_saved_state(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float, float]:
         return torch.rand(1).item(), np.random.rand(), random.random(), random.gauss(0, 1)
 

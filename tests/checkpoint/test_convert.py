@@ -1,4 +1,4 @@
-"""Published weights in, ours out, and back: the same outputs, or one line about what differs."""
+"""Published weights -> ours, and back: equal outputs, or one line about what differs."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ VGG_CONFIG = ROOT / "config/pascal/pascal_split0_vgg16.yaml"
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     monkeypatch.setattr(sys, "argv", ["convert", *map(str, words)])
-    main(convert._main)
+    main(convert.convert_file)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def same_outputs(a: AMFormer, b: AMFormer) -> bool:
     return all(torch.equal(*(getattr(one, name) for one in both)) for name in names)
 
 
-def test_there_and_back_leaves_every_output_as_it_was(
+def test_weights_converted_to_published_names_and_back_give_equal_outputs(
     vgg: AMFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     ours, theirs, back = (tmp_path / f"{name}.pth" for name in ("ours", "theirs", "back"))
@@ -78,7 +78,7 @@ def test_there_and_back_leaves_every_output_as_it_was(
 
 
 @pytest.mark.parametrize("shot", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_published_weights_compute_what_was_published(
+def test_converted_published_weights_give_the_published_outputs(
     shot: int,
     golden: ModuleType,
     official_shapes: dict,
@@ -86,7 +86,7 @@ def test_published_weights_compute_what_was_published(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As HDMNet's family writes it: under `state_dict`, with the prefix of several GPUs."""
+    """The file has HDMNet's layout: `state_dict`, and the prefix that several GPUs add."""
     published = golden.fill_state(official_shapes[shot], seed=37)
     state = {f"module.{name}": value for name, value in published.items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, tmp_path / "in.pth")
@@ -111,7 +111,7 @@ def test_published_weights_compute_what_was_published(
 @pytest.mark.parametrize(
     ("prefix", "classifier"), [("module.", "cls.4."), ("", "base_learnear.2.")]
 )
-def test_a_base_learner_of_bam_goes_there_and_back(
+def test_base_learner_of_bam_is_converted_and_back_without_a_change(
     prefix: str, classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_a_base_learner_of_bam_goes_there_and_back(
         assert torch.equal(base(image), loaded(image))
 
 
-def test_a_base_learner_on_a_backbone_of_timm_wants_its_config(
+def test_base_learner_on_a_timm_backbone_needs_its_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
 ) -> None:
     base = BaseLearner(LITE0, 15)
@@ -146,7 +146,7 @@ def published(vgg: AMFormer) -> dict[str, Tensor]:
     return to_published(vgg.state_dict())
 
 
-def test_weights_that_do_not_fit_say_which_names_differ(
+def test_weights_that_do_not_fit_are_refused_with_the_names_that_differ(
     published: dict[str, Tensor], tmp_path: Path, refused
 ) -> None:
     source = tmp_path / "in.pth"
@@ -161,14 +161,16 @@ def test_weights_that_do_not_fit_say_which_names_differ(
     assert f"1 of another shape ({narrow} [64, 3, 1, 1] for [256, 768, 1, 1])" in error
 
 
-def test_a_config_that_the_weights_do_not_fit_is_refused(
+def test_config_that_the_weights_do_not_fit_is_refused(
     published: dict[str, Tensor], tmp_path: Path, refused
 ) -> None:
     write_checkpoint(tmp_path / "in.pth", **published)
     assert "on resnet50: " in refused(tmp_path / "in.pth", "--config", R50_CONFIG)
 
 
-def test_other_files_are_refused(vgg: AMFormer, tmp_path: Path, refused) -> None:
+def test_file_without_convertible_weights_is_refused_with_the_reason(
+    vgg: AMFormer, tmp_path: Path, refused
+) -> None:
     source = tmp_path / "in.pth"
     assert "no such checkpoint" in refused(source)
     source.write_bytes(b"torn")
@@ -189,7 +191,7 @@ def test_other_files_are_refused(vgg: AMFormer, tmp_path: Path, refused) -> None
     assert "surplus (encoder.base.backbone.net." in refused(source)
 
 
-def test_the_input_is_never_overwritten(
+def test_input_file_is_never_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     source = tmp_path / "in.pth"

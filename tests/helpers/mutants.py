@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 PLAIN = "model/test_plain.py::test_every_array_is_that_of_the_plain_formulation"
 PARTS = "bench/test_speed.py::test_a_batch_in_parts_is_the_same_step"
-TURNS = "train/test_adversarial.py::test_g_and_d_take_turns_and_every_fifth_iteration_weighs_if_it_is_gs"
-RATES = "train/test_adversarial.py::test_the_rate_of_both_players_follows_the_published_schedule"
-SUM = "train/test_adversarial.py::test_the_sum_that_each_player_descends"
+TURNS = (
+    "train/test_adversarial.py::"
+    "test_g_and_d_alternate_and_one_g_step_per_period_has_the_full_weight"
+)
+RATES = "train/test_adversarial.py::test_learning_rates_of_g_and_d_follow_the_published_schedule"
+SUM = "train/test_adversarial.py::test_losses_of_g_and_d_are_the_weighted_sums_of_their_terms"
 GROUPS = (
     "train/test_optimizers.py::test_every_trainable_parameter_is_in_one_group_at_the_published_rate"
 )
@@ -236,7 +239,7 @@ FAULTS = [
         "default_rng((seed, iteration))",
         "default_rng((seed, 0))",
         "train/test_ranks.py::"
-        "test_the_part_maps_of_the_diversity_loss_are_a_function_of_seed_and_iteration",
+        "test_part_maps_of_the_diversity_loss_are_a_function_of_seed_and_iteration",
     ),
     Fault(
         "schedule off by one",
@@ -248,7 +251,7 @@ FAULTS = [
     Fault(
         "rate of D not set",
         "util/train/adversarial.py",
-        "set_rate(self.optimizer_d, rate)",
+        "set_lr(self.optimizer_d, rate)",
         "pass",
         RATES,
     ),
@@ -327,14 +330,14 @@ FAULTS = [
         "util/train/adversarial.py",
         "if not distributed.all_reduce_sum((~good).float()):",
         "if True:",
-        "train/test_adversarial.py::test_a_loss_that_is_not_finite_moves_nothing",
+        "train/test_adversarial.py::test_nonfinite_loss_leaves_every_parameter_unchanged",
     ),
     Fault(
         "a step although a gradient is not finite",
         "util/train/adversarial.py",
         "torch.nn.utils.get_total_norm(gradients).isfinite()",
         "torch.isfinite(loss)",
-        "train/test_adversarial.py::test_a_gradient_that_is_not_finite_moves_nothing",
+        "train/test_adversarial.py::test_nonfinite_gradient_leaves_every_parameter_unchanged",
     ),
     Fault(
         "ignore label counted in the IoU",

@@ -1,4 +1,4 @@
-"""Tiny runs of train.py in processes of their own, to be met half-way by a signal or a fault."""
+"""Tiny runs of train.py as processes, which a test disturbs by a signal or a fault."""
 
 import multiprocessing
 import os
@@ -25,9 +25,11 @@ CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
 
 
 def make_data(folder: Path) -> list[str]:
-    """Demo data and an untrained base learner; the words of a run of 7 iterations, a few epochs.
+    """Make demo data and an untrained base learner.
 
-    Images are augmented, dropout is on, D plays.
+    Returns:
+        The words of a command line for 7 iterations in two epochs, with augmentation, dropout and
+        steps of D.
     """
     make_demo(folder / "data", images=24, seed=0)
     words = [
@@ -57,16 +59,16 @@ def make_data(folder: Path) -> list[str]:
 def start(
     words: list[str], log: Path, *, script: str = "train.py", **environment: str
 ) -> BaseProcess:
-    """Starts a script on one CPU thread in a session of its own; what it says goes to `log`."""
+    """Start a script on one CPU thread in a session of its own; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.unlink(missing_ok=True)  # nobody may take an earlier run's word for this one's
+    log.unlink(missing_ok=True)  # a test must not read the output of an earlier run
     process = FORKSERVER.Process(target=_run, args=(script, words, log, environment))
     process.start()
     return process
 
 
 def start_ranks(words: list[str], log: Path, world: int, **more: object) -> list[BaseProcess]:
-    """As `start`, on several gloo processes."""
+    """Start several gloo processes, see `start`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -93,7 +95,7 @@ def _run(script: str, words: list[str], log: Path, environment: dict[str, str]) 
 
 
 def wait_for(done: Callable[[], object], process: BaseProcess, seconds: float = 600) -> None:
-    """Waits until something is so, or the process has ended."""
+    """Wait until `done` returns something true, or the process has ended."""
     end = time.monotonic() + seconds
     while process.is_alive() and not done():
         assert time.monotonic() < end
@@ -101,20 +103,20 @@ def wait_for(done: Callable[[], object], process: BaseProcess, seconds: float = 
 
 
 def finish(process: BaseProcess, log: Path, seconds: float = 600) -> str:
-    """Waits for a run that has to end with status 0; what it said."""
+    """Wait for a run that must end with status 0; return its output."""
     process.join(seconds)
-    said = log.read_text()
-    assert process.exitcode == 0, f"{process.exitcode}: {said}"
-    return said
+    output = log.read_text()
+    assert process.exitcode == 0, f"{process.exitcode}: {output}"
+    return output
 
 
 def at_work(process: BaseProcess) -> list[int]:
-    """The processes of a run, its loader workers among them, that have not ended."""
+    """Return the processes of a run that have not ended, including its loader workers."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:  # it has just ended
+        except OSError:  # this process has just ended
             continue
         if int(session) == process.pid and state != "Z":
             found.append(int(path.parent.name))
@@ -122,11 +124,10 @@ def at_work(process: BaseProcess) -> list[int]:
 
 
 def same(left: Path, right: Path) -> None:
-    """Holds two checkpoints to be equal to the bit: model, optimisers, random states, scores."""
-    left, right = read_checkpoint(left), read_checkpoint(right)
-    own = {"config", "launch"}
-    assert left.keys() == right.keys()
-    _same({k: v for k, v in left.items() if k not in own}, right, "")
+    """Assert that two checkpoints are bit-equal: model, optimizers, random states, scores."""
+    a, b = read_checkpoint(left), read_checkpoint(right)
+    assert a.keys() == b.keys()
+    _same({key: value for key, value in a.items() if key not in ("config", "launch")}, b, "")
 
 
 def _same(left: object, right: object, name: str) -> None:

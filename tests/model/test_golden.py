@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model import AMFormer, Prediction
 from model.amformer import losses
-from model.amformer.detail_mining import Detail
+from model.amformer.detail_mining import DiscriminatorOutputs
 from model.published import from_published, published_name
 from util.config import Config
 from util.data.dataset import EpisodeBatch
@@ -208,12 +208,12 @@ def losses_of_both(
     player: game.AdversarialTrainer,
     result: dict[str, Tensor],
     prediction: Prediction,
-    details: list[Detail],
+    details: list[DiscriminatorOutputs],
     batch: EncodedBatch,
     chosen: Tensor,
 ) -> dict[str, Tensor]:
     """All losses of both players before a step, whoever's turn it was; its own as it gave them."""
-    others = player.segmentation_losses(prediction, batch, player.pixels(batch)) | {
+    others = player.segmentation_losses(prediction, batch, player.count_labeled_pixels(batch)) | {
         "adversarial_g": losses.generator(details),
         "adversarial_d": losses.discriminator(details),
         "diversity": losses.diversity(details, chosen),

@@ -116,7 +116,7 @@ def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         prediction = game.predict(batch)
-        loss = sum(game.segmentation_losses(prediction, batch, game.pixels(batch)).values())
+        loss = sum(game.segmentation_losses(prediction, batch, game.count_labeled_pixels(batch)).values())
     for known in (*game.model.parameters(), *maps_of(batch)):
         storages.pop(known.untyped_storage().data_ptr(), None)
     assert loss.requires_grad

@@ -111,7 +111,7 @@ def test_the_page_shows_the_refusal_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
         r"```sh\n# not run .*?\npython (.*?)\n```\n```\nerror: (.*?)\n```", page
     )
     monkeypatch.setattr(sys, "argv", command.split())
-    monkeypatch.setattr(train_base, "open_base", lambda *_: ([0] * 12, []))
+    monkeypatch.setattr(train_base, "open_base_images", lambda *_: ([0] * 12, []))
     with pytest.raises(ValueError) as refusal:
         train_base.train_base()
     assert str(refusal.value) == expected

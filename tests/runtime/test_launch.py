@@ -185,7 +185,7 @@ def test_training_after_a_killed_rank_equals_an_undisturbed_run(tmp_path: Path) 
     undisturbed = train(whole)
     assert undisturbed.communicate(timeout=900) and undisturbed.returncode == 0
     status, said = killed(again, restarts=1)
-    assert status == 0 and f"goes on from {again}/last" in said, said
+    assert status == 0 and f"resumed from {again}/last" in said, said
     same(again / "last.pth", whole / "last.pth")
     status, said = killed(anew)
     assert status == 1 and "rank 1 on " in said and "was killed by SIGKILL" in said, said

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from util.runtime.cli import main
+from util.runtime.errors import UserError
 from util.runtime.log import FILE_ONLY, _LogFile, add_log_file, configure, log
 
 LIBRARY = "import logging, warnings; warnings.warn('old'); logging.getLogger('lib')"
@@ -105,6 +107,22 @@ def test_failing_disk_costs_the_log_file_and_one_warning(
     assert not any(isinstance(handler, _LogFile) for handler in log.handlers)
     add_log_file(tmp_path / "absent/log.txt")
     assert "the log cannot be written" in capsys.readouterr().err
+
+
+def test_log_file_ends_with_the_error_that_ends_the_run(
+    console: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def entry() -> None:
+        add_log_file(tmp_path / "log.txt")
+        log.info("at work")
+        raise UserError("lr: too large")
+
+    with pytest.raises(SystemExit):
+        main(entry)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines][-1] == "ERROR error: lr: too large"
+    assert capsys.readouterr().err == "error: lr: too large\n"
+    assert not any(isinstance(handler, _LogFile) for handler in log.handlers)
 
 
 def test_import_alone_configures_nothing() -> None:

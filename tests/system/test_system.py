@@ -30,7 +30,7 @@ from util.evaluate.visualize import GALLERIES, TILE
 from util.features import FeatureStore, encode
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
-from util.train.run import Run
+from util.train.run import AdversarialRun
 
 CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
 
@@ -152,7 +152,7 @@ def test_new_test_removes_the_pictures_of_the_earlier_one(
 def test_run_resumed_in_the_middle_equals_an_uninterrupted_run(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "exhausted", lambda run: True)
+    monkeypatch.setattr(AdversarialRun, "exhausted", lambda run: True)
     call(train_entry.train, demo, f"Train.save_path={tmp_path}")
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] == epoch_of(demo)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The rules of the game: whose turn it is, at which rate and weight, and what a step leaves."""
+"""Adversarial training: which network steps when, at which rate and weight, and what changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from util.train.optimizers import lr_schedule
 TOTAL = 40
 
 
-def play(**train: object) -> AdversarialTrainer:
+def build_trainer(**train: object) -> AdversarialTrainer:
     torch.manual_seed(0)
     cfg = config()
     cfg = replace(cfg, Train=replace(cfg.Train, lr=2e-4, **train))
@@ -30,69 +30,71 @@ def play(**train: object) -> AdversarialTrainer:
 
 
 @pytest.fixture(scope="module")
-def game() -> AdversarialTrainer:
-    return play()
+def trainer() -> AdversarialTrainer:
+    return build_trainer()
 
 
-def turns(game: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch, iterations: range) -> list:
-    """The weight of each G step, the choice of part maps of each D step."""
+def turns(trainer: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch, iterations: range) -> list:
+    """Return the adversarial weight of each step of G, the part maps of each step of D."""
     taken: list = []
     monkeypatch.setattr(
-        game, "generator_step", lambda _, *, weight, iteration: taken.append(weight)
+        trainer, "generator_step", lambda _, *, weight, iteration: taken.append(weight)
     )
     monkeypatch.setattr(
-        game, "discriminator_step", lambda _, chosen, *, iteration: taken.append(chosen)
+        trainer, "discriminator_step", lambda _, chosen, *, iteration: taken.append(chosen)
     )
     for i in iterations:
-        game.step(None, i, i)
+        trainer.step(None, i, i)
     return taken
 
 
-def test_g_and_d_take_turns_and_every_fifth_iteration_weighs_if_it_is_gs(
-    game: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
+def test_g_and_d_alternate_and_one_g_step_per_period_has_the_full_weight(
+    trainer: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = turns(game, monkeypatch, range(20))
+    taken = turns(trainer, monkeypatch, range(20))
     weights = [x if isinstance(x, float) else "D" for x in taken]
     period = [1e-9, "D", 1e-9, "D", 0.1, "D", 1e-9, "D", 1e-9, "D"]
     assert weights == period * 2
     chosen = {i: x for i, x in enumerate(taken) if i % 2}
-    seed = game.cfg.seed
+    seed = trainer.cfg.seed
     assert all(torch.equal(x, choose_parts(seed, i)) for i, x in chosen.items())
 
 
-def test_without_the_game_every_iteration_is_gs(
-    game: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
+def test_without_adversarial_training_every_step_is_of_g(
+    trainer: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(game, "cfg", replace(game.cfg, adversarial=False))
-    assert turns(game, monkeypatch, range(4)) == [0.0] * 4
+    monkeypatch.setattr(trainer, "cfg", replace(trainer.cfg, adversarial=False))
+    assert turns(trainer, monkeypatch, range(4)) == [0.0] * 4
 
 
-def test_the_rate_of_both_players_follows_the_published_schedule(
-    game: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
+def test_learning_rates_of_g_and_d_follow_the_published_schedule(
+    trainer: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in (0, 1, 20, TOTAL - 1):
-        turns(game, monkeypatch, range(i, i + 1))
+        turns(trainer, monkeypatch, range(i, i + 1))
         rate = 2e-4 * (1 - (i + 1) / TOTAL) ** 0.9
-        assert game.rate == pytest.approx(rate, rel=1e-12)
-        found = {g["lr"] for o in (game.optimizer_g, game.optimizer_d) for g in o.param_groups}
+        assert trainer.rate == pytest.approx(rate, rel=1e-12)
+        found = {
+            g["lr"] for o in (trainer.optimizer_g, trainer.optimizer_d) for g in o.param_groups
+        }
         assert sorted(found) == pytest.approx(sorted({rate, 10 * rate}), rel=1e-12)
-        assert game.rates() == pytest.approx({"lr_x1": rate, "lr_x10": 10 * rate}, rel=1e-12)
+        assert trainer.rates() == pytest.approx({"lr_x1": rate, "lr_x10": 10 * rate}, rel=1e-12)
     assert lr_schedule(1.0, TOTAL - 1, TOTAL, 0.9) == 0.0
 
 
-def test_the_sum_that_each_player_descends(
-    game: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
+def test_losses_of_g_and_d_are_the_weighted_sums_of_their_terms(
+    trainer: AdversarialTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also: what comes out of a step holds no graph, and D's step builds none through G."""
-    batch = encoded(game.model, 1)
-    before = {name: value.clone() for name, value in game.model.state_dict().items()}
-    g = game.generator_step(batch, weight=0.3)
+    """A step returns detached losses, and a step of D builds no graph through G."""
+    batch = encoded(trainer.model, 1)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    g = trainer.generator_step(batch, weight=0.3)
     terms = g
     total = terms["main"] + terms["aux"] + terms["distillation"] + 0.3 * terms["adversarial_g"]
     torch.testing.assert_close(terms["loss_g"], total)
-    game.model.load_state_dict(before)
-    monkeypatch.setattr(game, "predict", predicted := Recorded(game.predict))
-    d = game.discriminator_step(batch, choose_parts(0, 1))
+    trainer.model.load_state_dict(before)
+    monkeypatch.setattr(trainer, "predict", predicted := Recorded(trainer.predict))
+    d = trainer.discriminator_step(batch, choose_parts(0, 1))
     total = d["adversarial_d"] + 0.01 * d["diversity"]
     torch.testing.assert_close(d["loss_d"], total)
     assert not predicted.results[0].features[0].requires_grad
@@ -100,12 +102,14 @@ def test_the_sum_that_each_player_descends(
         assert not any(value.requires_grad for value in result.values())
 
 
-def test_segmentation_losses_are_means_over_the_labelled_pixels(game: AdversarialTrainer) -> None:
-    batch = encoded(game.model, 1)
+def test_segmentation_losses_are_means_over_the_labelled_pixels(
+    trainer: AdversarialTrainer,
+) -> None:
+    batch = encoded(trainer.model, 1)
     batch.query_mask[0, :20], batch.query_base_mask[0, :9] = 255, 255
     with torch.no_grad():
-        prediction = game.predict(batch)
-        got = game.segmentation_losses(prediction, batch, game.pixels(batch))
+        prediction = trainer.predict(batch)
+        got = trainer.segmentation_losses(prediction, batch, trainer.count_labeled_pixels(batch))
         got = {n: x.float() for n, x in got.items()}
 
     def entropy(scores: Tensor, target: Tensor) -> Tensor:
@@ -122,44 +126,44 @@ def test_segmentation_losses_are_means_over_the_labelled_pixels(game: Adversaria
 
 
 def poisoned(change: Callable[[AdversarialTrainer], None]) -> str:
-    """The message of a step of G, which must have moved nothing."""
-    game = play()
-    batch = encoded(game.model, 1)
-    change(game)
-    before = {name: value.clone() for name, value in game.model.state_dict().items()}
+    """Return the error of a step of G, which must not have changed the model."""
+    trainer = build_trainer()
+    batch = encoded(trainer.model, 1)
+    change(trainer)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     with pytest.raises(NonFiniteStep) as caught:
-        game.step(batch, 6, 6)
-    after = game.model.state_dict()
+        trainer.step(batch, 6, 6)
+    after = trainer.model.state_dict()
     assert all(
         torch.equal(value.nan_to_num(7.0), after[n].nan_to_num(7.0)) for n, value in before.items()
     )
     return str(caught.value)
 
 
-def test_a_loss_that_is_not_finite_moves_nothing() -> None:
-    def change(game: AdversarialTrainer) -> None:
+def test_nonfinite_loss_leaves_every_parameter_unchanged() -> None:
+    def change(trainer: AdversarialTrainer) -> None:
         with torch.no_grad():
-            game.model.object_mining.heads[2][-1].bias[0] = torch.inf
+            trainer.model.object_mining.heads[2][-1].bias[0] = torch.inf
 
     assert poisoned(change).startswith("iteration 6: the loss is nan")
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
-    def change(game: AdversarialTrainer) -> None:
-        weight = game.model.clue.down_query[0].weight
+def test_nonfinite_gradient_leaves_every_parameter_unchanged() -> None:
+    def change(trainer: AdversarialTrainer) -> None:
+        weight = trainer.model.clue.down_query[0].weight
         weight.register_hook(lambda gradient: gradient * torch.nan)
 
     told = "iteration 6: the gradient of clue.down_query.0.weight is not finite, episodes: "
     assert poisoned(change).startswith(told)
 
 
-def test_the_state_of_the_players_comes_back(game: AdversarialTrainer) -> None:
-    game.generator_step(encoded(game.model, 1), weight=0.1)
-    other = play()
-    other.load_state_dict(game.state_dict())
+def test_optimizer_states_are_restored(trainer: AdversarialTrainer) -> None:
+    trainer.generator_step(encoded(trainer.model, 1), weight=0.1)
+    other = build_trainer()
+    other.load_state_dict(trainer.state_dict())
     for name in ("optimizer_g", "optimizer_d"):
-        mine, theirs = (getattr(g, name).state_dict() for g in (game, other))
+        mine, theirs = (getattr(g, name).state_dict() for g in (trainer, other))
         assert mine["state"].keys() == theirs["state"].keys()
         for key, values in mine["state"].items():
             assert all(torch.equal(values[n], theirs["state"][key][n]) for n in values)
-    assert game.optimizer_g.state
+    assert trainer.optimizer_g.state

@@ -1,4 +1,4 @@
-"""Disks that fail while a run trains: it says so, goes on, and no earlier file is lost."""
+"""Failing disks: a run warns and goes on, and no earlier checkpoint is lost."""
 
 import os
 import resource
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -21,19 +22,20 @@ from util.config import Config, load_config
 from util.data.batches import Batches
 from util.evaluate.evaluator import Score, Scores
 from util.runtime.distributed import Ranks
-from util.runtime.errors import RunStopped
+from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write
-from util.train.run import Run
+from util.runtime.log import close_log_file, configure, log
+from util.train.run import LOG, AdversarialRun
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-STRIPS = [np.zeros((4, 4, 3), np.uint8)]
+STRIP = np.zeros((4, 4, 3), np.uint8)
 
 
-class Player:
-    """Stands for `Game`: an optimiser's state of a chosen size."""
+class SmallTrainer:
+    """Stands in for `AdversarialTrainer`: a model of one layer, optimizers of a chosen size."""
 
-    def __init__(self, kilobytes: int = 1):
-        self.state = torch.rand(256 * kilobytes)
+    def __init__(self, kilobytes: int):
+        self.model, self.state = nn.Linear(2, 2), torch.rand(256 * kilobytes)
 
     def state_dict(self) -> dict:
         return {"optimizer_g": {"state": self.state}, "optimizer_d": {}, "scalers": []}
@@ -41,22 +43,35 @@ class Player:
     def load_state_dict(self, state: dict) -> None:
         self.state = state["optimizer_g"]["state"]
 
-    def rates(self) -> dict:
-        return {}
 
-
-def run_in(folder: Path, *, kilobytes: int = 1, **train: object) -> tuple[Run, list[str], Batches]:
-    """A started run of a model of one layer."""
+def start_run(
+    folder: Path, *, kilobytes: int = 1, **train: object
+) -> tuple[AdversarialRun, list[str]]:
+    """Start a small run; return it and its lines about where it starts."""
     cfg = Config()
     cfg = replace(cfg, Train=replace(cfg.Train, save_path=str(folder), **train))
-    schedule = Batches(10, 2, 2, ALONE)
-    run = Run(nn.Linear(2, 2), Player(kilobytes), cfg, ALONE)
-    return run, run.start(schedule), schedule
+    run = AdversarialRun(SmallTrainer(kilobytes), cfg, ALONE, Batches(10, 2, 2, ALONE))
+    return run, run.start()
 
 
-def scores(miou: float) -> Scores:
-    score = Score(miou, 0.0, {})
-    return Scores(score, score, 0.0, score, "f5", 0.5, 1, {})
+def save(run: AdversarialRun, *done: int) -> None:
+    """Save the run as it is after these numbers of iterations, one after the other."""
+    for count in done:
+        run.done = count
+        run.save()
+
+
+def validate(run: AdversarialRun, done: int, miou: float, strip: np.ndarray = STRIP) -> None:
+    """Record a validation after `done` iterations."""
+    score, run.done = Score(miou, 0.0, {}), done
+    run.record_validation(Scores(score, score, 0.0, score, "f5", 0.5, 1, {}), [strip])
+
+
+@pytest.fixture(autouse=True)
+def console() -> Iterator[None]:
+    configure()
+    yield
+    close_log_file()
 
 
 def iteration(path: Path) -> int:
@@ -69,19 +84,19 @@ def mount(*words: str) -> None:
         pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
 
 
-def turn_read_only(folder: Path) -> None:
-    """Puts a read-only view over a folder; a disk with open files cannot be turned as a whole."""
+def make_read_only(folder: Path) -> None:
+    """Mount a read-only view over a folder; a disk with open files cannot be remounted."""
     mount("--bind", str(folder), str(folder))
     mount("-o", "remount,ro,bind", str(folder))
 
 
-def turn_back(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
+    """Mount a disk of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
@@ -89,11 +104,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_the_last_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:
-    run, notes, _ = run_in(tmp_path)
-    run.validated(scores(5.0), STRIPS, 1)
-    run.save(2)
-    run.validated(scores(4.0), STRIPS, 3)
+def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> None:
+    run, notes = start_run(tmp_path)
+    validate(run, 1, 5.0)
+    save(run, 2)
+    validate(run, 3, 4.0)
     run.close()
     assert notes == [] and run.stale == 1
     names = {resume.LAST: 3, resume.PREVIOUS: 2, resume.BEST: 1}
@@ -106,10 +121,9 @@ def test_the_last_the_one_before_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["torn", "foreign", "bit", "gone"])
-def test_auto_passes_over_a_bad_file_and_says_so(fault: str, tmp_path: Path) -> None:
-    run, _, _ = run_in(tmp_path)
-    for done in (1, 2, 3):
-        run.save(done)
+def test_auto_passes_over_a_bad_file_and_names_it(fault: str, tmp_path: Path) -> None:
+    run, _ = start_run(tmp_path)
+    save(run, 1, 2, 3)
     last = tmp_path / resume.LAST
     content = bytearray(last.read_bytes())
     if fault == "torn":
@@ -117,70 +131,68 @@ def test_auto_passes_over_a_bad_file_and_says_so(fault: str, tmp_path: Path) -> 
     elif fault == "foreign":
         write_checkpoint(last, state_dict={})
     elif fault == "bit":
-        content[content.index(run.game.state.numpy().tobytes()) + 5] ^= 1
+        content[content.index(run.trainer.state.numpy().tobytes()) + 5] ^= 1
         last.write_bytes(content)
     else:
         last.unlink()
-    run, notes, schedule = run_in(tmp_path, resume="auto")
-    assert (
-        schedule.start == 2 and f"goes on from {tmp_path}/last.previous.pth: 2 of 10" in notes[-1]
-    )
-    told = {"foreign": "holds weights only", "gone": ""}.get(fault, "torn")
+    resumed, notes = start_run(tmp_path, resume="auto")
+    assert resumed.done == 2
+    assert f"resumed from {tmp_path}/last.previous.pth: 2 of 10" in notes[-1]
+    reason = {"foreign": "holds weights only", "gone": ""}.get(fault, "torn")
     assert len(notes) == (1 if fault == "gone" else 2)
-    assert fault == "gone" or notes[0].startswith(f"passed over: {last}: {told}")
+    assert fault == "gone" or notes[0].startswith(f"passed over: {last}: {reason}")
     if fault != "gone":
-        with pytest.raises(ValueError, match=f"{told}.*; {tmp_path}/last.previous.pth is good"):
-            run_in(tmp_path, resume=str(last))
+        hint = f"{reason}.*; {tmp_path}/last.previous.pth is good"
+        with pytest.raises(UserError, match=hint):
+            start_run(tmp_path, resume=str(last))
 
 
-def test_auto_without_any_file_starts_from_scratch_and_says_so(tmp_path: Path) -> None:
-    _, notes, schedule = run_in(tmp_path, resume="auto")
-    assert schedule.start == 0 and notes == [
-        f"nothing to resume in {tmp_path}: starts from scratch"
-    ]
+def test_auto_without_checkpoints_starts_from_scratch_and_says_so(tmp_path: Path) -> None:
+    run, notes = start_run(tmp_path, resume="auto")
+    assert run.done == 0 and notes == [f"nothing to resume in {tmp_path}: starts from scratch"]
 
 
-def test_auto_with_nothing_but_bad_files_is_refused(tmp_path: Path) -> None:
+def test_auto_with_only_bad_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / resume.LAST).write_bytes(b"PK torn")
-    with pytest.raises(ValueError, match="last.pth: torn.*none of .* is good") as refusal:
-        run_in(tmp_path, resume="auto")
+    with pytest.raises(UserError, match="last.pth: torn.*none of .* is good") as refusal:
+        start_run(tmp_path, resume="auto")
     assert "\n" not in str(refusal.value)
     assert (tmp_path / resume.LAST).read_bytes() == b"PK torn"
 
 
-def test_a_resumed_run_names_what_is_no_longer_the_same(tmp_path: Path) -> None:
-    run_in(tmp_path)[0].save(3)
-    _, notes, _ = run_in(tmp_path, resume="auto", lr=1e-3, print_freq=3)
-    assert notes[1:] == ["no longer the run that was stopped: config.Train.lr 0.0002 -> 0.001"]
+def test_resumed_run_names_the_keys_that_have_changed(tmp_path: Path) -> None:
+    save(start_run(tmp_path)[0], 3)
+    _, notes = start_run(tmp_path, resume="auto", lr=1e-3, print_freq=3)
+    assert notes[1:] == ["changed since that checkpoint: config.Train.lr 0.0002 -> 0.001"]
 
 
-def test_a_restarted_rank_takes_what_its_launch_has_written_and_nothing_older(
+def test_restarted_rank_resumes_from_its_own_launch_and_nothing_older(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_in(tmp_path)[0].save(3)  # an earlier run in the same folder
+    save(start_run(tmp_path)[0], 3)  # an earlier run in the same folder
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
-    run, notes, schedule = run_in(tmp_path)
-    assert schedule.start == 0 and "holds an earlier run" in notes[0]
+    run, notes = start_run(tmp_path)
+    assert run.done == 0 and "holds an earlier run" in notes[0]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert run_in(tmp_path)[2].start == 0
-    run.save(2)
-    assert run_in(tmp_path)[2].start == 2
+    assert start_run(tmp_path)[0].done == 0
+    save(run, 2)
+    assert start_run(tmp_path)[0].done == 2
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it is run."""
+    """Stands in for SIGKILL: nothing runs after it."""
 
 
 def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
-    """Kills before the step-th change of a file from now on."""
+    """Raise `Killed` in place of the step-th change of a file from now on, and of later ones."""
     left = [step]
 
     def dying(change: Callable) -> Callable:
-        def call(*given: object, **named: object) -> object:
+        def call(*args: object, **options: object) -> object:
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
-            return change(*given, **named)
+            return change(*args, **options)
 
         return call
 
@@ -190,145 +202,161 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("better", [False, True])
 @pytest.mark.parametrize("step", range(5))
-def test_a_run_killed_while_it_replaces_another_leaves_one_that_goes_on_alone(
+def test_run_killed_while_it_replaces_another_leaves_one_of_them_complete(
     step: int, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The earlier one had 9 iterations, the new one has 1 or 2; they differ in their weights."""
-    early, _, _ = run_in(tmp_path)
-    early.validated(scores(50.0), STRIPS, 8)
-    early.save(9)
+    """The earlier run has 9 iterations, the new one 1; `auto` never resumes a mixture of both."""
+    early, _ = start_run(tmp_path)
+    validate(early, 8, 50.0)
+    save(early, 9)
     early.close()
-    late, notes, _ = run_in(tmp_path)
+    late, notes = start_run(tmp_path)
     assert notes == [f"{tmp_path} holds an earlier run, which this one replaces"]
     with monkeypatch.context() as patch, suppress(Killed):
         kill_at(step, patch)
-        late.validated(scores(5.0), STRIPS, 1) if better else late.save(1)
+        validate(late, 1, 5.0) if better else save(late, 1)
     late.close()
-    run, _, schedule = run_in(tmp_path, resume="auto")
-    old = schedule.start == 9
-    assert old == (step == 0) and schedule.start in (9, 1)
-    assert torch.equal(run.model.weight, (early if old else late).model.weight)
+    run, _ = start_run(tmp_path, resume="auto")
+    old = run.done == 9
+    assert old == (step == 0) and run.done in (9, 1)
+    weight = run.trainer.model.weight
+    assert torch.equal(weight, (early if old else late).trainer.model.weight)
     assert run.best == (50.0 if old else 5.0 if better else -1.0)
-    run.save(3)
-    run.save(4)
+    save(run, 3, 4)
     run.close()
     names = [resume.LAST, resume.PREVIOUS, *([resume.BEST] if old or better else [])]
     assert {path.name for path in tmp_path.glob("*.pth")} == set(names)
     for name in names:
-        weight = read_checkpoint(tmp_path / name)["model"]["weight"]
-        assert torch.equal(weight, run.model.weight), name
+        assert torch.equal(read_checkpoint(tmp_path / name)["model"]["weight"], weight), name
 
 
-def test_a_bad_file_is_never_kept_as_the_one_before(tmp_path: Path) -> None:
-    run, _, _ = run_in(tmp_path)
-    run.save(1)
-    run.save(2)
+def test_bad_file_never_becomes_the_previous_checkpoint(tmp_path: Path) -> None:
+    save(start_run(tmp_path)[0], 1, 2)
     (tmp_path / resume.LAST).write_bytes(b"PK torn")
-    run_in(tmp_path, resume="auto")[0].save(3)
+    save(start_run(tmp_path, resume="auto")[0], 3)
     assert iteration(tmp_path / resume.LAST) == 3 and iteration(tmp_path / resume.PREVIOUS) == 1
 
 
-def test_a_run_that_goes_on_from_elsewhere_replaces_what_its_folder_held(tmp_path: Path) -> None:
-    run_in(tmp_path / "here")[0].save(9)
-    run_in(tmp_path / "there")[0].save(2)
-    named = f"{tmp_path}/there/last.pth"
-    run, notes, schedule = run_in(tmp_path / "here", resume=named)
-    assert schedule.start == 2 and any("which this one replaces" in line for line in notes)
-    run.save(3)
-    assert run_in(tmp_path / "here", resume="auto")[2].start == 3
+def test_run_resumed_from_another_folder_replaces_the_checkpoints_of_its_own(
+    tmp_path: Path,
+) -> None:
+    save(start_run(tmp_path / "here")[0], 9)
+    save(start_run(tmp_path / "there")[0], 2)
+    run, notes = start_run(tmp_path / "here", resume=f"{tmp_path}/there/last.pth")
+    assert run.done == 2 and any("which this one replaces" in line for line in notes)
+    save(run, 3)
+    assert start_run(tmp_path / "here", resume="auto")[0].done == 3
     assert not (tmp_path / "here" / resume.PREVIOUS).exists()
 
 
-def test_a_full_disk_is_told_costs_no_file_and_is_tried_again(
+def test_full_disk_is_reported_costs_no_file_and_is_tried_again(
     disk: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The best checkpoint, too, is written once there is room."""
+    """The best checkpoint is also written as soon as there is room."""
     folder = disk / "run"
-    run, _, _ = run_in(folder, kilobytes=300)
-    run.save(1)
-    run.save(2)
+    run, _ = start_run(folder, kilobytes=300)
+    save(run, 1, 2)
     before = {name: (folder / name).read_bytes() for name in (resume.LAST, resume.PREVIOUS)}
     filler = disk / "filler"
     with suppress(OSError):
         filler.write_bytes(bytes(1 << 20))
     picture = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
-    run.validated(scores(5.0), [picture], 3)
-    run.save(4)
-    said = capsys.readouterr().err
-    assert said.count("the checkpoint cannot be written (No space left on device") == 2
+    validate(run, 3, 5.0, picture)
+    save(run, 4)
+    errors = capsys.readouterr().err
+    assert errors.count("the checkpoint cannot be written (No space left on device") == 2
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert not list(folder.glob(".*"))
     with pytest.raises(RunStopped, match="the last checkpoint is not written"):
         run.close()
     filler.unlink()
     mount("-o", "remount,size=2m", str(disk))
-    run.save(5)
+    save(run, 5)
     run.close()
     assert iteration(folder / resume.BEST) == 3 and iteration(folder / resume.LAST) == 5
 
 
-def test_a_disk_that_turns_read_only_is_told_and_costs_no_file(
+def test_full_disk_costs_the_log_and_not_the_run(disk: Path, capsys: pytest.CaptureFixture) -> None:
+    run, _ = start_run(disk / "run")
+    log.warning("first")
+    with suppress(OSError):
+        (disk / "filler").write_bytes(bytes(1 << 20))
+    line = "second " * 2000  # more than the rest of the page that the first line began
+    log.warning(line)
+    log.warning("third")
+    run.close()
+    errors = capsys.readouterr().err
+    assert line in errors and "third" in errors
+    assert errors.count("log.txt: the log is no longer written") == 1
+    assert "WARNING first\n" in (disk / "run" / LOG).read_text()
+
+
+def test_disk_that_becomes_read_only_is_reported_and_costs_no_file(
     disk: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run, _, _ = run_in(disk / "run")
-    run.save(1)
-    turn_read_only(disk / "run")
-    run.save(2)
+    run, _ = start_run(disk / "run")
+    save(run, 1)
+    make_read_only(disk / "run")
+    save(run, 2)
     assert "cannot be written (Read-only file system, at iteration 2)" in capsys.readouterr().err
     assert iteration(disk / "run" / resume.LAST) == 1
-    with pytest.raises(ValueError, match="Train.save_path: .* cannot be written to"):
-        run_in(disk / "run")
-    turn_back(disk / "run")
-    run.save(3)
+    with pytest.raises(UserError, match="Train.save_path: .* cannot be written to"):
+        start_run(disk / "run")
+    make_writable(disk / "run")
+    save(run, 3)
     run.close()
     assert iteration(disk / "run" / resume.LAST) == 3
 
 
-def test_a_folder_that_vanishes_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_that_vanishes_is_created_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "run"
-    run, _, _ = run_in(folder)
-    run.save(1)
+    run, _ = start_run(folder)
+    save(run, 1)
     shutil.rmtree(folder)
-    run.save(2)
+    save(run, 2)
+    log.warning("after")
     run.close()
-    assert "is gone; made anew" in capsys.readouterr().err
+    assert "is gone; it is created again" in capsys.readouterr().err
     assert iteration(folder / resume.LAST) == 2
     assert load_config(folder / "config.yaml").Train.save_path == str(folder)
     assert list(folder.glob("events.*"))
+    assert (folder / LOG).read_text().endswith("WARNING after\n")
 
 
 def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".last.pth.77.part").write_bytes(b"half")
-    run_in(tmp_path)[0].close()
+    start_run(tmp_path)[0].close()
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_file_is_written_whole_or_not_at_all(durable: bool, tmp_path: Path) -> None:
+def test_atomic_write_leaves_a_file_whole_or_unchanged(durable: bool, tmp_path: Path) -> None:
     path, outside = tmp_path / "new" / "file", tmp_path / "outside"
     atomic_write(path, b"first", durable=durable)
 
-    def torn(file) -> None:
+    def torn(file: BinaryIO) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         atomic_write(path, torn, durable=durable)
     assert path.read_bytes() == b"first" and os.listdir(path.parent) == ["file"]
-    outside.write_bytes(b"another's")
+    outside.write_bytes(b"outside")
     path.unlink()
     path.symlink_to(outside)
     atomic_write(path, b"second", durable=durable)
-    assert (path.read_bytes(), outside.read_bytes()) == (b"second", b"another's")
+    assert (path.read_bytes(), outside.read_bytes()) == (b"second", b"outside")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["file size limit", "full disk", "read-only", "folder removed"])
-def test_a_run_survives_a_disk_that_fails(fault: str, tmp_path: Path) -> None:
-    """The whole train.py; the fault comes after two checkpoints, and goes before the resume."""
+def test_train_survives_a_failing_disk_and_resumes_bit_equal(fault: str, tmp_path: Path) -> None:
+    """The fault comes after two checkpoints, and is gone before the run is resumed."""
     words = make_data(tmp_path / "data")
-    whole, log = tmp_path / "whole", tmp_path / "log"
-    finish(start([*words, f"Train.save_path={whole}"], log), log)
+    whole, path = tmp_path / "whole", tmp_path / "output"
+    finish(start([*words, f"Train.save_path={whole}"], path), path)
     size = (whole / resume.LAST).stat().st_size
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -337,25 +365,23 @@ def test_a_run_survives_a_disk_that_fails(fault: str, tmp_path: Path) -> None:
     try:
         folder = disk / "run"
         words += [f"Train.save_path={folder}", "Train.save_minutes=1e-9"]
-        process = start(words, log)
+        process = start(words, path)
         wait_for((folder / resume.PREVIOUS).exists, process)
         if fault == "file size limit":
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size // 2, size // 2))
         elif fault == "read-only":
-            turn_read_only(folder)
+            make_read_only(folder)
         elif fault == "folder removed":
             shutil.rmtree(folder)
         process.join(300)
-        told = {"folder removed": "is gone; made anew"}.get(
-            fault, "the checkpoint cannot be written"
-        )
-        assert told in log.read_text()
-        assert process.exitcode == (0 if fault == "folder removed" else 1), log.read_text()
-        assert "7/7" in log.read_text()
+        removed, output = fault == "folder removed", path.read_text()
+        assert ("is gone; it is" if removed else "the checkpoint cannot be written") in output
+        assert process.exitcode == (0 if removed else 1), output
+        assert "7/7" in output
         if fault == "read-only":
-            turn_back(folder)
+            make_writable(folder)
         mount("-o", f"remount,size={5 * size}", str(disk))
-        finish(start([*words, "Train.resume=auto"], log), log)
+        finish(start([*words, "Train.resume=auto"], path), path)
         same(folder / resume.LAST, whole / resume.LAST)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,4 +1,4 @@
-"""Optimisers: every trainable parameter in one group, at the published rate."""
+"""Optimizers: every trainable parameter is in one group, at the published rate."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from model import AMFormer
 from model.backbones import LITE0
+from util.runtime.errors import UserError
 from util.train.optimizers import build_optimizers
 
 
@@ -17,7 +18,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-GROUPS = {  # start of a name -> (player, at ten times the rate?), as method 6 states it
+GROUPS = {  # start of a name -> (network, at ten times the rate?), as in method 6
     "object_mining.": ("G", False),
     "clue.down_query.": ("G", True),
     "clue.down_supp.": ("G", True),
@@ -45,18 +46,18 @@ def test_every_trainable_parameter_is_in_one_group_at_the_published_rate(switche
     g, d = build_optimizers(model, cfg)
     assert type(g) is torch.optim.AdamW and type(d) is torch.optim.Adam
     found: dict[int, list[tuple[str, float]]] = {}
-    for player, optimizer in (("G", g), ("D", d)):
+    for network, optimizer in (("G", g), ("D", d)):
         for group in optimizer.param_groups:
             assert group["betas"] == (0.9, 0.999) and group["weight_decay"] == 0.01
             assert group["eps"] == 1e-8 and not group["amsgrad"]
             for p in group["params"]:
-                found.setdefault(id(p), []).append((player, group["lr"]))
+                found.setdefault(id(p), []).append((network, group["lr"]))
     for name, p in model.named_parameters():
         if not p.requires_grad:
             assert id(p) not in found, name
             continue
-        player, multiplied = expected_group(name)
-        assert found.pop(id(p)) == [(player, pytest.approx(2e-3 if multiplied else 2e-4))], name
+        network, multiplied = expected_group(name)
+        assert found.pop(id(p)) == [(network, pytest.approx(2e-3 if multiplied else 2e-4))], name
     assert not found
 
 
@@ -67,7 +68,7 @@ def test_every_trainable_parameter_is_in_one_group_at_the_published_rate(switche
         ("train_kshot", {f"ensemble.kshot.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")}),
     ],
 )
-def test_what_the_published_optimisers_leave_out_is_frozen_unless_switched_on(
+def test_parameters_in_no_published_optimizer_are_frozen_unless_their_key_is_on(
     switch: str, names: set[str]
 ) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 5)
@@ -81,9 +82,9 @@ def test_what_the_published_optimisers_leave_out_is_frozen_unless_switched_on(
 
 
 @pytest.mark.parametrize("place", ["", "encoder", "detail_mining"])
-def test_a_trainable_parameter_without_a_group_is_named(place: str) -> None:
+def test_trainable_parameter_without_a_group_is_refused_by_name(place: str) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1)
     model.get_submodule(place).register_parameter("surplus", nn.Parameter(torch.zeros(1)))
     name = f"{place}.surplus".lstrip(".")
-    with pytest.raises(ValueError, match=f"^{name} is trainable and no optimiser takes it"):
+    with pytest.raises(UserError, match=f"^{name} is trainable but in no optimizer"):
         build_optimizers(model, config())

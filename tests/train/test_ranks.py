@@ -1,4 +1,4 @@
-"""Several ranks do what one would: training steps, evaluation totals, episodes."""
+"""Several ranks take the training step that one rank would take."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def config() -> Config:
 
 
 def model() -> AMFormer:
-    """Small, float64, without dropout, so that only the sharing of the batch could differ."""
+    """Build a small model in float64, without dropout: only the sharing of the batch can differ."""
     torch.manual_seed(0)
     net = AMFormer("timm/resnet18", 15, 1).double()
     for module in net.modules():
@@ -36,7 +36,7 @@ def model() -> AMFormer:
 
 
 def batch(rows: list[int]) -> EpisodeBatch:
-    """Rows of one fixed global batch; the number of 255s differs from row to row."""
+    """Return rows of one fixed global batch; the number of 255s differs from row to row."""
     rng = torch.Generator().manual_seed(1)
     shape = (GLOBAL_BATCH, SIZE, SIZE)
     mask = (torch.rand(shape, generator=rng) < 0.4).long()
@@ -57,13 +57,13 @@ def batch(rows: list[int]) -> EpisodeBatch:
 
 
 def four_steps(ranks: Ranks) -> dict[str, Tensor]:
-    """Parameters after two iterations of each player, every batch the same."""
+    """Return the parameters after two steps of G and two of D on the same batch."""
     net = model()
-    game = AdversarialTrainer(net, config(), 10, ranks)
+    trainer = AdversarialTrainer(net, config(), 10, ranks)
     rows = [i % GLOBAL_BATCH for i in next(iter(Batches(GLOBAL_BATCH, GLOBAL_BATCH, 1, ranks)))]
     mine = encode(net.encoder, batch(rows))
     for iteration in range(4):
-        game.step(mine, iteration, in_epoch=iteration)
+        trainer.step(mine, iteration, in_epoch=iteration)
     return {name: value.detach() for name, value in net.named_parameters()}
 
 
@@ -71,8 +71,8 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=SLOW), pytest.param(4, marks=SLOW)])
-def test_a_training_step_is_the_same_on_any_number_of_ranks(world: int, tmp_path: Path) -> None:
-    """Also where the batch (5) does not divide evenly."""
+def test_training_step_is_the_same_on_any_number_of_ranks(world: int, tmp_path: Path) -> None:
+    """The batch of 5 does not divide evenly."""
     alone, start = four_steps(ONE), dict(model().named_parameters())
     changed = 0
     for rank in on_processes(world, four_steps, tmp_path):
@@ -82,7 +82,7 @@ def test_a_training_step_is_the_same_on_any_number_of_ranks(world: int, tmp_path
     assert changed > 100
 
 
-def test_the_part_maps_of_the_diversity_loss_are_a_function_of_seed_and_iteration() -> None:
+def test_part_maps_of_the_diversity_loss_are_a_function_of_seed_and_iteration() -> None:
     first = choose_parts(3, 7)
     assert torch.equal(first, choose_parts(3, 7)) and not torch.equal(first, choose_parts(3, 8))
     assert first.shape == (3, 2, 9)

@@ -1,5 +1,6 @@
-"""Stopped anywhere and resumed is never stopped, to the bit; a second signal leaves at once."""
+"""A run that was stopped and resumed equals an undisturbed one, to the bit."""
 
+import errno
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import train as train_entry
 import train_base as base_entry
 from util.checkpoint.file import read_checkpoint
 from util.runtime.cli import main
+from util.train.run import LOG
 
 TOTAL = 7
 EVERY = "Train.save_minutes=1e-9"  # a checkpoint after every iteration
@@ -30,15 +32,18 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed."""
+    """Return the folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    said = finish(start([*words, f"Train.save_path={folder}"], folder / "log"), folder / "log")
-    assert "5 episodes an epoch, 7 iterations" in said and said.count(": mIoU ") == 2
+    path = folder / "output"
+    output = finish(start([*words, f"Train.save_path={folder}"], path), path)
+    assert "5 episodes an epoch, 7 iterations" in output and output.count(": mIoU ") == 2
+    logged = [line.split(" INFO ", 1)[1] for line in (folder / LOG).read_text().splitlines()]
+    assert logged == output.splitlines()
     return folder
 
 
 class StopAt:
-    """Stands for `util.runtime.stop.Stop`: asks to stop from its n-th query on."""
+    """Stands in for `util.runtime.stop.Stop`: asks to stop from the n-th query on."""
 
     def __init__(self, query: int):
         self.left = query
@@ -55,7 +60,7 @@ class StopAt:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    """Runs train.py in this process, on one thread as `start` does."""
+    """Run train.py in this process, on one thread as `start` does."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(CONFIG), "--gpus", "0", *words])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -72,7 +77,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
         pytest.param(4 + 3, 5, True, id="after a validation", marks=pytest.mark.slow),
     ],
 )
-def test_stopped_at_a_chosen_place_and_resumed_equals_never_stopped(
+def test_run_stopped_at_a_chosen_place_and_resumed_equals_an_undisturbed_run(
     query: int,
     done: int,
     validated: bool,
@@ -86,16 +91,18 @@ def test_stopped_at_a_chosen_place_and_resumed_equals_never_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(train_entry, "Stop", StopAt(query))
         call(patch, *words)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     command = f"python train.py --config {CONFIG} --gpus 0"
-    assert f"stopped at iteration {done}; go on with:\n{command}" in said
-    assert said.count("Train.resume=auto") == 1
+    assert f"stopped at iteration {done}; resume with:\n{command}" in output
+    assert output.count("Train.resume=auto") == 1
     state = read_checkpoint(tmp_path / "last.pth")
     assert (state["iteration"], state["validated"]) == (done, validated)
-    log = tmp_path / "log"
-    said = finish(start([*words, "Train.resume=auto"], log), log)
-    assert f"goes on from {tmp_path}/last.pth: {done} of {TOTAL} iterations are done" in said
-    assert "no longer the run" not in said
+    path = tmp_path / "output"
+    output = finish(start([*words, "Train.resume=auto"], path), path)
+    assert f"resumed from {tmp_path}/last.pth: {done} of {TOTAL} iterations are done" in output
+    assert "changed since" not in output
+    log = (tmp_path / LOG).read_text()
+    assert log.index(f"stopped at iteration {done}; ") < log.index(f"{done} of {TOTAL} iterations")
     same(tmp_path / "last.pth", whole / "last.pth")
     same(tmp_path / "best.pth", whole / "best.pth")
 
@@ -106,11 +113,10 @@ def last_iteration(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_the_iteration_and_a_second_one_the_process(
+def test_signal_ends_the_iteration_and_a_second_one_ends_the_process(
     number: signal.Signals, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    """SIGINT also where it was ignored at the start, as in a background job; Slurm's SIGUSR1 never
-    counts as a second one."""
+    """`start` ignores SIGINT at first, as in a background job. SIGUSR1 never counts as a second."""
     log = tmp_path / "log"
     words = [*words, f"Train.save_path={tmp_path}/run", "Train.max_iterations=5000", EVERY]
     words += ["Data.workers=2"]
@@ -119,10 +125,10 @@ def test_a_signal_ends_the_iteration_and_a_second_one_the_process(
     os.killpg(process.pid, number)  # with the workers: Ctrl-C, or Slurm
     if number == signal.SIGUSR1:
         os.killpg(process.pid, number)
-        said = finish(process, log)
-        assert "stopped at iteration" in said
+        output = finish(process, log)
+        assert "stopped at iteration" in output
         return
-    wait_for(lambda: f"\n{number.name}: this iteration is finished" in log.read_text(), process)
+    wait_for(lambda: f"\n{number.name}: finishing this iteration" in log.read_text(), process)
     os.kill(process.pid, number)
     process.join(60)
     # At once, unless the iteration was over in between.
@@ -131,8 +137,8 @@ def test_a_signal_ends_the_iteration_and_a_second_one_the_process(
     assert state["iteration"] >= 1
 
 
-def test_ranks_stop_together_and_go_on_to_the_bit(words: list[str], tmp_path: Path) -> None:
-    """Two gloo processes; the signal goes to one of them."""
+def test_ranks_stop_together_and_resume_bit_equal(words: list[str], tmp_path: Path) -> None:
+    """Of two gloo processes, one gets the signal."""
     words = [*words, "Train.batch_size=2", "Train.max_iterations=4"]
     undisturbed = [*words, f"Train.save_path={tmp_path}/whole"]
     for process in start_ranks(undisturbed, tmp_path / "whole.log", 2):
@@ -144,10 +150,10 @@ def test_ranks_stop_together_and_go_on_to_the_bit(words: list[str], tmp_path: Pa
     first = log.with_suffix(".0")
     wait_for(lambda: first.exists() and "\n1/4" in first.read_text(), processes[0])
     os.kill(processes[1].pid, signal.SIGTERM)
-    said = finish(processes[0], first)
+    output = finish(processes[0], first)
     finish(processes[1], log.with_suffix(".1"))
     done = last_iteration(tmp_path / "run")
-    assert f"stopped at iteration {done}" in said and 0 < done < 4
+    assert f"stopped at iteration {done}" in output and 0 < done < 4
     for process in start_ranks([*words, "Train.resume=auto"], log, 2):
         process.join(600)
         assert process.exitcode == 0
@@ -156,14 +162,14 @@ def test_ranks_stop_together_and_go_on_to_the_bit(words: list[str], tmp_path: Pa
     assert len(read_checkpoint(tmp_path / "run/last.pth")["random"]) == 2
 
 
-def test_a_finished_run_that_is_asked_to_go_on_is_left_alone(
+def test_finished_run_stays_unchanged_when_it_is_resumed(
     words: list[str],
     whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """As a job does that is queued once more."""
+    """A queued job may start once more."""
     for name in ("last.pth", "best.pth"):
         shutil.copy(whole / name, tmp_path)
     before = (tmp_path / "last.pth").read_bytes()
@@ -174,14 +180,18 @@ def test_a_finished_run_that_is_asked_to_go_on_is_left_alone(
 
 
 def disturb(words: list[str], folder: Path, moments: random.Random) -> tuple[str, int]:
-    """One run, stopped once at a random moment, then finished; how, and the iterations redone."""
+    """Stop a run once, at a random moment, then finish it.
+
+    Returns:
+        The signal, and the number of iterations that were done twice.
+    """
     words = [*words, f"Train.save_path={folder}", "Train.save_minutes=0.01"]
     log = folder.with_suffix(".log")
     number = moments.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     process = start(words, log)
     wait_for(lambda: log.exists() and "iterations\n" in log.read_text(), process)
     begin = time.monotonic()
-    # Anywhere between the first iteration and the end, by this machine's speed.
+    # Any moment between the first iteration and the end, at this machine's speed.
     reach = moments.randrange(1, TOTAL)
     wait_for(lambda: f"\n{reach}/{TOTAL}" in log.read_text(), process)
     time.sleep(moments.random() * (time.monotonic() - begin) / (reach + 1))
@@ -189,13 +199,13 @@ def disturb(words: list[str], folder: Path, moments: random.Random) -> tuple[str
     process.join(600)
     if number == signal.SIGKILL:
         assert process.exitcode in (-number, 0)
-    else:  # or on its way out, with all done
+    else:  # or it was exiting already, after its last iteration
         assert process.exitcode == 0 or "; checkpoints in" in log.read_text()
     seen = log.read_text().count(" ETA ")
-    said = finish(start([*words, "Train.resume=auto"], log), log)
-    from_scratch = "nothing to resume" in said
-    done = 0 if from_scratch else int(re.search(r"(\d+) of 7 iterations", said)[1])
-    return number.name, seen - done
+    output = finish(start([*words, "Train.resume=auto"], log), log)
+    match = re.search(r"(\d+) of 7 iterations", output)
+    assert match or "nothing to resume" in output
+    return number.name, seen - (int(match[1]) if match else 0)
 
 
 def check_disturbed(words: list[str], whole: Path, folder: Path, seed: int) -> None:
@@ -208,7 +218,7 @@ def check_disturbed(words: list[str], whole: Path, folder: Path, seed: int) -> N
     shutil.rmtree(folder)
 
 
-def test_killed_at_a_random_moment_and_resumed_equals_never_stopped(
+def test_run_killed_at_a_random_moment_and_resumed_equals_an_undisturbed_run(
     words: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     check_disturbed(words, whole, tmp_path / "run", 3)
@@ -217,14 +227,14 @@ def test_killed_at_a_random_moment_and_resumed_equals_never_stopped(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
-def test_fifty_runs_stopped_at_random_moments_equal_one_that_was_not(
+def test_fifty_runs_stopped_at_random_moments_equal_an_undisturbed_run(
     words: list[str], whole: Path, tmp_path: Path, seed: int
 ) -> None:
-    """With `-s` it says by what, and what was done twice; the numbers of docs/reliability.md."""
+    """`pytest -s` prints the signals and the iterations done twice, for docs/reliability.md."""
     check_disturbed(words, whole, tmp_path / "run", seed)
 
 
-def test_stage_one_asked_to_stop_goes_on_to_the_same_base_learner(
+def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
     words: list[str], tmp_path: Path
 ) -> None:
     log, base = tmp_path / "log", tmp_path / "base.pth"
@@ -233,23 +243,27 @@ def test_stage_one_asked_to_stop_goes_on_to_the_same_base_learner(
     def stage_one(path: Path, *more: str):
         return start([*words, f"Method.pre_weight={path}", *more], log, script="train_base.py")
 
-    said = finish(stage_one(tmp_path / "whole.pth"), log)
-    assert "were skipped" not in said
+    assert "were skipped" not in finish(stage_one(tmp_path / "whole.pth"), log)
     process = stage_one(base)
     wait_for(lambda: log.exists() and "\n2/8" in log.read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
-    said = finish(process, log)
+    output = finish(process, log)
     unfinished = tmp_path / "base.unfinished.pth"
-    done = read_checkpoint(unfinished)["iteration"]
-    assert f"stopped at iteration {done}; go on with:\npython train_base.py" in said and done < 8
+    state = read_checkpoint(unfinished)
+    assert state.keys() == {"model", "optimizer", "iteration", "random", "config", "versions"}
+    done = state["iteration"]
+    stopped = f"stopped at iteration {done}; resume with:\npython train_base.py"
+    assert stopped in output and done < 8
     assert not base.exists()
-    said = finish(stage_one(base, "Train.resume=auto"), log)
-    assert f"goes on from {unfinished}: {done} iterations are done" in said
+    output = finish(stage_one(base, "Train.resume=auto"), log)
+    assert f"resumed from {unfinished}: {done} of 8 iterations are done" in output
     assert not unfinished.exists()
+    logged = (tmp_path / "base.log").read_text()
+    assert logged.count(" ETA ") == 8 and f"stopped at iteration {done}; " in logged
     same(base, tmp_path / "whole.pth")
 
 
-def test_stage_one_asked_to_stop_in_its_validation_goes_on_there(
+def test_stage_one_stopped_in_its_validation_resumes_there(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,8 +278,37 @@ def test_stage_one_asked_to_stop_in_its_validation_goes_on_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(base_entry, "Stop", StopAt(2))
-        said = stage_one()
-    assert "stopped at iteration 2; go on with:\npython train_base " in said
+        output = stage_one()
+    assert "stopped at iteration 2; resume with:\npython train_base " in output
     assert not base.exists()
-    said = stage_one("Train.resume=auto")
-    assert "2 iterations are done" in said and " ETA " not in said and base.exists()
+    output = stage_one("Train.resume=auto")
+    assert "2 of 2 iterations are done" in output and " ETA " not in output and base.exists()
+
+
+def test_stage_one_whose_last_save_failed_does_not_claim_to_be_resumable(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    more = "Base.max_iterations=2", "Data.workers=0", f"Method.pre_weight={tmp_path}/base.pth"
+    monkeypatch.setattr(base_entry, "Stop", StopAt(0))
+    monkeypatch.setattr("util.train.run.atomic_write", full)
+    assert entries.call(base_entry.train_base, *words, *more) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"stopped: {tmp_path}/base.unfinished.pth: the last checkpoint is not")
+
+
+def test_stage_one_refuses_a_state_that_it_cannot_resume_from(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "base.unfinished.pth"
+    path.write_bytes(b"PK torn")
+    more = f"Method.pre_weight={tmp_path}/base.pth", "Train.resume=auto"
+    assert entries.call(base_entry.train_base, *words, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: torn, ") and "delete it" in error
+    assert error.count("\n") == 1 and path.read_bytes() == b"PK torn"

@@ -30,6 +30,7 @@ from util.data.loading import CHAIN, STRIDE, Skipping, loaded, skipped
 from util.data.source import TRIES, Source
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped
+from util.train import base_learner
 from util.train.adversarial import AdversarialTrainer
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -228,7 +229,9 @@ def test_a_torn_image_costs_stage_one_nothing(
     words: list[str], stage_one: Callable[..., int], tmp_path: Path
 ) -> None:
     cfg = load_config(CONFIG, words)
-    images, _ = open_base_images(cfg, "train", base_entry.transform(cfg, train=True), cfg.Base.seed)
+    images, _ = open_base_images(
+        cfg, "train", base_learner.transform(cfg, train=True), cfg.Base.seed
+    )
     path = images.source.image_path(images.name(4))
     content = path.read_bytes()
     path.write_bytes(content[:100])
@@ -244,13 +247,13 @@ def test_nor_does_a_loss_that_is_not_finite(
 ) -> None:
     """What its forward pass has done to statistics and random states is undone."""
     seen: list[Tensor] = []
-    whole = base_entry.loss_of
+    whole = base_learner.loss_of
 
     def poisoned(*given: object) -> Tensor:
         seen.append(whole(*given))
         return seen[-1] * (torch.nan if len(seen) == 3 else 1)
 
-    monkeypatch.setattr(base_entry, "loss_of", poisoned)
+    monkeypatch.setattr(base_learner, "loss_of", poisoned)
     assert stage_one("base") == 1
     goes_on(stage_one, tmp_path)
 

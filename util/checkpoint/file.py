@@ -1,6 +1,6 @@
-"""Checkpoint files: written whole or not at all, read without running code, loaded in full.
+"""Checkpoint files: complete or absent, read without running code, loaded strictly.
 
-A file is a zip, as PyTorch writes it, with a CRC-32 of every tensor; `load` compares them all.
+A file is a zip archive, as PyTorch writes it, with a CRC-32 of every tensor; reading checks all.
 """
 
 import io
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
 
 def serialize_checkpoint(**state: Any) -> bytes:
-    """The bytes of a checkpoint file.
+    """Return the bytes of a checkpoint file.
 
     Args:
-        **state: state dicts, plain numbers, text and containers of them (`load` refuses more).
+        **state: state dicts, plain numbers, text and containers of them; `read_checkpoint` refuses
+            anything else.
     """
     file = io.BytesIO()
     torch.save(state, file)
@@ -28,96 +29,103 @@ def serialize_checkpoint(**state: Any) -> bytes:
 
 
 def write_checkpoint(path: str | Path, **state: Any) -> None:
-    """Writes a checkpoint file, whole or not at all.
+    """Write a checkpoint file, completely or not at all.
+
+    Args:
+        path: the file; its folder is created.
+        **state: see `serialize_checkpoint`.
 
     Raises:
-        OSError: it cannot be written; what was there is as it was.
+        OSError: the file cannot be written; the current one is unchanged.
     """
     atomic_write(path, serialize_checkpoint(**state))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint, onto the CPU; no code in it is run.
+    """Read a checkpoint, onto the CPU, without running any code in it.
 
     Raises:
-        UserError: no such file, a torn or changed one, or one that is no checkpoint.
+        UserError: the file is missing, torn or changed, or is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train it first, or name another file")
     try:
-        if zipfile.is_zipfile(path):  # older files are none, and have no checksums
+        if zipfile.is_zipfile(path):  # files of PyTorch before 1.6 are no archives
             with zipfile.ZipFile(path) as records:
                 if damaged := records.testzip():
                     raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a torn file can fail anywhere in the reader
+    except Exception:  # a torn file can make the reader fail anywhere
         raise UserError(
-            f"{path}: torn, or not a PyTorch checkpoint of tensors; write it anew or "
+            f"{path}: torn, or not a PyTorch checkpoint of tensors; write it again or "
             "name another file"
         ) from None
     if not isinstance(state, dict):
         raise UserError(
-            f"{path}: holds a {type(state).__name__}, no named values; name another file"
+            f"{path}: holds a {type(state).__name__} instead of named values; name another file"
         )
     return state
 
 
-def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file: what is called so, or all that is there.
+def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a file: the entry `name`, or the whole content without one.
+
+    Args:
+        state: the content of the file.
+        name: key of the entry.
+        path: the file, for the message.
 
     Raises:
-        UserError: it is none.
+        UserError: the entry is no state dict.
     """
-    found = state.get(name, state)
-    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise UserError(f"{path}: holds no weights under their names; name another file")
-    return found
+    weights = state.get(name, state)
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise UserError(f"{path}: holds no named weights; name another file")
+    return weights
 
 
 def load_state_dict_strictly(
-    module: nn.Module, state: dict[str, torch.Tensor], path: str | Path
+    module: nn.Module, state: Mapping[str, Tensor], path: str | Path
 ) -> None:
-    """Loads a state dict whose names and shapes have to be exactly the module's.
+    """Load a state dict whose names and shapes must be exactly those of the module.
 
     Args:
         module: what to load into.
         state: name -> tensor.
-        path: the file it came from, for the message.
+        path: the file that it came from, for the message.
 
     Raises:
-        UserError: names that are missing, surplus, or of another shape; the module is unchanged.
+        UserError: names are missing, surplus or of another shape; the module is unchanged.
     """
-    if told := state_dict_differences(module.state_dict(), state):
+    if differences := state_dict_differences(module.state_dict(), state):
         raise UserError(
-            f"{path}: a checkpoint of another architecture: {told}; name "
+            f"{path}: a checkpoint of another architecture: {differences}; name "
             "one that was trained with this config"
         )
     module.load_state_dict(state)
 
 
-def state_dict_differences(
-    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
-) -> str:
-    """What of a state dict is missing, surplus or of another shape than in `own`; '': nothing.
+def state_dict_differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Describe what is missing, surplus or of another shape in `state`; '' if nothing is.
 
-    Of each kind the number and the first three names.
+    Each kind of difference is given by its number and the first three names.
     """
-    faults = {
-        "missing": [name for name in own if name not in state],
-        "surplus": [name for name in state if name not in own],
+    differences = {
+        "missing": [name for name in expected if name not in state],
+        "surplus": [name for name in state if name not in expected],
         "of another shape": [
-            f"{name} {_shape(state[name])} for {_shape(own[name])}"
-            for name in own
-            if name in state and _shape(state[name]) != _shape(own[name])
+            f"{name} {_shape(state[name])} for {_shape(expected[name])}"
+            for name in expected
+            if name in state and _shape(state[name]) != _shape(expected[name])
         ],
     }
     return "; ".join(
-        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for fault, names in faults.items()
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in differences.items()
         if names
     )
 
 
 def _shape(value: Any) -> list[int] | str:
-    return list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -1,10 +1,11 @@
-"""Weight files -> models: the base learner of stage two, and the checkpoint that is tested."""
+"""Weight files -> models: the base learner for stage two, and the checkpoint for a test."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import AMFormer, build_model
 from model.base_learner import BaseLearner
@@ -19,10 +20,14 @@ from util.runtime.progress import timed
 
 @timed("base learner read")
 def load_base_learner(base: BaseLearner, cfg: Config) -> None:
-    """Fills the encoder from `Method.pre_weight`: our stage one's file, or one from BAM as it is.
+    """Load the base learner from `Method.pre_weight`: a file of our stage one, or one of BAM.
+
+    Args:
+        base: the encoder's base learner.
+        cfg: the whole config.
 
     Raises:
-        UserError: no such file, a torn one, or one of another architecture.
+        UserError: the file is missing, torn, or of another architecture.
     """
     path = cfg.Method.pre_weight
     if not Path(path).is_file():
@@ -31,41 +36,40 @@ def load_base_learner(base: BaseLearner, cfg: Config) -> None:
             "python train_base.py --config FILE"
         )
     state = read_checkpoint(path)
-    found = state_dict_in(state, "state_dict", path)
-    state = base_from_published(found, base.state_dict())
-    load_state_dict_strictly(base, state, path)
+    weights = state_dict_in(state, "state_dict", path)
+    load_state_dict_strictly(base, base_from_published(weights, base.state_dict()), path)
 
 
 def checkpoint_path(cfg: Config) -> Path:
-    """The file that `Eval.weight` means: `best` or `last` of the run, or a path."""
+    """Return the file that `Eval.weight` names: the run's `best` or `last`, or any path."""
     weight = cfg.Eval.weight
-    return (
-        Path(cfg.Train.save_path, f"{weight}.pth") if weight in ("best", "last") else Path(weight)
-    )
+    if weight in ("best", "last"):
+        return Path(cfg.Train.save_path, f"{weight}.pth")
+    return Path(weight)
 
 
 @timed("checkpoint read")
-def load_checkpoint(model: AMFormer, path: Path) -> dict:
-    """Fills a model from a checkpoint of train.py; returns all that the file holds.
+def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load a model from a checkpoint of training; return the whole content of the file.
 
     Raises:
-        UserError: no such file, a torn one, or one of another architecture.
+        UserError: the file is missing, torn, or of another architecture.
     """
     state = read_checkpoint(path)
     load_state_dict_strictly(model, state_dict_in(state, "model", path), path)
     return state
 
 
-def trained_model(cfg: Config, state: dict, path: Path) -> AMFormer:
-    """The model that a config describes, to predict with, on the CPU.
+def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
+    """Build the model that a config describes, with trained weights, on the CPU.
 
-    Unless `Eval.kshot` is "model", the K-shot weights have no part in a prediction, and a
-    checkpoint of any K serves any `Data.shot`.
+    Only with `Eval.kshot: model` do the trained K-shot weights take part in a prediction. Otherwise
+    they are dropped, and a checkpoint of any K works with any `Data.shot`.
 
     Args:
         cfg: the whole config.
-        state: what a checkpoint of train.py holds.
-        path: the file it came from, for messages.
+        state: the content of a checkpoint of train.py.
+        path: the file that it came from, for messages.
 
     Raises:
         UserError: the checkpoint is of another architecture or K.
@@ -85,8 +89,8 @@ def trained_model(cfg: Config, state: dict, path: Path) -> AMFormer:
     return model
 
 
-def trained_shot(weights: dict) -> int:
-    """K of the model that a state dict is of."""
+def trained_shot(weights: dict[str, Tensor]) -> int:
+    """Return K, the supports per query that a system's state dict was trained with."""
     kshot = weights.get(f"{_KSHOT}0.weight")
     return kshot.shape[1] if isinstance(kshot, Tensor) and kshot.ndim > 1 else 1
 
@@ -94,24 +98,24 @@ def trained_shot(weights: dict) -> int:
 _KSHOT = "ensemble.kshot."
 
 
-def require_unseen(state: dict, path: Path, cfg: Config) -> None:
-    """Makes sure that a checkpoint was not trained on a class that the config tests as novel.
+def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
+    """Refuse a checkpoint that was trained on a class that the config tests as novel.
 
     Args:
-        state: what the file holds; one without a config (published weights) is taken as it is.
-        path: of the file, for the message.
-        cfg: of the test.
+        state: the content of the file; without a config (published weights) it is accepted.
+        path: the file, for the message.
+        cfg: the config of the test.
 
     Raises:
-        UserError: naming the classes; or that config is none.
+        UserError: naming the classes; or the checkpoint's config cannot be read.
     """
     if "config" not in state:
         return
     config, known = state["config"], {field.name for field in fields(DataSection)}
-    kept = config.get("Data") if isinstance(config, Mapping) else None
-    if not isinstance(kept, Mapping):
+    data = config.get("Data") if isinstance(config, Mapping) else None
+    if not isinstance(data, Mapping):
         raise UserError(f"{path}: its config does not say what was trained on; name another file")
-    trained = fold_of(DataSection(**{k: v for k, v in kept.items() if k in known})).learned
+    trained = fold_of(DataSection(**{k: v for k, v in data.items() if k in known})).learned
     tested = fold_of(cfg.Data)
     seen = {trained.names[c - 1] for c in trained.base}
     names = [tested.names[c - 1] for c in tested.novel]

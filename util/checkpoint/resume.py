@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from, and whether it is the same run."""
+"""Which checkpoint a run resumes from, and which run wrote it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,30 @@ from typing import Any
 from util.checkpoint.file import read_checkpoint
 from util.runtime.errors import UserError
 
-_TRAINING = {
+LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
+
+_Kinds = Mapping[str, type | tuple[type, ...]]
+
+ADVERSARIAL_STATE: _Kinds = {
     **dict.fromkeys(("model", "optimizer_g", "optimizer_d"), dict),
     **{"iteration": int, "best": (int, float), "stale": int, "random": list, "run": int},
 }
-LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
+"""Keys that stage two needs to resume, and the types of their values."""
+
+BASE_LEARNER_STATE: _Kinds = {"model": dict, "optimizer": dict, "iteration": int, "random": list}
+"""Keys that stage one needs to resume, and the types of their values."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A good checkpoint in a run's folder.
+class Candidate:
+    """A checkpoint in a run's folder that training can resume from.
 
     Attributes:
-        run: which of the runs that had this folder one after the other wrote it, from 1.
-        iteration, validated, launch: as `Run.save` wrote them.
+        path: the file.
+        run: number of the run that wrote it, from 1; several runs may use one folder in turn.
+        iteration: iterations that were done.
+        validated: whether the validation of this iteration is done.
+        launch: `launch_id` of the run; None if no launcher started it.
     """
 
     path: Path
@@ -32,63 +42,68 @@ class Found:
     launch: str | None
 
 
-def found(folder: Path) -> tuple[list[Found], list[str]]:
-    """The good checkpoints in a folder, and a line for each one that is bad."""
+def find_candidates(folder: Path) -> tuple[list[Candidate], list[str]]:
+    """Return the checkpoints in a folder to resume from, and one line for each unusable one."""
     good, bad = [], []
     for path in (folder / name for name in (LAST, PREVIOUS, BEST)):
         if not path.exists():
             continue
         try:
             state = training_state(path)
-        except ValueError as error:
+        except UserError as error:
             bad.append(str(error))
             continue
-        about = state["run"], state["iteration"], state.get("validated", True)
-        good.append(Found(path, *about, state.get("launch")))
+        run, iteration = state["run"], state["iteration"]
+        validated = state.get("validated", True)
+        good.append(Candidate(path, run, iteration, validated, state.get("launch")))
     return good, bad
 
 
-def newest(good: Iterable[Found]) -> Path | None:
-    """The checkpoint that is furthest on of the folder's latest run; None: there is none.
+def latest(candidates: Iterable[Candidate]) -> Path | None:
+    """Return the most advanced checkpoint of the latest run; None if there are no candidates.
 
-    A run that replaces another leaves files of both for a moment, in which it may be killed.
+    A run that replaces another one leaves files of both for a moment, and may be killed in it.
     """
-    # Of equals the first: `last` before `previous` before `best`.
-    latest = max(good, key=lambda one: (one.run, one.iteration, one.validated), default=None)
-    return latest.path if latest else None
+    # `max` returns the first of equals: `last` before `previous` before `best`.
+    newest = max(candidates, key=lambda c: (c.run, c.iteration, c.validated), default=None)
+    return newest.path if newest else None
 
 
-def training_state(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that training can go on from.
+def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, Any]:
+    """Read a checkpoint that training can resume from.
+
+    Args:
+        path: the file.
+        kinds: the keys that it must hold, and the types of their values.
 
     Raises:
-        UserError: it is missing, torn, foreign, or holds weights only.
+        UserError: the file is missing, torn, not ours, or holds weights only.
     """
-    state = {"run": 0} | read_checkpoint(path)  # older files hold none
-    if not all(isinstance(state.get(name), kind) for name, kind in _TRAINING.items()):
+    state = {"run": 0} | read_checkpoint(path)  # older files have no run number
+    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
     return state
 
 
-def explicit(path: Path) -> None:
-    """Refuses a bad file that `Train.resume` names, and offers a good one of its folder.
+def check_resume_file(path: Path) -> None:
+    """Refuse an unusable file that `Train.resume` names, and suggest a good one in its folder.
 
     Raises:
         UserError: see `training_state`.
     """
     try:
         training_state(path)
-    except ValueError as error:
-        other = newest(found(path.parent)[0])
-        offer = f"; {other} is good: Train.resume={other}" if other else ""
-        raise UserError(f"Train.resume: {error}{offer}") from None
+    except UserError as error:
+        other = latest(find_candidates(path.parent)[0])
+        hint = f"; {other} is good: Train.resume={other}" if other else ""
+        raise UserError(f"Train.resume: {error}{hint}") from None
 
 
 def launch_id() -> str | None:
-    """What the launcher calls this run, the same after it has restarted the ranks."""
+    """Return the launcher's name for this run; it stays the same when ranks are restarted."""
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
-def restarted() -> bool:
-    """Whether the launcher has started the ranks anew after a failure."""
+def was_restarted() -> bool:
+    """Return whether the launcher has restarted the ranks after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from util.runtime.errors import RunStopped, Terminated, UserError
-from util.runtime.log import configure
+from util.runtime.log import close_log_file, configure
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
 _WORKER = "in DataLoader worker process"
@@ -99,6 +99,7 @@ def main(entry: Callable[[], object]) -> None:
         _print_last_line(f"stopped: {error.filename}: {reason}")
         sys.exit(1)
     finally:
+        close_log_file()
         for number, handler in old.items():
             signal.signal(number, handler)
 
@@ -115,6 +116,7 @@ def _print_last_line(text: str) -> None:
         except OSError:  # printed, or the launcher is ending and has removed the folder
             return
     print(text, file=sys.stderr, flush=True)
+    close_log_file(text.strip())
 
 
 def _one_line(error: Exception) -> str:

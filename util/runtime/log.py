@@ -88,9 +88,7 @@ def add_log_file(path: Path) -> None:
 
     A disk that fails costs the log, not the run.
     """
-    for handler in [h for h in log.handlers if isinstance(h, _LogFile)]:
-        log.removeHandler(handler)
-        handler.close()
+    close_log_file()
     try:
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
@@ -99,3 +97,13 @@ def add_log_file(path: Path) -> None:
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+
+
+def close_log_file(last: str = "") -> None:
+    """Stop writing the log file, if there is one, after an error that ends the run."""
+    for handler in [h for h in log.handlers if isinstance(h, _LogFile)]:
+        if last:
+            log.error(last, extra=FILE_ONLY)
+        log.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()

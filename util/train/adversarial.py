@@ -1,25 +1,29 @@
-"""The adversarial game: the two steps and how they alternate (method 6).
+"""Adversarial training: the steps of generator G and discriminator D in turn (method 6).
 
-G and D see the same encoded episodes. Gradients are taken for the player's own parameters only,
-then averaged over the ranks by hand: a step of one player leaves nothing behind in the other.
+The losses and their weights are in `generator_step` and `discriminator_step`. A step takes the
+gradients of G's or of D's parameters only and averages them over the ranks; the other network stays
+unchanged. Learning rates and frozen parameters are in util/train/optimizers.py.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from model import AMFormer, Prediction
 from model.amformer import losses
-from model.amformer.detail_mining import CHOSEN, LEVELS, PARTS, Detail
+from model.amformer.detail_mining import CHOSEN, LEVELS, PARTS, DiscriminatorOutputs
 from model.constants import IGNORE
 from model.resize import bilinear_ac
+from util import speed
 from util.config import Config
 from util.features import EncodedBatch
-from util.runtime import distributed, speed
+from util.runtime import distributed
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped
 from util.train.optimizers import build_optimizers, lr_schedule, set_lr
@@ -29,21 +33,23 @@ class NonFiniteStep(RunStopped):
     """A loss or a gradient is NaN or infinite; the message names iteration and episodes.
 
     Attributes:
-        own: it is this rank's loss or gradient.
-        losses: by name, as far as they were computed here.
-        pixels: as `Game.pixels` gave them; () in a step of D.
+        on_this_rank: whether it is this rank's loss or gradient.
+        losses: this rank's losses, by name.
+        pixels: what `count_labeled_pixels` returned; () in a step of D.
     """
 
-    own = False
-    losses: dict[str, Tensor] = {}
-    pixels: tuple[Tensor, ...] = ()
+    def __init__(self, message: str, *, on_this_rank: bool = False) -> None:
+        super().__init__(message)
+        self.on_this_rank = on_this_rank
+        self.losses: dict[str, Tensor] = {}
+        self.pixels: tuple[Tensor, ...] = ()
 
 
 def choose_parts(seed: int, iteration: int) -> Tensor:
-    """Part maps for the diversity loss, 9 of 14 each; a function of (seed, iteration).
+    """Draw part maps for the diversity loss, 9 of 14 each; a function of (seed, iteration).
 
     Returns:
-        [levels, 2 (fake, real), 9]
+        Numbers of part maps [levels, 2 (fake, real), 9].
     """
     rng = np.random.default_rng((seed, iteration))
     sets = [rng.permutation(PARTS)[:CHOSEN] for _ in range(2 * LEVELS)]
@@ -51,28 +57,28 @@ def choose_parts(seed: int, iteration: int) -> Tensor:
 
 
 class AdversarialTrainer:
-    """Model, both optimisers and the rules.
+    """Model, both optimizers and the training step.
 
     Args:
         model: on its device.
         cfg: the whole config.
-        total: iterations of the run, for the schedule.
-        ranks: which share of each batch this process has.
+        total: iterations of the run, for the learning rate.
+        ranks: this process, which takes a share of each batch.
     """
 
     def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Ranks):
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
         self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
-        half = cfg.Train.precision == "fp16"  # whose range is small: gradients are scaled
+        half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
         self.scalers = {
-            player: torch.amp.GradScaler(ranks.device.type, enabled=half)
-            for player in (self.optimizer_g, self.optimizer_d)
+            optimizer: GradScaler(ranks.device.type, enabled=half)
+            for optimizer in (self.optimizer_g, self.optimizer_d)
         }
 
     def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> dict[str, Tensor]:
-        """One iteration: G's when it is an even one of its epoch, D's when it is an odd one.
+        """Take one step: of G in an even iteration of an epoch, of D in an odd one.
 
-        Without `Train.adversarial` every iteration is G's.
+        Without `Train.adversarial` every step is G's.
 
         Args:
             batch: this rank's share.
@@ -80,10 +86,10 @@ class AdversarialTrainer:
             in_epoch: of the epoch, from 0.
 
         Returns:
-            Its losses by name, detached.
+            The losses by name, detached.
 
         Raises:
-            NonFiniteStep: before any parameter has changed.
+            NonFiniteStep: a loss or gradient is not finite; no parameter has changed.
         """
         train = self.cfg
         rate = lr_schedule(train.lr, iteration, self.total, train.power)
@@ -94,28 +100,39 @@ class AdversarialTrainer:
         if in_epoch % 2:
             chosen = choose_parts(train.seed, iteration)
             return self.discriminator_step(batch, chosen, iteration=iteration)
-        strong = in_epoch % train.adversarial_period == train.adversarial_period - 1
-        weight = train.adversarial_weight if strong else train.adversarial_rest_weight
+        weighted = in_epoch % train.adversarial_period == train.adversarial_period - 1
+        weight = train.adversarial_weight if weighted else train.adversarial_rest_weight
         return self.generator_step(batch, weight=weight, iteration=iteration)
 
     def generator_step(
         self, batch: EncodedBatch, *, weight: float, iteration: int = 0
     ) -> dict[str, Tensor]:
-        """One step of G on main + aux + aux_weight1 * distillation + weight * adversarial."""
-        pixels = self.pixels(batch)
+        """Take a step of G on main + aux + aux_weight1 * distillation + weight * adversarial.
+
+        Args:
+            batch: this rank's share.
+            weight: of the adversarial loss.
+            iteration: of the run, for an error message.
+
+        Returns:
+            The losses by name, detached; `loss_g` is their weighted sum.
+
+        Raises:
+            NonFiniteStep: see `step`.
+        """
+        pixels = self.count_labeled_pixels(batch)
 
         def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
             with self.autocast():
                 prediction = self.predict(part)
             terms = self.segmentation_losses(prediction, part, pixels)
             total = terms["main"] + terms["aux"]
-            share = self.loss_weight(part, batch)
-            terms["distillation"] = share * terms["distillation"]
+            mean_weight = self.loss_weight(part, batch)
+            terms["distillation"] = mean_weight * terms["distillation"]
             total = total + self.cfg.aux_weight1 * terms["distillation"]
             if self.cfg.adversarial:
-                terms["adversarial_g"] = share * losses.generator(
-                    self.discriminator_outputs(prediction, part)
-                )
+                outputs = self.discriminator_outputs(prediction, part)
+                terms["adversarial_g"] = mean_weight * losses.generator(outputs)
                 total = total + weight * terms["adversarial_g"]
             return terms | {"loss_g": total}
 
@@ -124,25 +141,31 @@ class AdversarialTrainer:
     def discriminator_step(
         self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0
     ) -> dict[str, Tensor]:
-        """One step of D on its loss + diversity_weight * diversity; no graph through G is built.
+        """Take a step of D on its adversarial loss + diversity_weight * diversity.
+
+        G runs without gradients.
 
         Args:
             batch: this rank's share.
             chosen: see `choose_parts`.
-            iteration: of the run, for the message of a loss that is not finite.
+            iteration: of the run, for an error message.
+
+        Returns:
+            The losses by name, detached; `loss_d` is their weighted sum.
+
+        Raises:
+            NonFiniteStep: see `step`.
         """
 
         def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
             with torch.no_grad(), self.autocast():
                 prediction = self.predict(part)
-            details, share = (
-                self.discriminator_outputs(prediction, part),
-                self.loss_weight(part, batch),
-            )
+            outputs = self.discriminator_outputs(prediction, part)
+            diversity = losses.diversity(outputs, chosen.to(outputs[0].fake_maps.device))
+            mean_weight = self.loss_weight(part, batch)
             terms = {
-                "adversarial_d": share * losses.discriminator(details),
-                "diversity": share
-                * losses.diversity(details, chosen.to(details[0].fake_maps.device)),
+                "adversarial_d": mean_weight * losses.discriminator(outputs),
+                "diversity": mean_weight * diversity,
             }
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
             return terms | {"loss_d": total}
@@ -151,25 +174,25 @@ class AdversarialTrainer:
 
     @property
     def rate(self) -> float:
-        """The schedule's learning rate, before the groups' multipliers."""
+        """The learning rate of the last step, before the groups' multipliers."""
         group = self.optimizer_g.param_groups[0]
         return group["lr"] / group["multiplier"]
 
     def rates(self) -> dict[str, float]:
-        """The rates of the two kinds of group, by name."""
+        """Return the learning rates by name, one for each multiplier."""
         groups = self.optimizer_g.param_groups
         return {f"lr_x{g['multiplier']:g}": g["lr"] for g in groups}
 
-    def state_dict(self) -> dict:
-        """Both optimisers; the model's own state is not in it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of optimizers and gradient scalers; the model's is not in it."""
         return {
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "scalers": [scaler.state_dict() for scaler in self.scalers.values()],
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes what `state_dict` gave, among other things."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; further keys are ignored."""
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         for scaler, saved in zip(self.scalers.values(), state.get("scalers", []), strict=False):
@@ -177,11 +200,13 @@ class AdversarialTrainer:
                 scaler.load_state_dict(saved)
 
     def predict(self, batch: EncodedBatch) -> Prediction:
-        """Forward on encoded episodes; the episode's own class is left out of the base."""
+        """Predict encoded episodes; the base learner leaves out the class of each episode."""
         return self.model.match(batch.query, batch.supports, class_index=batch.class_index)
 
-    def discriminator_outputs(self, prediction: Prediction, batch: EncodedBatch) -> list[Detail]:
-        """D's view of a prediction beside the truth."""
+    def discriminator_outputs(
+        self, prediction: Prediction, batch: EncodedBatch
+    ) -> list[DiscriminatorOutputs]:
+        """Return what D makes of the predicted masks (fake) and of the true ones (real)."""
         truth = (batch.query_mask == 1)[:, None].to(prediction.foreground.dtype)
         real = bilinear_ac(truth, prediction.foreground.shape[-2:])
         return self.model.detail_mining(prediction.features, prediction.foreground, real)
@@ -189,34 +214,42 @@ class AdversarialTrainer:
     def segmentation_losses(
         self, prediction: Prediction, batch: EncodedBatch, pixels: tuple[Tensor, Tensor]
     ) -> dict[str, Tensor]:
-        """main, aux, distillation, and base: the base learner's, without gradient, only watched.
+        """Return the losses `main`, `aux`, `distillation` and `base`.
 
-        `pixels`: see `pixels`; of the whole batch where this is a part of one.
+        `base` is the base learner's loss, which is frozen: it is shown, not trained on.
+
+        Args:
+            prediction: of the episodes.
+            batch: the episodes; they may be a part of a batch.
+            pixels: of the whole batch, see `count_labeled_pixels`.
         """
         mask, base_mask = batch.query_mask, batch.query_base_mask
-        labelled, base_labelled = pixels
-        levels = [losses.cross_entropy(z, mask, labelled) for z in prediction.logits]
+        assert base_mask is not None, "training batches have base labels"
+        labeled, base_labeled = pixels
+        levels = [losses.cross_entropy(z, mask, labeled) for z in prediction.logits]
         return {
-            "main": losses.cross_entropy(prediction.final, mask, labelled),
+            "main": losses.cross_entropy(prediction.final, mask, labeled),
             "aux": torch.stack(levels).mean(),
             "distillation": losses.distillation(prediction.correlations, mask),
-            "base": losses.cross_entropy(prediction.base_logits, base_mask, base_labelled),
+            "base": losses.cross_entropy(prediction.base_logits, base_mask, base_labeled),
         }
 
-    def pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
-        """Labelled pixels of the masks and of the base labels, mean over the ranks."""
+    def count_labeled_pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
+        """Return the labeled pixels of the masks and of the base labels, mean over the ranks."""
+        assert batch.query_base_mask is not None, "training batches have base labels"
         masks = batch.query_mask, batch.query_base_mask
         counts = torch.stack([(mask != IGNORE).sum() for mask in masks])
-        return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
+        of_masks, of_base_labels = distributed.mean_over_ranks(counts, self.ranks).clamp(min=1)
+        return of_masks, of_base_labels
 
     def loss_weight(self, part: EncodedBatch, batch: EncodedBatch) -> float:
-        """What the mean over a part's episodes weighs in the mean over all ranks' whole batch."""
+        """Return the weight of a part's mean loss in the mean over all ranks' whole batch."""
         if self.ranks.world == 1:
             return len(part) / len(batch)
         return len(part) * self.ranks.world / self.cfg.batch_size
 
     def autocast(self) -> AbstractContextManager:
-        """The block of the forward pass; losses and D stay in float32."""
+        """Return the context of the forward pass; losses and D stay in float32."""
         return speed.autocast(self.cfg.precision, self.ranks.device)
 
     def _step(
@@ -228,62 +261,59 @@ class AdversarialTrainer:
         iteration: int,
         pixels: tuple[Tensor, ...] = (),
     ) -> dict[str, Tensor]:
-        """One step of a player on the sum of the loss `name` over the parts of a batch."""
+        """Take a step of one optimizer on the loss `name`, summed over the parts of a batch."""
         scaler = self.scalers[optimizer]
         parameters: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
-        gradients, sums = None, None
+        gradients: list[Tensor] = []
+        sums: dict[str, Tensor] = {}
         for part in batch.split(self.cfg.accumulate):
             terms = losses_of(part)
-            new = torch.autograd.grad(scaler.scale(terms[name]), parameters)
-            gradients = (
-                new if gradients is None else [a + b for a, b in zip(gradients, new, strict=True)]
-            )
+            new = list(torch.autograd.grad(scaler.scale(terms[name]), parameters))
+            if gradients:
+                new = [a + b for a, b in zip(gradients, new, strict=True)]
+            gradients = new
             terms = {key: value.detach() for key, value in terms.items()}
-            sums = terms if sums is None else {key: sums[key] + terms[key] for key in sums}
-        try:
-            self._stop_if_not_finite(sums[name], parameters, gradients, batch, iteration)
-        except NonFiniteStep as error:
+            sums = {key: sums[key] + terms[key] for key in sums} if sums else terms
+        error = self._nonfinite(sums[name], parameters, gradients, batch, iteration)
+        if error:
             error.losses, error.pixels = sums, pixels
-            raise
-        for player in (self.optimizer_g, self.optimizer_d):
-            player.zero_grad()
+            raise error
+        for each in (self.optimizer_g, self.optimizer_d):
+            each.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient.contiguous()  # the fused optimisers take equal strides only
+            parameter.grad = gradient.contiguous()  # fused optimizers accept equal strides only
         distributed.reduce_gradients(parameters)
         scaler.step(optimizer)
         scaler.update()
         return sums
 
-    def _stop_if_not_finite(
+    def _nonfinite(
         self,
         loss: Tensor,
         parameters: list[nn.Parameter],
         gradients: list[Tensor],
         batch: EncodedBatch,
         iteration: int,
-    ) -> None:
-        """Also looks at the gradients, where no scaler does: a finite loss may have others."""
+    ) -> NonFiniteStep | None:
+        """Return an error if a loss or gradient of any rank is not finite.
+
+        A finite loss may have gradients that are not. With fp16 the scaler looks for those.
+        """
         good = torch.isfinite(loss)
         if self.cfg.precision != "fp16":
             good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
         if not distributed.all_reduce_sum((~good).float()):
-            return
-        error = NonFiniteStep(f"iteration {iteration}: the step of another rank is not finite")
-        if not good:
-            episodes = "; ".join(str(plan) for plan in batch.plans)
-            what = f"the loss is {loss.item()}"
-            if torch.isfinite(loss):
-                names = {id(p): name for name, p in self.model.named_parameters()}
-                bad = [p for p, g in zip(parameters, gradients, strict=True) if not _all_finite(g)]
-                what = (
-                    f"the gradient of {names[id(bad[0])]} is not finite"
-                    if bad
-                    else ("the gradients are too large")
-                )
-            error = NonFiniteStep(f"iteration {iteration}: {what}, episodes: {episodes}")
-            error.own = True
-        raise error
-
-
-def _all_finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+            return None
+        if good:
+            return NonFiniteStep(f"iteration {iteration}: the step of another rank is not finite")
+        reason = f"the loss is {loss.item()}"
+        if torch.isfinite(loss):
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            pairs = zip(parameters, gradients, strict=True)
+            bad = [names[id(p)] for p, gradient in pairs if not gradient.isfinite().all()]
+            reason = (
+                f"the gradient of {bad[0]} is not finite" if bad else "the gradients are too large"
+            )
+        episodes = "; ".join(str(plan) for plan in batch.plans)
+        message = f"iteration {iteration}: {reason}, episodes: {episodes}"
+        return NonFiniteStep(message, on_this_rank=True)

@@ -1,7 +1,7 @@
-"""Tensorboard's file of a run, written at once and by this thread.
+"""A run's curves, in a file for TensorBoard that the training thread writes itself.
 
-tensorboardX's own writer hands events to a thread; when a full disk ends that thread, the next
-call waits for ever. Here a disk that fails costs curves, and training goes on.
+tensorboardX's `SummaryWriter` leaves the writing to a thread. When a full disk ends that thread,
+the next call waits forever. Here a failing disk costs the curves, and training goes on.
 """
 
 import itertools
@@ -15,17 +15,17 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
-_number = itertools.count()  # two files of one second would have one name
+_number = itertools.count()  # otherwise two files of one second would have the same name
 _START = SessionLog(status=SessionLog.START)
 
 
 class Curves:
-    """One event file.
+    """Event files of one run, one after the other.
 
     Args:
         folder: of the run.
-        start: the iteration that the run goes on from (0: anew); the first file marks it, and what
-            earlier files have behind it is void.
+        start: iterations done before the run was resumed. The first file marks this step: points of
+            earlier files after it are discarded by TensorBoard and by `util.report`.
         warn: called with one line when the disk fails, once for each file.
     """
 
@@ -36,28 +36,28 @@ class Curves:
         self.reopen()
 
     def reopen(self) -> None:
-        """Starts a new file where the last one failed or is gone."""
+        """Start a new file, because the last one failed or is gone."""
         self.close()
         self._try(self._open)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each of these curves."""
+        """Add a point to each of these curves."""
         for name, value in values.items():
             self._add(step, summary=scalar(name, value))
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Adds an RGB picture, uint8 [3,H,W]."""
+        """Add an RGB picture, uint8 [3,H,W]."""
         self._add(step, summary=image(name, picture))
 
     def flush(self) -> None:
-        """Brings what was added to the disk; after a failure, tries a new file."""
+        """Write everything to the disk; after a failure, try a new file."""
         if self._file is None:
             self.reopen()
         else:
             self._try(self._file.flush)
 
     def close(self) -> None:
-        """Ends the file."""
+        """Close the file."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()

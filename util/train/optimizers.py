@@ -1,7 +1,10 @@
-"""Which parameter learns at which rate: the one place that says it (method 6).
+"""Which parameter learns at which rate, and which stays frozen (method 6).
 
-Every trainable parameter is in exactly one group, or `build_optimizers` raises and names it.
+Every trainable parameter is in exactly one group, or `build_optimizers` raises an error. The K-shot
+weights learn only with `Method.train_kshot`, the part queries of D only with `Method.train_parts`.
 """
+
+from typing import Any
 
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
@@ -10,7 +13,7 @@ from model import AMFormer
 from util.config import Config
 from util.runtime.errors import UserError
 
-# Trainable by nature and in no published optimiser; each has a switch in `Method`.
+# No published optimizer has these parameters; a key of `Method` turns each kind on.
 PUBLISHED_EXCEPTIONS = {
     "train_parts": lambda name: name.startswith("detail_mining.") and name.endswith(".parts"),
     "train_kshot": lambda name: name.startswith("ensemble.kshot."),
@@ -18,7 +21,7 @@ PUBLISHED_EXCEPTIONS = {
 
 
 def _group_of(name: str) -> tuple[str, str] | None:
-    """(player, kind) of a parameter, None where no group takes it."""
+    """Return the network ("G" or "D") and the kind of a parameter; None: no group has it."""
     if name.startswith("object_mining."):
         return "G", "transformer"
     if name.startswith("clue."):
@@ -28,23 +31,24 @@ def _group_of(name: str) -> tuple[str, str] | None:
     if name.startswith("detail_mining.discriminators."):
         return "D", "other"
     if name.startswith("detail_mining.attention."):
-        # As published: the one bias is that of the LayerNorm.
+        # As published: the only bias is that of the LayerNorm.
         return "D", "other" if name.endswith(".bias") else "transformer"
     return None
 
 
 def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer]:
-    """(AdamW of G, Adam with L2 of D) over every trainable parameter; freezes the exceptions.
+    """Return AdamW for G and Adam with L2 for D, over every trainable parameter.
 
-    A group's own rate is `multiplier` times the schedule's.
+    Parameters of `PUBLISHED_EXCEPTIONS` are frozen unless their key is on. Each group learns at
+    `multiplier` times the rate of `lr_schedule`.
 
     Raises:
         UserError: a trainable parameter has no group.
     """
     for name, parameter in model.named_parameters():
-        for switch, matches in PUBLISHED_EXCEPTIONS.items():
+        for key, matches in PUBLISHED_EXCEPTIONS.items():
             if matches(name):
-                parameter.requires_grad_(getattr(cfg.Method, switch))
+                parameter.requires_grad_(getattr(cfg.Method, key))
 
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -53,19 +57,20 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
         group = _group_of(name)
         if group is None:
             raise UserError(
-                f"{name} is trainable and no optimiser takes it: see util/train/optimizers.py"
+                f"{name} is trainable but in no optimizer; give it a group in "
+                "util/train/optimizers.py"
             )
         groups.setdefault(group, []).append(parameter)
 
     train = cfg.Train
 
-    def settings(player: str) -> list[dict]:
+    def settings(network: str) -> list[dict[str, Any]]:
         rates = {"transformer": 1.0, "other": train.lr_multiplier}
         rates["merge"] = train.merge_lr_multiplier
         return [
-            {"params": groups[player, kind], "multiplier": rate, "lr": train.lr * rate}
+            {"params": groups[network, kind], "multiplier": rate, "lr": train.lr * rate}
             for kind, rate in rates.items()
-            if (player, kind) in groups
+            if (network, kind) in groups
         ]
 
     decay = train.weight_decay
@@ -76,11 +81,11 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
 
 
 def set_lr(optimizer: Optimizer, rate: float) -> None:
-    """Gives each group `rate` times its multiplier."""
+    """Give each group `rate` times its multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]
 
 
 def lr_schedule(rate: float, iteration: int, total: int, power: float) -> float:
-    """The published schedule: rate (1 - (i + 1) / total)^power, set before iteration i from 0."""
+    """Return the published rate of iteration i, from 0: rate * (1 - (i + 1) / total)^power."""
     return rate * (1 - (iteration + 1) / total) ** power

@@ -1,9 +1,10 @@
-"""A training step that was not finite: kept in a file, and repeated to see where it went wrong.
+"""Save a training step that was not finite, and repeat it to find where it went wrong.
 
     python train.py --replay exp/.../nonfinite_1234_0.pth
 
-Same weights, same episodes, same random state, on one process. Prints every loss, and the first
-module whose output is not finite; exit status 1 when it is so again, 0 when all is finite here.
+The step is repeated on one process with the same weights, episodes and random state. Every loss is
+printed, and the first module whose output is not finite. The exit status is 1 if the step is not
+finite again, and 0 otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from model import AMFormer, build_model
 from model.backbones import pixel_statistics
+from util import speed
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
 from util.config import Config, to_dict
 from util.data.batches import FixedBatches
@@ -24,7 +26,8 @@ from util.data.lists import FoldList
 from util.features import EncodedBatch, encoded_batches
 from util.reproduce.compare import numeric_keys, tree_differences
 from util.reproduce.environment import list_crc
-from util.runtime import distributed, speed
+from util.runtime import distributed
+from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
@@ -33,36 +36,42 @@ from util.train.adversarial import AdversarialTrainer, NonFiniteStep
 
 @contextmanager
 def dump_nonfinite_step(
-    game: AdversarialTrainer,
+    trainer: AdversarialTrainer,
     batch: EncodedBatch,
     iteration: int,
     in_epoch: int,
     cfg: Config,
     fold: FoldList,
 ) -> Iterator[None]:
-    """The block of one step; where it is not finite, what repeats it is written to a file.
+    """Run the block of one step; if the step is not finite, write a file that can repeat it.
 
     Args:
-        game: plays the step.
-        batch, iteration, in_epoch: as `Game.step` takes them.
+        trainer: takes the step.
+        batch: see `AdversarialTrainer.step`.
+        iteration: see `AdversarialTrainer.step`.
+        in_epoch: see `AdversarialTrainer.step`.
         cfg: the whole config; the file goes into `Train.save_path`.
-        fold: the list that the episodes come from.
+        fold: the list that the episodes are drawn from.
+
+    Raises:
+        NonFiniteStep: after random states were restored as before the step; on the rank whose step
+            it is, with the command that repeats the step.
     """
-    random, ranks = random_state(), game.ranks
+    random, ranks = random_state(), trainer.ranks
     try:
         yield
     except NonFiniteStep as error:
-        set_random_state(random)  # as before the step: nothing of it has happened
-        if not error.own:
+        set_random_state(random)
+        if not error.on_this_rank:
             raise
         path = Path(cfg.Train.save_path) / f"nonfinite_{iteration}_{ranks.rank}.pth"
         state = {
-            "model": game.model.state_dict(),
+            "model": trainer.model.state_dict(),
             "indices": [plan.index for plan in batch.plans],
             "random": random,
             "iteration": iteration,
             "in_epoch": in_epoch,
-            "total": game.total,
+            "total": trainer.total,
             "ranks": [ranks.rank, ranks.world],
             "pixels": list(error.pixels),
             "config": to_dict(cfg),
@@ -72,17 +81,21 @@ def dump_nonfinite_step(
         try:
             write_checkpoint(path, **state)
         except OSError as full:
-            log.warning(f"{path}: the step cannot be kept ({full.strerror})")
+            log.warning(f"{path}: the step cannot be saved ({full.strerror})")
             raise error from None
         raise NonFiniteStep(f"{error}; look at it with: python train.py --replay {path}") from None
 
 
 def replay(cfg: Config, gpus: int) -> None:
-    """Repeats the step of `Train.replay` and says what is not finite.
+    """Repeat the step of `Train.replay` and print what is not finite.
+
+    Args:
+        cfg: the whole config, which must be that of the run.
+        gpus: 0 for the CPU, else a GPU is used.
 
     Raises:
         UserError: the file holds no step, or one of another config or of other images.
-        RunStopped: it is not finite again.
+        RunStopped: the step is not finite again.
     """
     path = Path(cfg.Train.replay)
     state = read_checkpoint(path)
@@ -92,7 +105,6 @@ def replay(cfg: Config, gpus: int) -> None:
     if changed := tree_differences(then, now):
         raise UserError(f"Train.replay: {path} is of another config: {'; '.join(changed)}")
     device = distributed.init(gpus).device
-    ranks = distributed.Ranks(*state["ranks"], device)
     episodes, _ = open_episodes(
         cfg, "train", cfg.Train.seed, *pixel_statistics(cfg.Method.backbone)
     )
@@ -103,65 +115,70 @@ def replay(cfg: Config, gpus: int) -> None:
     speed.set_up(model.to(device), cfg, device)
     model.train()
     for line in tree_differences(state["versions"], library_versions()):
-        print(f"another version: {line}")
-    print(f"iteration {state['iteration']} of {path}, on {device}")
-    _say_weights(model)
+        log.info(f"another version: {line}")
+    log.info(f"iteration {state['iteration']} of {path}, on {device}")
+    bad = [name for name, value in model.state_dict().items() if not _is_finite(value)]
+    log.info(f"weights: {f'{len(bad)} not finite, {bad[0]} first' if bad else 'finite'}")
     [batch] = encoded_batches(model.encoder, episodes, FixedBatches([state["indices"]]), cfg)
     for plan in batch.plans:
-        print(f"  {plan}")
-    bad = [i for i, tensor in enumerate(batch.query.tensors()) if not tensor.isfinite().all()]
-    print(f"encoded queries: {'not finite' if bad else 'finite'}")
+        log.info(f"  {plan}")
+    finite = all(map(_is_finite, batch.query.tensors()))
+    log.info(f"encoded queries: {'finite' if finite else 'not finite'}")
     set_random_state(state["random"])
-    _repeat(_Alone(model, cfg, state["total"], ranks, state["pixels"]), batch, state)
+    rank, world = state["ranks"]
+    ranks = Ranks(rank, world, device)
+    _repeat(_ReplayTrainer(model, cfg, state["total"], ranks, state["pixels"]), batch, state)
 
 
-class _Alone(AdversarialTrainer):
-    """One rank's share of a step, without the others: their part of the mean is in the file."""
+class _ReplayTrainer(AdversarialTrainer):
+    """Repeats one rank's step without the other ranks, with the pixel counts from the file."""
 
-    def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Any, pixels: list[Tensor]):
+    def __init__(
+        self, model: AMFormer, cfg: Config, total: int, ranks: Ranks, pixels: list[Tensor]
+    ):
         super().__init__(model, cfg, total, ranks)
-        self.known = tuple(p.to(ranks.device) for p in pixels)
+        self.pixels = [count.to(ranks.device) for count in pixels]
 
-    def pixels(self, batch: EncodedBatch) -> tuple[Tensor, ...]:
-        return self.known or super().pixels(batch)
-
-
-def _say_weights(model: nn.Module) -> None:
-    bad = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    text = f"{len(bad)} not finite, {bad[0]} first" if bad else "finite"
-    print(f"weights: {text}")
+    def count_labeled_pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
+        if not self.pixels:
+            return super().count_labeled_pixels(batch)
+        of_masks, of_base_labels = self.pixels
+        return of_masks, of_base_labels
 
 
-def _repeat(game: AdversarialTrainer, batch: EncodedBatch, state: dict[str, Any]) -> None:
-    """The step itself, watched."""
-    told: list[str] = []
-    named = [(name, module) for name, module in game.model.named_modules() if name]
-    hooks = [module.register_forward_hook(_watch(name, told)) for name, module in named]
+def _repeat(trainer: AdversarialTrainer, batch: EncodedBatch, state: dict[str, Any]) -> None:
+    """Take the step again, and print the first module and every loss."""
+    found: list[str] = []
+    named = [(name, module) for name, module in trainer.model.named_modules() if name]
+    hooks = [module.register_forward_hook(_first_nonfinite(name, found)) for name, module in named]
+    error: NonFiniteStep | None = None
     try:
-        error, losses = None, game.step(batch, state["iteration"], state["in_epoch"])
+        losses = trainer.step(batch, state["iteration"], state["in_epoch"])
     except NonFiniteStep as again:
         error, losses = again, again.losses
     for hook in hooks:
         hook.remove()
-    print(f"first module whose output is not finite: {told[0] if told else 'none'}")
+    log.info(f"first module whose output is not finite: {found[0] if found else 'none'}")
     for name, value in losses.items():
-        print(f"  {name} {value.item():.9g}")
+        log.info(f"  {name} {value.item():.9g}")
     if error:
         raise RunStopped(f"not finite again: {error}")
-    print("every loss and every gradient is finite here")
+    log.info("every loss and every gradient is finite here")
 
 
-def _watch(name: str, told: list[str]) -> Callable:
-    def look(module: nn.Module, given: tuple, out: object) -> None:
-        if not told and not _finite(out):
-            told.append(f"{name} ({'finite' if _finite(given) else 'not finite'} input)")
+def _first_nonfinite(name: str, found: list[str]) -> Callable[[nn.Module, tuple, object], None]:
+    """Return a forward hook that puts the module's name into `found` if that is empty."""
 
-    return look
+    def hook(module: nn.Module, given: tuple, output: object) -> None:
+        if not found and not _is_finite(output):
+            found.append(f"{name} ({'finite' if _is_finite(given) else 'not finite'} input)")
+
+    return hook
 
 
-def _finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     if isinstance(value, Tensor):
         return bool(value.isfinite().all())
     if isinstance(value, (tuple, list)):
-        return all(map(_finite, value))
-    return not is_dataclass(value) or all(map(_finite, vars(value).values()))
+        return all(map(_is_finite, value))
+    return not is_dataclass(value) or all(map(_is_finite, vars(value).values()))

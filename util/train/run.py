@@ -1,16 +1,22 @@
-"""A training run's folder: config, curves, checkpoints, and what early stopping counts."""
+"""The life of a training run: resume, save, survive a failing disk, stop when asked.
+
+`Run` holds what both stages share. `BaseLearnerRun` (stage one) saves beside the file that it will
+write. `AdversarialRun` (stage two) keeps a folder, and chooses `best.pth` (`record_validation`).
+"""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from model import AMFormer
+from model.published import base_to_published
 from util.checkpoint import resume
-from util.checkpoint.file import serialize_checkpoint
+from util.checkpoint.file import serialize_checkpoint, write_checkpoint
 from util.checkpoint.load import load_checkpoint
 from util.config import Config, save_config, to_dict
 from util.data.batches import Batches
@@ -21,239 +27,402 @@ from util.runtime.cost import Cost
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write, sweep
-from util.runtime.log import log
+from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.train.adversarial import AdversarialTrainer
+from util.runtime.stop import Stop, resume_command
 from util.train.curves import Curves
 
+LOG = "log.txt"
 
-class Run:
-    """Writes `config.yaml`, tensorboard curves and checkpoints; rank 0 alone writes.
 
-    `last.pth` is written after a validation, every `Train.save_minutes` and when the run is asked
-    to stop; the one before it stays as `last.previous.pth`. `best.pth` is the one of the best
-    validation. Files of an earlier run in the folder go once there is one of this run.
+class Trainer(Protocol):
+    """What a run saves: a model, and the state of its optimizers by name."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, whose own state is saved, too."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+class Run(ABC):
+    """What both stages share. All ranks call the same methods; rank 0 alone writes.
+
+    Args:
+        trainer: its model and optimizers are saved.
+        cfg: the whole config.
+        ranks: this process.
+        batches: of the run; `start` sets their first iteration.
+        path: file or folder of the run, for messages.
 
     Attributes:
-        best: the highest validation mIoU so far. stale: epochs since.
-        owes_validation: the checkpoint that the run goes on from was written before its validation.
+        done: iterations that are done.
+        owes_validation: the validation of the last of them is still to come.
+        setting: what a resumed run is compared with: config, versions.
     """
 
-    def __init__(self, model: AMFormer, game: AdversarialTrainer, cfg: Config, ranks: Ranks):
-        self.model, self.game, self.cfg, self.ranks = model, game, cfg, ranks
-        self.folder = Path(cfg.Train.save_path)
-        self.best, self.stale, self.owes_validation = -1.0, 0, False
-        self.curves: Curves | None = None
-        self.setting = {"config": to_dict(cfg), "versions": library_versions()}
-        self._saved, self._saved_at, self._failed = (0, True), time.monotonic(), ""
-        self._best = b""  # a best checkpoint that is still to be written
-        self._number = 1  # of this run among those that had the folder
-        self._strangers: set[str] = set()  # checkpoints there that are not this run's, or bad
-        self.cost = Cost(ranks.device)
+    def __init__(
+        self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
+    ) -> None:
+        self.trainer, self.cfg, self.ranks, self.batches = trainer, cfg, ranks, batches
+        self.path = path
+        self.done, self.owes_validation = 0, False
+        self.setting: dict[str, Any] = {"config": to_dict(cfg), "versions": library_versions()}
+        self._saved, self._saved_at = (0, False), time.monotonic()
+        self._failure = ""  # why the last checkpoint could not be written
 
-    def start(self, schedule: Batches) -> list[str]:
-        """Takes up what `Train.resume` says; opens the folder.
+    def start(self) -> list[str]:
+        """Resume as `Train.resume` says; open the log file.
 
         Returns:
             Lines about where the run starts.
 
         Raises:
-            UserError: the checkpoint is missing, torn, of another architecture or of no training;
-                the folder cannot be written to.
+            UserError: the checkpoint is missing, torn, of another architecture or holds no training
+                state; the run's place cannot be written to.
         """
-        self.setting |= {"ranks": self.ranks.world, "images": schedule.samples}
-        # A machine may count no restart of its own when it joins those of another.
-        [again] = distributed.any_rank([resume.restarted()], self.ranks)
-        # The same file on all ranks, also when one of them is late and finds another.
-        path, notes = distributed.gather(self._chosen(again) if self.ranks.is_main else None)[0]
+        # A machine may not count a restart of its own when it rejoins the others.
+        [restarted] = distributed.any_rank([resume.was_restarted()], self.ranks)
+        # Rank 0 chooses for all: a late rank might find another file.
+        choice = self._choose(restarted) if self.ranks.is_main else None
+        path, notes = distributed.gather(choice)[0]
         if path:
-            notes = notes + self._take_up(Path(path), schedule)
+            notes = notes + self._resume(Path(path))
         if self.ranks.is_main:
-            self._open_folder()
-            for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
-                sweep(self.folder / name)
-            self.curves = Curves(self.folder, schedule.start, log.warning)
+            self._open()
         return notes
 
-    def _open_folder(self) -> None:
-        """Writes the config; refuses a folder that is not a run's, or cannot be written to."""
-        config = self.folder / "config.yaml"
+    @abstractmethod
+    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
+        """Return the checkpoint to resume from ('': none), and lines about the choice."""
+
+    def _resume(self, path: Path) -> list[str]:
+        """Restore the state in a checkpoint; return lines about it."""
+        state = load_checkpoint(self.trainer.model, path)
+        try:  # PyTorch reads what is inside, and can fail anywhere in it
+            self._load(state)
+            set_random_state(state["random"][self.ranks.rank % len(state["random"])])
+        except Exception:
+            raise UserError(
+                f"{path}: its optimizers or random states do not fit this run; name another file"
+            ) from None
+        self._saved, self.batches.start = (self.done, self.owes_validation), self.done
+        changed = tree_differences(state, self.setting)
+        return [
+            f"resumed from {path}: {self.done} of {self.batches.total} iterations are done",
+            *(f"changed since that checkpoint: {line}" for line in changed),
+        ]
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Restore everything but the model and the random state."""
+        self.trainer.load_state_dict(state)
+        self.done = state["iteration"]
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make the run's place ready for writing, on rank 0, and open the log file."""
+
+    def step_done(self) -> None:
+        """Count an iteration."""
+        self.done += 1
+
+    def save_if_due(self, stop: Stop) -> bool:
+        """Save if `Train.save_minutes` have passed or a stop is requested.
+
+        Returns:
+            Whether any rank was asked to stop.
+        """
+        period = 60 * self.cfg.Train.save_minutes
+        is_due = self.ranks.is_main and 0 < period <= time.monotonic() - self._saved_at
+        stopping, saving = distributed.any_rank((stop.requested, is_due), self.ranks)
+        if stopping or saving:
+            self.save()
+        if stopping:
+            self.log_stop()
+        return stopping
+
+    def log_stop(self) -> None:
+        """Log that the run was stopped, and the command that resumes it."""
+        log.info(f"stopped at iteration {self.done}; resume with:\n{resume_command()}")
+
+    def save(self) -> None:
+        """Write the state, unless it is written already; every rank has to call.
+
+        A disk that fails costs a warning: the run goes on, and earlier files stay complete.
+        """
+        now = (self.done, self.owes_validation)
+        if self._saved == now:
+            return
+        random = distributed.gather(random_state())
+        self._saved, self._saved_at = now, time.monotonic()
+        if not self.ranks.is_main:
+            return
+        content = serialize_checkpoint(**self._state(), random=random)
+        try:
+            self._write(content)
+            self._failure = ""
+        except OSError as error:
+            self._failure = f"{error.strerror}, at iteration {self.done}"
+            log.warning(
+                f"{self.path}: the checkpoint cannot be written ({self._failure}); earlier ones "
+                "are complete, training goes on"
+            )
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, all but the random state."""
+        model = {"model": self.trainer.model.state_dict(), "iteration": self.done}
+        return {**model, **self.trainer.state_dict(), **self.setting}
+
+    @abstractmethod
+    def _write(self, content: bytes) -> None:
+        """Write a checkpoint, or raise OSError."""
+
+    @contextmanager
+    def saved_on_failure(self) -> Iterator[None]:
+        """Save if the block of the iterations fails, so that a bad image or step costs no hours.
+
+        With several ranks, one alone cannot save for all: what was done since the last checkpoint
+        is lost.
+        """
+        try:
+            yield
+        except (UserError, RunStopped):
+            if self.ranks.world == 1:
+                self.save()
+            raise
+
+    def close(self) -> None:
+        """End the run.
+
+        Raises:
+            RunStopped: the last checkpoint could not be written.
+        """
+        if self._failure:
+            raise RunStopped(f"{self.path}: the last checkpoint is not written ({self._failure})")
+
+
+class BaseLearnerRun(Run):
+    """Stage one: keeps `base.unfinished.pth` and `base.log` beside `Method.pre_weight` base.pth."""
+
+    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
+        self.target = Path(cfg.Method.pre_weight)
+        path = self.target.with_suffix(".unfinished.pth")
+        super().__init__(trainer, cfg, ranks, batches, path)
+
+    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
+        if self.cfg.Train.resume != "auto" and not restarted:
+            return "", []
+        if not self.path.exists():
+            return "", [f"nothing to resume beside {self.target}: starts from scratch"]
+        try:
+            resume.training_state(self.path, resume.BASE_LEARNER_STATE)
+        except UserError as error:
+            raise UserError(f"{error} (or delete it to start from scratch)") from None
+        return str(self.path), []
+
+    def _open(self) -> None:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Method.pre_weight: {self.target.parent} cannot be created ({error.strerror}); "
+                "name another file"
+            ) from None
+        sweep(self.path)
+        add_log_file(self.target.with_suffix(".log"))
+
+    def _write(self, content: bytes) -> None:
+        atomic_write(self.path, content)
+
+    def finish(self, miou: float) -> None:
+        """Write the base learner under published names; drop the state, which has become useless.
+
+        Args:
+            miou: of its validation, in percent.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.ranks.is_main:
+            state = base_to_published(self.trainer.model.state_dict())
+            write_checkpoint(self.target, state_dict=state, base_miou=miou)
+            self.path.unlink(missing_ok=True)
+            log.info(f"base mIoU {miou:.1f}, written to {self.target}")
+        self._failure = ""
+
+
+class AdversarialRun(Run):
+    """Stage two's folder `Train.save_path`: `config.yaml`, `log.txt`, curves and checkpoints.
+
+    `last.pth` is written after a validation, every `Train.save_minutes` and at a stop request; the
+    one before it stays as `last.previous.pth`. `best.pth` is that of the best validation.
+    Files of an earlier run in the folder are removed at the first checkpoint of this run.
+
+    Attributes:
+        best: the highest validation mIoU so far, in percent.
+        stale: epochs since then, for early stopping.
+    """
+
+    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
+        super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
+        self.setting |= {"ranks": ranks.world, "images": batches.samples}
+        self.best, self.stale = -1.0, 0
+        self.cost = Cost(ranks.device)
+        self._curves: Curves | None = None
+        self._is_best = False  # the next checkpoint is the best so far
+        self._unwritten_best = b""  # a best checkpoint that a failing disk has not taken yet
+        self._number = 1  # of this run among those that used the folder
+        self._foreign_files: set[str] = set()  # checkpoints there of other runs, or unusable
+
+    # --- resuming ---------------------------------------------------------------------------------
+
+    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
+        asked, auto = self.cfg.Train.resume, self.cfg.Train.resume == "auto"
+        good, bad = resume.find_candidates(self.path)
+        if not auto and not restarted:
+            if asked:
+                resume.check_resume_file(Path(asked))
+            return asked, self._identify_run(asked, good)
+        if auto and bad and not good:
+            raise UserError(f"{bad[0]} (none of {self.path} is good; delete it to start anew)")
+        launch = resume.launch_id()
+        latest = resume.latest(one for one in good if auto or one.launch == launch)
+        notes = [f"passed over: {line}" for line in bad]
+        if latest:
+            path = str(latest)
+        elif auto:
+            path, notes = "", [f"nothing to resume in {self.path}: starts from scratch"]
+        else:
+            path = asked
+            notes = ["restarted by the launcher, before any checkpoint was written"]
+        return path, notes + self._identify_run(path, good)
+
+    def _identify_run(self, path: str, good: list[resume.Candidate]) -> list[str]:
+        """Number this run, which resumes from `path`; find files of other runs in its folder."""
+        resumed = [one.run for one in good if one.path.resolve() == Path(path).resolve()]
+        self._number = resumed[0] if resumed else 1 + max((one.run for one in good), default=0)
+        own = {one.path.name for one in good if one.run == self._number}
+        names = (resume.LAST, resume.PREVIOUS, resume.BEST)
+        self._foreign_files = {n for n in names if n not in own and (self.path / n).exists()}
+        if resumed or not self._foreign_files:
+            return []
+        return [f"{self.path} holds an earlier run, which this one replaces"]
+
+    def _resume(self, path: Path) -> list[str]:
+        notes = super()._resume(path)
+        if self.owes_validation or not (self.done >= self.batches.total or self.exhausted()):
+            return notes
+        reason = (
+            f"{path} has all {self.done} of {self.batches.total} iterations; raise Train.epochs"
+        )
+        if self.exhausted():
+            reason = f"{path} has stopped early at iteration {self.done}; raise Train.stop_interval"
+        if path == Path(self.cfg.Train.resume):
+            raise UserError(f"Train.resume: {reason} to continue")
+        self.batches.start = self.batches.total
+        return [f"nothing left to do: {reason} to continue"]
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
+        self.best, self.stale = state["best"], state["stale"]
+        self.owes_validation = not state.get("validated", True)
+
+    def _open(self) -> None:
+        """Write the config; refuse a folder of something else, or one that cannot be written to."""
+        config = self.path / "config.yaml"
         try:
             if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
                 raise UserError(f"{config}: is not of a run; name another Train.save_path")
             save_config(self.cfg, config)
         except OSError as error:
             raise UserError(
-                f"Train.save_path: {self.folder} cannot be written to ({error.strerror}); name "
+                f"Train.save_path: {self.path} cannot be written to ({error.strerror}); name "
                 "another folder"
             ) from None
+        for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
+            sweep(self.path / name)
+        add_log_file(self.path / LOG)
+        self._curves = Curves(self.path, self.batches.start, log.warning)
 
-    def _chosen(self, again: bool) -> tuple[str, list[str]]:
-        """The checkpoint to go on from ('': none), and lines about it."""
-        asked, auto = self.cfg.Train.resume, self.cfg.Train.resume == "auto"
-        good, bad = resume.found(self.folder)
-        if not auto and not again:
-            if asked:
-                resume.explicit(Path(asked))
-            return asked, self._tell_apart(asked, good)
-        if auto and bad and not good:
-            raise UserError(f"{bad[0]} (none of {self.folder} is good; delete it to start anew)")
-        launch = resume.launch_id()
-        path = resume.newest(one for one in good if auto or one.launch == launch)
-        notes = [f"passed over: {line}" for line in bad]
-        if path is None and auto:
-            path, notes = "", [f"nothing to resume in {self.folder}: starts from scratch"]
-        elif path is None:
-            path = asked
-            notes = ["started again by the launcher, before any checkpoint was written"]
-        return str(path), notes + self._tell_apart(str(path), good)
+    # --- training ---------------------------------------------------------------------------------
 
-    def _tell_apart(self, path: str, good: list[resume.Found]) -> list[str]:
-        """Numbers the run, which goes on from `path`, and finds what is not its own; a line."""
-        own = [one.run for one in good if one.path.resolve() == Path(path).resolve()]
-        self._number = own[0] if own else 1 + max((one.run for one in good), default=0)
-        kept = {one.path.name for one in good if one.run == self._number}
-        names = (resume.LAST, resume.PREVIOUS, resume.BEST)
-        self._strangers = {n for n in names if n not in kept and (self.folder / n).exists()}
-        if own or not self._strangers:
-            return []
-        return [f"{self.folder} holds an earlier run, which this one replaces"]
-
-    def _take_up(self, path: Path, schedule: Batches) -> list[str]:
-        state = load_checkpoint(self.model, path)
-        place = self.ranks.rank % max(1, len(state["random"]))
-        try:  # what is inside is PyTorch's to read, and can fail anywhere in it
-            self.game.load_state_dict(state)
-            set_random_state(state["random"][place])
-        except Exception:
-            raise UserError(
-                f"{path}: its optimisers or random states are not those of such a run; name another"
-                " file"
-            ) from None
-        done, self.best, self.stale = state["iteration"], state["best"], state["stale"]
-        validated = state.get("validated", True)
-        notes = [f"goes on from {path}: {done} of {schedule.total} iterations are done"]
-        if validated and (done >= schedule.total or self.exhausted()):
-            limit = "Train.stop_interval" if self.exhausted() else "Train.epochs"
-            told = f"{path} has all {done} of {schedule.total} iterations; raise {limit}"
-            if self.exhausted():
-                told = f"{path} has stopped early at iteration {done}; raise {limit}"
-            if path == Path(self.cfg.Train.resume):
-                raise UserError(f"Train.resume: {told} to go on")
-            schedule.start = schedule.total
-            return [f"nothing left to do: {told} to go on"]
-        schedule.start, self._saved = done, (done, validated)
-        self.owes_validation = not validated
-        changed = tree_differences(state, self.setting)
-        return notes + [f"no longer the run that was stopped: {line}" for line in changed]
-
-    def log_step(self, done: int, losses: Mapping[str, Tensor]) -> None:
-        """Curves of every loss and both learning rates, every `Train.print_freq` iterations."""
+    def step_done(self) -> None:
+        """Count an iteration; at the end of an epoch its validation is due (`Train.val_period`)."""
+        super().step_done()
+        self.owes_validation = self.batches.ends_epoch(self.done, self.cfg.Train.val_period)
         self.cost.step()
-        if self.curves and done % self.cfg.Train.print_freq < 2:  # a G and a D step
-            values = {**losses, **self.game.rates()}
-            self.curves.scalars({f"train/{k}": float(v) for k, v in values.items()}, done)
 
-    def validated(self, scores: Scores, strips: list[np.ndarray], done: int) -> None:
-        """Curves, pictures and checkpoints after a validation; counts towards early stopping."""
-        better = scores.final.miou > self.best
-        self.stale = 0 if better else self.stale + self.cfg.Train.val_period
-        self.best, self.owes_validation = max(self.best, scores.final.miou), False
-        if self.curves:
-            curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
+    def log_step(self, values: Mapping[str, Tensor | float]) -> None:
+        """Add losses and learning rates to the curves, every `Train.print_freq` iterations."""
+        if self._curves and self.done % self.cfg.Train.print_freq < 2:  # a step of G and one of D
+            points = {f"train/{name}": float(value) for name, value in values.items()}
+            self._curves.scalars(points, self.done)
+
+    def record_validation(self, scores: Scores, strips: list[np.ndarray]) -> None:
+        """Record a validation: `best.pth` if its mIoU is the best, `last.pth`, curves, pictures.
+
+        Also counts the epochs without a better mIoU, for early stopping.
+
+        Args:
+            scores: of this validation, which the state before it owed.
+            strips: pictures of episodes, uint8 [H,W,3] each.
+        """
+        miou = scores.final.miou
+        self._is_best = miou > self.best
+        self.stale = 0 if self._is_best else self.stale + self.cfg.Train.val_period
+        self.best, self.owes_validation = max(self.best, miou), False
+        if self._curves:
+            curves = {"miou_final": miou, "miou_meta": scores.meta.miou}
             curves |= {"miou_base": scores.base_miou, "fb_iou": scores.final.fb_iou}
             curves |= {f"iou/{name}": iou for name, iou in scores.final.classes.items()}
             for kind, values in (("val", curves), ("cost", self.cost.taken())):
-                self.curves.scalars({f"{kind}/{name}": v for name, v in values.items()}, done)
+                self._curves.scalars({f"{kind}/{k}": v for k, v in values.items()}, self.done)
             picture = np.concatenate(strips).transpose(2, 0, 1)
-            self.curves.picture("val/episodes", picture, done)
-        self.save(done, better=better)
-
-    def save_is_due(self) -> bool:
-        """Whether `Train.save_minutes` have passed since the last checkpoint, by rank 0's clock."""
-        period = 60 * self.cfg.Train.save_minutes
-        return self.ranks.is_main and 0 < period <= time.monotonic() - self._saved_at
-
-    def save(self, done: int, *, validated: bool = True, better: bool = False) -> None:
-        """Writes `last.pth` and, for a better one, `best.pth`; every rank has to call.
-
-        A disk that fails is told, and the run goes on: earlier files are whole.
-
-        Args:
-            done: iterations.
-            validated: no validation of this iteration is owed.
-            better: this is the best so far.
-        """
-        if self._saved == (done, validated) and not better:
-            return
-        random = distributed.gather(random_state())
-        self._saved, self._saved_at = (done, validated), time.monotonic()
-        if not self.curves:
-            return
-        state = {"model": self.model.state_dict(), **self.game.state_dict(), **self.setting}
-        state |= {"iteration": done, "validated": validated, "best": self.best, "stale": self.stale}
-        state |= {"random": random, "run": self._number, "launch": resume.launch_id()}
-        content = serialize_checkpoint(**state)
-        if better:
-            self._best = content
-        try:
-            if not self.folder.is_dir():
-                log.warning(f"{self.folder} is gone; made anew, what it held is lost")
-                save_config(self.cfg, self.folder / "config.yaml")
-                self.curves.reopen()
-            self._write(content)
-            self._failed = ""
-        except OSError as error:
-            self._failed = f"{error.strerror}, at iteration {done}"
-            log.warning(
-                f"{self.folder}: the checkpoint cannot be written ({self._failed}); earlier ones "
-                "are whole, training goes on"
-            )
-        self.curves.flush()
-
-    def _write(self, content: bytes) -> None:
-        """Writes `last.pth` and a best checkpoint that waits, then drops what is not this run's."""
-        if self._best:  # first: whoever finds this `last` finds its `best`
-            atomic_write(self.folder / resume.BEST, self._best)
-            self._best = b""
-            self._strangers.discard(resume.BEST)
-        replaces = resume.LAST in self._strangers
-        keep = None if replaces else self.folder / resume.PREVIOUS
-        atomic_write(self.folder / resume.LAST, content, keep=keep)
-        for name in self._strangers - {resume.LAST}:
-            (self.folder / name).unlink(missing_ok=True)
-        self._strangers.clear()
-
-    @contextmanager
-    def saved_on_a_fault(self, done: Callable[[], int], schedule: Batches) -> Iterator[None]:
-        """The block of the iterations: an image that cannot be read at hour 9 costs no hour.
-
-        So does a step that is not finite. One rank alone cannot save for all: with several, what
-        `Train.save_minutes` has not saved is lost.
-
-        Args:
-            done: gives the iterations that are done.
-            schedule: of the run.
-        """
-        try:
-            yield
-        except (ValueError, RunStopped):
-            if self.ranks.world == 1 and self._saved[0] < done():
-                due = schedule.ends_epoch(done(), self.cfg.Train.val_period)
-                self.save(done(), validated=not due)
-            raise
+            self._curves.picture("val/episodes", picture, self.done)
+        self.save()
 
     def exhausted(self) -> bool:
-        """Whether `Train.stop_interval` epochs have brought no better mIoU."""
+        """Return whether `Train.stop_interval` epochs have brought no better mIoU."""
         return 0 < self.cfg.Train.stop_interval <= self.stale
 
-    def close(self) -> None:
-        """Ends the curves.
+    # --- saving -----------------------------------------------------------------------------------
 
-        Raises:
-            RunStopped: the last checkpoint could not be written.
-        """
-        if self.curves:
-            self.curves.close()
-        if self._failed:
-            raise RunStopped(f"{self.folder}: the last checkpoint is not written ({self._failed})")
+    def save(self) -> None:
+        """Write `last.pth`, and `best.pth` after the best validation; see `Run.save`."""
+        super().save()
+        if self._curves:
+            self._curves.flush()
+
+    def _state(self) -> dict[str, Any]:
+        validated = {"validated": not self.owes_validation, "best": self.best, "stale": self.stale}
+        return {**super()._state(), **validated, "run": self._number, "launch": resume.launch_id()}
+
+    def _write(self, content: bytes) -> None:
+        if self._is_best:
+            self._unwritten_best, self._is_best = content, False
+        if not self.path.is_dir():
+            log.warning(f"{self.path} is gone; it is created again, its earlier files are lost")
+            save_config(self.cfg, self.path / "config.yaml")
+            add_log_file(self.path / LOG)
+            if self._curves:
+                self._curves.reopen()
+        if self._unwritten_best:  # first: a `last` is never without the `best` that it speaks of
+            atomic_write(self.path / resume.BEST, self._unwritten_best)
+            self._unwritten_best = b""
+            self._foreign_files.discard(resume.BEST)
+        replaces = resume.LAST in self._foreign_files
+        keep = None if replaces else self.path / resume.PREVIOUS
+        atomic_write(self.path / resume.LAST, content, keep=keep)
+        for name in self._foreign_files - {resume.LAST}:
+            (self.path / name).unlink(missing_ok=True)
+        self._foreign_files.clear()
+
+    def close(self) -> None:
+        """End the run and its curves; see `Run.close`."""
+        if self._curves:
+            self._curves.close()
+        super().close()

@@ -1,0 +1,29 @@
+from .file import (
+    load_state_dict_strictly,
+    read_checkpoint,
+    serialize_checkpoint,
+    state_dict_differences,
+    state_dict_in,
+    write_checkpoint,
+)
+from .load import (
+    checkpoint_path,
+    load_base_learner,
+    load_checkpoint,
+    require_unseen,
+    trained_model,
+)
+
+__all__ = [
+    "checkpoint_path",
+    "load_base_learner",
+    "load_checkpoint",
+    "load_state_dict_strictly",
+    "read_checkpoint",
+    "require_unseen",
+    "serialize_checkpoint",
+    "state_dict_differences",
+    "state_dict_in",
+    "trained_model",
+    "write_checkpoint",
+]

@@ -1,0 +1,116 @@
+"""The renaming behind `python -m util.checkpoint.convert`: published names -> ours, and back."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.amformer.system import AMFormer
+from model.base_learner import BaseLearner
+from model.published import (
+    architecture,
+    bare,
+    base_from_published,
+    base_to_published,
+    from_published,
+    published_name,
+    to_published,
+)
+from util.checkpoint.file import read_checkpoint, state_dict_differences
+from util.config import Config, to_dict
+from util.runtime.errors import UserError
+
+State = dict[str, Tensor]
+OURS, PUBLISHED = "ours", "published"
+
+
+def convert(
+    source: str | Path, to: str | None = None, cfg: Config | None = None
+) -> tuple[dict[str, Any], str]:
+    """Read a weight file and rename its tensors.
+
+    Args:
+        source: a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
+            either.
+        to: 'ours' or 'published'; None: the one that the file does not have.
+        cfg: the config that the file must fit; None: the architecture that names and shapes tell.
+
+    Returns:
+        The content for `write_checkpoint`, and one line that describes it.
+
+    Raises:
+        UserError: the file is torn, holds no such weights, or its names or shapes do not fit.
+    """
+    state = bare(_weights(source))
+    kind, base = _kind(source, state)
+    target = to or (PUBLISHED if kind == OURS else OURS)
+    if target == kind:
+        raise UserError(f"{source}: its names are {kind} already; leave out --to {to}")
+    published = (
+        state if kind == PUBLISHED else {_published_name(n, base): v for n, v in state.items()}
+    )
+    backbone, classes, shot = architecture(published)
+    if cfg:
+        backbone, classes, shot = cfg.Method.backbone, cfg.num_base_classes, cfg.Data.shot
+    if not base and backbone.startswith("timm/"):
+        raise UserError(f"{source}: a system on {backbone} has no published form; use it as it is")
+    with torch.device("meta"):
+        model = BaseLearner(backbone, classes) if base else AMFormer(backbone, classes, shot)
+    ours = model.state_dict()
+    description = f"a base learner of {classes} classes on {backbone}"
+    if not base:
+        description = f"an AMFormer of {classes} base classes and {shot} shots on {backbone}"
+    expected = ours if kind == OURS else {_published_name(n, base): v for n, v in ours.items()}
+    if fault := state_dict_differences(expected, _one_classifier(state, expected)):
+        remedy = "name the config it was made for" if cfg else "a backbone of timm wants --config"
+        raise UserError(f"{source}: does not fit {description}: {fault}; {remedy}")
+    if base:
+        names = base_from_published(state, ours) if target == OURS else base_to_published(state)
+        content: dict[str, Any] = {"state_dict": names}
+    elif target == OURS:
+        content = {"model": from_published(state)} | ({"config": to_dict(cfg)} if cfg else {})
+    else:
+        content = dict(to_published(state))
+    return content, f"{description}, {len(state)} tensors under {target} names"
+
+
+def _weights(source: str | Path) -> State:
+    """Return the state dict in a file, under `model`, under `state_dict` or bare."""
+    content = read_checkpoint(source)
+    for key in ("model", "state_dict"):
+        content = content.get(key, content)
+    other = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if other or not content:
+        reason = f"{other[0]!r} is no tensor" if other else "it is empty"
+        raise UserError(f"{source}: holds no weights ({reason}); name another file")
+    return content
+
+
+def _kind(source: str | Path, state: State) -> tuple[str, bool]:
+    """Return whose names the tensors have, and whether they are a base learner alone."""
+    parts = {name.partition(".")[0] for name in state}
+    for part, kind, base in (
+        ("encoder", OURS, False),
+        ("transformer", PUBLISHED, False),
+        ("classifier", OURS, True),
+        ("ppm", PUBLISHED, True),
+    ):
+        if part in parts:
+            return kind, base
+    shown = ", ".join(list(state)[:3])
+    raise UserError(
+        f"{source}: neither AMFormer's names nor published ones ({shown}, ...); it takes a system "
+        "or a base learner"
+    )
+
+
+def _published_name(name: str, base: bool) -> str:
+    """Return the published name of one of our names."""
+    return next(iter(base_to_published({name: torch.empty(0)}))) if base else published_name(name)
+
+
+def _one_classifier(state: State, expected: State) -> State:
+    """Return a base learner's state with one name for the classifier: BAM's files use two."""
+    names = {name.replace("cls.4.", "base_learnear.2."): name for name in expected}
+    return {names.get(name, name): value for name, value in state.items()}
