@@ -41,7 +41,7 @@ def wanted(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def slow_run(words: list[str], out: Path, errors: Path) -> None:
-    """Runs the command in its own session, slowed by 20 ms per file, so it can be interrupted."""
+    """Run the command in its own session, slowed by 20 ms per file, so it can be interrupted."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     create, sys.stderr = jobs._create, errors.open("w", buffering=1)
@@ -71,7 +71,7 @@ def wait_for(done, seconds: float = 60) -> None:
 
 
 def kill_group(process: multiprocessing.Process, out: Path) -> None:
-    """Kills a run and its workers; returns when all are gone."""
+    """Kill a run and its workers; return when all are gone."""
     if process.is_alive():
         # Before it has its own session, it has no workers.
         own = os.getpgid(process.pid) == process.pid

@@ -229,7 +229,7 @@ def test_file_without_read_permission_is_one_line_with_status_2(
 
 
 def put(path: str, value: object) -> Callable[[dict], None]:
-    """Sets an entry such as 'annotations.0.iscrowd'; the value `...` removes it."""
+    """Set an entry such as 'annotations.0.iscrowd'; the value `...` removes it."""
 
     def change(content: dict) -> None:
         *way, last = (int(key) if key.isdigit() else key for key in path.split("."))
@@ -346,7 +346,7 @@ def zip_member(name: str, is_link: bool = False) -> Callable[[Path], None]:
 
 
 def damage(path: Path) -> None:
-    """Changes a byte in the middle of a picture, which the zip's checksum reveals."""
+    """Change a byte in the middle of a picture, which the zip's checksum reveals."""
     content = bytearray(path.read_bytes())
     content[content.index(b"\xff\xd8") + 200] ^= 1
     path.write_bytes(content)
@@ -358,7 +358,7 @@ def cut_in_zip(coco: Path) -> None:
 
 
 def lock(path: Path) -> None:
-    """Sets the flag of a password."""
+    """Set the flag of a password."""
     content = bytearray(path.read_bytes())
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)

@@ -72,7 +72,7 @@ def test_real_masks_are_reproduced(real: Path, tmp_path: Path) -> None:
     noval = (sbd / "dataset/train_noval.txt").read_text().split()
     listed = (voc / "ImageSets/Segmentation/train.txt").read_text().split()
     assert train.image_ids() == noval + [i for i in listed if i not in noval]
-    train.require(train.image_ids())
+    train.find_images(train.image_ids())
     assert train.load(noval[0])[0].shape[2] == 3
 
 

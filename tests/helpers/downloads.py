@@ -22,7 +22,7 @@ from util.runtime.cli import main
 
 
 def run(*words: object, entry: Callable[[list[str]], None] = run_prepare) -> SimpleNamespace:
-    """Runs the command in this process; returns `status`, `out` (stdout) and `err` (stderr)."""
+    """Run the command in this process; return `status`, `out` (stdout) and `err` (stderr)."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -33,7 +33,7 @@ def run(*words: object, entry: Callable[[list[str]], None] = run_prepare) -> Sim
 
 
 def refused(result: SimpleNamespace, *words: str) -> None:
-    """Asserts a single error line that contains the words; warnings may come before it."""
+    """Assert a single error line that contains the words; warnings may come before it."""
     assert result.status == 2, result
     lines = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and ";" in lines[0], result.err
@@ -70,7 +70,7 @@ def write_mask(path: Path, label: np.ndarray) -> None:
 
 
 def write_mat(path: Path, label: np.ndarray) -> None:
-    """Writes a mask as SBD does: GTcls has Boundaries, Segmentation and CategoriesPresent."""
+    """Write a mask as SBD does: GTcls has Boundaries, Segmentation and CategoriesPresent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     present = np.unique(label[label > 0]).reshape(-1, 1)
     boundaries = np.empty((20, 1), object)
@@ -85,7 +85,7 @@ def a_label(number: int, height: int = 10, width: int = 12) -> np.ndarray:
 
 
 def make_voc(root: Path, images: int = 6) -> tuple[Path, Path]:
-    """Creates VOCdevkit/VOC2012 and benchmark_RELEASE; every image has at least one mask.
+    """Create VOCdevkit/VOC2012 and benchmark_RELEASE; every image has at least one mask.
 
     VOC's train list has images 0 and 1, its val list 2 and 3. SBD has all but 0 and 3.
     """
@@ -130,7 +130,7 @@ def coco_json(first: int, subset: str, year: str = "2014") -> dict:
 
 
 def make_coco(root: Path, year: str = "2014") -> Path:
-    """Creates a download of COCO: pictures and annotations of both subsets."""
+    """Create a download of COCO: pictures and annotations of both subsets."""
     for subset, first in (("train", 40), ("val", 70)):
         content = coco_json(first, subset, year)
         for image in content["images"]:
@@ -142,7 +142,7 @@ def make_coco(root: Path, year: str = "2014") -> Path:
 
 
 def pack(archive: Path, folder: Path, top: str) -> Path:
-    """Packs a folder under the name `top` into a .zip, .tar or .tgz."""
+    """Pack a folder under the name `top` into a .zip, .tar or .tgz."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive, "w") as out:
