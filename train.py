@@ -81,7 +81,7 @@ def train() -> None:
 
     with stop, run.saved_on_failure():
         if not run.owes_validation or goes_on():
-            # Supports are masked, and their 255 treated, in model/encoder.py.
+            # model/encoder.py multiplies a support by its mask, in which 255 counts as background.
             encoded = encoded_batches(model.encoder, episodes, batches, cfg)
             for batch in progress.waiting(encoded):
                 iteration, in_epoch = run.done, run.done % batches.per_epoch

@@ -16,12 +16,12 @@ from torch import Tensor
 from model.encoder import Encoder
 from model.query_support import QueryFeatures, SupportFeatures
 from util.config import Config
-from util.data.batches import Batches
+from util.data.batches import Batches, FixedBatches
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
 from util.data.episodes import Plan
 from util.data.loading import loaded
 from util.data.transform import FlipTransform
-from util.runtime import speed
+from util import speed
 
 
 @dataclass
@@ -201,7 +201,7 @@ class FeatureStore:
 
 
 def encoded_batches(
-    encoder: Encoder, episodes: EpisodeDataset, schedule: Batches, cfg: Config
+    encoder: Encoder, episodes: EpisodeDataset, schedule: Batches | FixedBatches, cfg: Config
 ) -> Iterator[EncodedBatch]:
     """This rank's share of every training batch, on the encoder's device."""
     device = next(encoder.parameters()).device
