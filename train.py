@@ -23,7 +23,7 @@ from util import speed
 from util.checkpoint.load import load_base_learner
 from util.data.batches import Batches
 from util.data.dataset import open_episodes
-from util.data.loading import skipped
+from util.data.loading import skipped_by_all_ranks
 from util.evaluate.evaluator import Evaluator
 from util.evaluate.visualize import Gallery
 from util.features import encoded_batches
@@ -95,7 +95,7 @@ def train() -> None:
                 if not goes_on():
                     break
     progress.close()
-    if lost := skipped(episodes, ranks):
+    if lost := skipped_by_all_ranks(episodes, ranks):
         log.info(f"{lost} episodes that could not be read were skipped")
     log.info(f"best mIoU {run.best:.2f}; checkpoints in {run.path}")
     run.close()

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from util import speed
 from util.data.base_images import open_base_images
 from util.data.batches import Batches
-from util.data.loading import skipped
+from util.data.loading import skipped_by_all_ranks
 from util.runtime import distributed
 from util.runtime.cli import main
 from util.runtime.log import log
@@ -23,6 +23,7 @@ from util.runtime.progress import Progress
 from util.runtime.rng import seed_everything
 from util.runtime.stop import Stop
 from util.train.base_learner import (
+    BaseLearnerRun,
     BaseLearnerTrainer,
     build_base_learner,
     check_target,
@@ -30,7 +31,6 @@ from util.train.base_learner import (
     transform,
     validate,
 )
-from util.train.run import BaseLearnerRun
 
 
 def train_base() -> None:
@@ -70,7 +70,7 @@ def train_base() -> None:
             miou = validate(model, tests, cfg, ranks, stop)
             if miou is None:
                 run.log_stop()
-    if lost := skipped(images, ranks):
+    if lost := skipped_by_all_ranks(images, ranks):
         log.info(f"{lost} images that could not be read were skipped")
     if miou is not None:
         run.finish(miou)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from model.encoder import Encoder
 from model.query_support import QueryFeatures, SupportFeatures
+from util import speed
 from util.config import Config
 from util.data.batches import Batches, FixedBatches
 from util.data.dataset import EpisodeBatch, EpisodeDataset, binary_mask, collate
-from util.data.episodes import Plan
-from util.data.loading import loaded
+from util.data.episodes import EpisodePlan
+from util.data.loading import load_batches
 from util.data.transform import FlipTransform
-from util import speed
 
 
 @dataclass
@@ -36,7 +36,7 @@ class EncodedBatch:
     supports: list[list[SupportFeatures]]
     support_mask: Tensor
     query_mask: Tensor
-    plans: list[Plan]
+    plans: list[EpisodePlan]
     query_base_mask: Tensor | None = None
     class_index: Tensor | None = None
 
@@ -121,7 +121,7 @@ class FeatureStore:
 
     def batch(self, indices: list[int]) -> EncodedBatch:
         """These episodes, on the encoder's device, as a DataLoader would give them."""
-        made = [self.episodes.skipping(self._episode, index) for index in indices]
+        made = [self.episodes.first_readable(self._episode, index) for index in indices]
         plans, queries, supports = (list(column) for column in zip(*made, strict=True))
         batch = self._joined(QueryFeatures.cat([q.view for q in queries]), queries, supports, plans)
         places = [self.episodes.classes.index(plan.class_id) for plan in plans]
@@ -131,14 +131,14 @@ class FeatureStore:
             class_index=torch.tensor(places).to(queries[0].label.device),
         )
 
-    def _episode(self, index: int) -> tuple[Plan, EncodedImage, list[EncodedImage]]:
+    def _episode(self, index: int) -> tuple[EpisodePlan, EncodedImage, list[EncodedImage]]:
         sampler = self.episodes.sampler
         plan, rng = sampler.plan(index), sampler.rng(index)
         query = self._kept(plan.query, None, self._mirrored(rng))
         names = plan.supports
         return plan, query, [self._kept(n, plan.class_id, self._mirrored(rng)) for n in names]
 
-    def of_query(self, query: EncodedImage, plans: list[Plan]) -> EncodedBatch:
+    def of_query(self, query: EncodedImage, plans: list[EpisodePlan]) -> EncodedBatch:
         """The episodes of these plans, all of which ask for one query: `image(plan.query)`."""
         supports = [[self._kept(s, plan.class_id, False) for s in plan.supports] for plan in plans]
         return self._joined(query.view, [query] * len(plans), supports, plans)
@@ -164,7 +164,7 @@ class FeatureStore:
         query: QueryFeatures,
         queries: list[EncodedImage],
         supports: list[list[EncodedImage]],
-        plans: list[Plan],
+        plans: list[EpisodePlan],
     ) -> EncodedBatch:
         classes = [plan.class_id for plan in plans]
         masks = [
@@ -182,7 +182,7 @@ class FeatureStore:
 
     def _mirrored(self, rng: np.random.Generator) -> bool:
         transform = self.episodes.transform
-        return isinstance(transform, FlipTransform) and transform.mirrors(rng)
+        return isinstance(transform, FlipTransform) and transform.draw_flip(rng)
 
     def _kept(self, name: str, class_id: int | None, mirrored: bool) -> EncodedImage:
         """As `image`, out of the store where it is there."""
@@ -213,7 +213,9 @@ def encoded_batches(
             yield batch
         return
     pinned = device.type == "cuda"
-    for images in loaded(episodes, schedule, cfg, collate_fn=collate, pin_memory=pinned):
+    for images in load_batches(
+        episodes, schedule, cfg.workers, collate_fn=collate, pin_memory=pinned
+    ):
         with speed.autocast(cfg.Train.precision, device):
             batch = encode(encoder, images.to(device))
         yield batch

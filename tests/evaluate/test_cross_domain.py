@@ -143,7 +143,7 @@ def test_lists_hold_the_tested_classes_only(voc: list[str], capsys: pytest.Captu
 def test_classes_that_no_mask_can_hold_count_as_background(voc: list[str]) -> None:
     episodes, _ = open_episodes(load_config(FOLD_1, [*voc, "Data.missing=skip"]), "val", 1)
     base = [CLASSES["coco"][c - 1] for c in published_fold("coco", 1).base]
-    got = episodes.comparable(torch.arange(61))
+    got = episodes.keep_annotated(torch.arange(61))
     kept = [base[n - 1] for n in got.tolist() if n]
     assert kept == [name for name in base if name in map(_coco, CLASSES["pascal"])]
     assert len(kept) == 16 and torch.equal(got[got > 0], got.nonzero().flatten())

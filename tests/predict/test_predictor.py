@@ -18,7 +18,7 @@ from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import load_config, to_dict
 from util.data import weak
 from util.data.dataset import EpisodeDataset, binary_mask
-from util.data.episodes import EpisodeSampler, Plan
+from util.data.episodes import EpisodePlan, EpisodeSampler
 from util.data.image_io import read_image, read_label
 from util.evaluate.evaluator import own_size
 from util.evaluate.metrics import BinaryTotals, argmax_channels
@@ -43,7 +43,7 @@ def predictor(loaded: Predictor) -> Predictor:
     return loaded
 
 
-def plans(run: SimpleNamespace, shot: int = 1) -> list[Plan]:
+def plans(run: SimpleNamespace, shot: int = 1) -> list[EpisodePlan]:
     sampler = EpisodeSampler(run.episodes.sampler.fold, shot, SEED)
     return [sampler.plan(index) for index in range(EPISODES)]
 
@@ -56,11 +56,13 @@ def files(run: SimpleNamespace, image_id: str) -> tuple[Path, Path]:
 def boxes(mask: np.ndarray) -> list[Box]:
     """The boxes of Data.ann_type bbox: one around each part that is not tiny."""
     count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    parts = [tuple(map(int, row)) for row in statistics[1:count] if row[4] >= weak.SMALLEST]
+    parts = [
+        tuple(map(int, row)) for row in statistics[1:count] if row[4] >= weak.MIN_OBJECT_PIXELS
+    ]
     return [Box(x, y, x + width, y + height) for x, y, width, height, _ in parts]
 
 
-def examples(run: SimpleNamespace, plan: Plan, *, boxed: bool = False) -> list[Example]:
+def examples(run: SimpleNamespace, plan: EpisodePlan, *, boxed: bool = False) -> list[Example]:
     """The supports of an episode as a user gives them: image files, and masks or boxes."""
     made = []
     for image_id in plan.supports:

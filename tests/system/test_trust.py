@@ -105,7 +105,7 @@ def test_image_list_cannot_name_a_file_outside_its_folder(
     folder = listed / "ImageSets/Segmentation"
     folder.mkdir(parents=True)
     (folder / "val.txt").write_text(f"{name}\n")
-    with pytest.raises(ValueError, match="val.txt: .* is no name of an image"):
+    with pytest.raises(ValueError, match="val.txt: .* is no image name"):
         Source(listed, "pascal", "val", cache=str(tmp_path / "cache")).image_ids()
 
 

@@ -1,4 +1,4 @@
-"""Which samples make a batch."""
+"""Batch samplers: which samples this rank takes at each iteration."""
 
 from collections.abc import Iterator
 
@@ -7,17 +7,18 @@ from util.runtime.errors import UserError
 
 
 class Batches:
-    """The batch sampler of one rank: which samples it takes at each iteration of the run.
+    """The batch sampler of one rank over a whole run.
 
-    An epoch is a pass over the samples, without the rest that fills no batch (as published); the
-    samples are numbered through over all epochs. The ranks share a batch, evenly up to one sample.
+    An epoch is one pass over the samples; the last samples that do not fill a batch are dropped (as
+    published). Sample numbers keep counting over all epochs. The ranks share each batch; their
+    shares differ by one sample at most.
 
     Args:
-        samples: number of samples of one pass.
-        batch_size: samples of a step over all ranks.
+        samples: samples of one pass.
+        batch_size: samples of an iteration over all ranks.
         epochs: passes.
         ranks: this process.
-        limit: iterations of the run in place of `epochs`, if not 0.
+        limit: iterations of the run instead of `epochs`; 0: no limit.
 
     Attributes:
         start: iterations already done; a resumed run sets it.
@@ -32,9 +33,9 @@ class Batches:
         self, samples: int, batch_size: int, epochs: int, ranks: Ranks, limit: int = 0
     ) -> None:
         if batch_size > samples:
-            raise UserError(f"batch_size {batch_size}: the list has {samples} images; make it less")
+            raise UserError(f"batch_size {batch_size}: the list has {samples} images; lower it")
         if batch_size < ranks.world:
-            raise UserError(f"batch_size {batch_size}: {ranks.world} ranks share it; make it more")
+            raise UserError(f"batch_size {batch_size}: {ranks.world} ranks share it; raise it")
         self.samples, self.batch_size, self.ranks, self.start = samples, batch_size, ranks, 0
         self.per_epoch = samples // batch_size
         self.total = limit or epochs * self.per_epoch
@@ -43,7 +44,7 @@ class Batches:
         return self.total - self.start
 
     def ends_epoch(self, done: int, period: int) -> bool:
-        """Whether `done` iterations are all, or a multiple of `period` whole epochs."""
+        """Whether `done` iterations are the whole run, or a multiple of `period` epochs."""
         return done == self.total or done % (period * self.per_epoch) == 0
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -56,11 +57,11 @@ class Batches:
 
 
 class FixedBatches:
-    """These batches of sample numbers, as a schedule that is at its start."""
+    """A batch sampler that yields the given lists of sample numbers, from iteration 0."""
 
     start = 0
 
-    def __init__(self, batches: list[list[int]]):
+    def __init__(self, batches: list[list[int]]) -> None:
         self.batches = batches
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -1,9 +1,10 @@
-"""Checks the data of a config: every image and every mask of its lists.
+"""Check the data of a config: every image and every mask of its lists.
 
     python -m util.data.check config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
 
-Is each there, readable, of one size, with legal labels? Has each class enough images for K shots?
-Prints a table per class and everything that is wrong; the exit status is 2 when something is.
+Each file must exist, be readable, and have legal labels; image and mask must have the same size;
+each class needs enough images for K shots. Prints a table of the classes and every mistake; the
+exit status is 2 if there is any.
 """
 
 from dataclasses import dataclass
@@ -12,71 +13,72 @@ from functools import partial
 from model.constants import IGNORE
 from util.config import DataSection
 from util.config.arguments import config_argument
-from util.data.image_io import read_label
-from util.data.lists import FoldList, compare, fold_list, list_name
+from util.data.image_io import UnreadableFile, read_label
+from util.data.lists import FoldList, compare_with_published, fold_list, list_name
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
 from util.folds import fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
+from util.runtime.log import log
 from util.runtime.parallel import on_all_cores
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """What was found in one subset.
 
     Attributes:
-        table: what the readable masks hold.
-        fold: the fold's list that follows.
-        there: images of the list that are on disk.
-        wrong: a line for each offender.
+        table: what the readable masks contain.
+        fold: the fold's list, derived from the table.
+        on_disk: images of the list that are on disk.
+        mistakes: a line for each.
     """
 
     table: Table
     fold: FoldList
-    there: set[str]
-    wrong: list[str]
+    on_disk: set[str]
+    mistakes: list[str]
 
 
-def check(data: DataSection, subset: str) -> Report:
-    """Reads every image and mask that a subset lists, on all cores.
+def check(data: DataSection, subset: str) -> CheckReport:
+    """Read every image and mask that a subset lists, on all cores.
 
     Args:
-        data: a config's `Data` section. With `.missing` 'skip' an absent image is no offender.
+        data: a config's `Data` section. With `missing: skip` an absent image is no mistake.
         subset: 'train' or 'val'.
 
     Raises:
-        UserError: when folders or id lists are missing.
+        UserError: a folder or an id list is missing.
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()
-    look = partial(_look, source, data.missing == "skip")
-    found = on_all_cores(look, [(i, i in on_disk) for i in ids], f"checking {subset}")
+    check_pair = partial(_check_pair, source, data.missing == "skip")
+    found = on_all_cores(check_pair, [(i, i in on_disk) for i in ids], f"checking {subset}")
     table: Table = {}
-    wrong: list[str] = []
-    for image_id, (has, mistake) in zip(ids, found, strict=True):
+    mistakes: list[str] = []
+    for image_id, (pixels, mistake) in zip(ids, found, strict=True):
         if mistake:
-            wrong.append(mistake)
-        if has is not None:
-            table[image_id] = has
+            mistakes.append(mistake)
+        if pixels is not None:
+            table[image_id] = pixels
     fold = fold_list(table, fold_of(data), subset, data.min_pixels)
-    wrong += compare(list_name(data, subset), fold) or []
-    there = on_disk.intersection(fold.images)
+    mistakes += compare_with_published(list_name(data, subset), fold) or []
+    listed_on_disk = on_disk.intersection(fold.images)
     for c, images in fold.by_class.items():
-        count = len(there.intersection(images))
+        count = len(listed_on_disk.intersection(images))
         if count <= data.shot and data.missing == "error":
-            wrong.append(
+            mistakes.append(
                 f"class {c} ({fold.name(c)}): {count} images of >= {fold.min_pixels} pixels;"
                 f" {data.shot}-shot needs {data.shot + 1}"
             )
-    return Report(table, fold, there, wrong)
+    return CheckReport(table, fold, listed_on_disk, mistakes)
 
 
-def _look(
+def _check_pair(
     source: Source, may_miss: bool, image: tuple[str, bool]
 ) -> tuple[dict[int, int] | None, str]:
-    """{class: pixels} of a mask (None: unusable), and what is wrong ('': nothing)."""
+    """Return {class: pixels} of a mask (None: unusable), and the mistake ('': none)."""
     image_id, on_disk = image
     path, mistake = source.label_path(image_id), ""
     try:
@@ -84,47 +86,47 @@ def _look(
             label = source.decode(image_id)[1]
         else:
             label = read_label(path)
-    except ValueError as error:
+    except UnreadableFile as error:
         mistake = str(error)
-        try:  # the image may be what is wrong
+        try:  # the mistake may be the image's
             label = read_label(path)
-        except ValueError as unreadable:
+        except UnreadableFile as unreadable:
             return None, str(unreadable)
-    has = pixels_by_class(label)
-    illegal = [c for c in has if c > source.classes]
+    pixels = pixels_by_class(label)
+    illegal = [c for c in pixels if c > source.classes]
     if illegal:
-        limit = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
-        return None, f"{path}: holds label {max(illegal)}; {limit}"
-    return has, mistake
+        legal = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
+        return None, f"{path}: contains label {max(illegal)}; {legal}"
+    return pixels, mistake
 
 
-def describe(report: Report, subset: str) -> str:
-    """A table: images with the class, images in which it may serve, those of them on disk."""
+def format_table(report: CheckReport, subset: str) -> str:
+    """Return a table: per class, its images, those of them in the list, those of them on disk."""
     fold = report.fold
     lines = [
         f"{subset}: {len(report.table)} masks; {len(fold.images)} images in the fold's list,"
-        f" {len(report.there)} of them on disk",
+        f" {len(report.on_disk)} of them on disk",
         f"  {'id':>3}  {'class':16}{'in masks':>10}{f'>= {fold.min_pixels} px':>12}{'on disk':>10}",
     ]
     for c, images in fold.by_class.items():
-        holds = sum(c in has for has in report.table.values())
-        there = len(report.there.intersection(images))
-        lines.append(f"  {c:>3}  {fold.name(c):16}{holds:>10}{len(images):>12}{there:>10}")
+        in_masks = sum(c in pixels for pixels in report.table.values())
+        on_disk = len(report.on_disk.intersection(images))
+        lines.append(f"  {c:>3}  {fold.name(c):16}{in_masks:>10}{len(images):>12}{on_disk:>10}")
     return "\n".join(lines)
 
 
 def _main() -> None:
     data = config_argument(__doc__).Data
-    wrong = []
+    count = 0
     for subset in subsets(data):
         report = check(data, subset)
-        print(describe(report, subset))
-        for line in report.wrong:
-            print(f"  wrong: {line}")
-        wrong += report.wrong
-    if wrong:
-        raise UserError(f"{data.data_root}: {len(wrong)} mistakes; correct what is named above")
-    print(f"{data.data_root}: nothing is wrong")
+        log.info("%s", format_table(report, subset))
+        for line in report.mistakes:
+            log.info("  wrong: %s", line)
+        count += len(report.mistakes)
+    if count:
+        raise UserError(f"{data.data_root}: {count} mistakes; correct what is listed above")
+    log.info("%s: nothing is wrong", data.data_root)
 
 
 if __name__ == "__main__":

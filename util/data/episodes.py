@@ -1,4 +1,4 @@
-"""Which episode comes when: a pure function of (seed, index)."""
+"""Which images form which episode: a pure function of (seed, index)."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,19 @@ import numpy as np
 
 from util.data.lists import FoldList
 
-_QUERIES, _EPISODE, _PICTURES = range(3)  # independent random streams of one seed
+# Independent random streams of one seed.
+QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One episode by name.
+class EpisodePlan:
+    """The images and the class of an episode, by name.
 
     Attributes:
-        index: its number; `EpisodeSampler.plan(index)` gives it again.
+        index: its number; `EpisodeSampler.plan(index)` returns it again.
         query: id of the query image.
-        class_id: the class asked for.
-        supports: ids of the K support images, all different, none the query.
+        class_id: the class to segment.
+        supports: ids of the K support images: all different, and none is the query.
     """
 
     index: int
@@ -27,70 +28,70 @@ class Plan:
 
 
 def generator(seed: int, stream: int, index: int) -> np.random.Generator:
-    """Returns the random generator that belongs to (seed, stream, index), all >= 0."""
+    """Return the random generator of (seed, stream, index), all >= 0."""
     return np.random.default_rng(np.random.SeedSequence((seed, stream, index)))
 
 
-class Passes:
-    """Endless passes over `count` things, every thing once per pass, each pass in its own order.
+class ShuffledPasses:
+    """Endless passes over `count` items; each pass takes every item once, in a new order.
 
     Args:
-        count: how many there are.
+        count: number of items.
         seed: of the orders.
     """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
-        self._memo = (-1, np.empty(0, np.int64))
+        self._last = (-1, np.empty(0, np.int64))  # number and order of the pass used last
 
     def __call__(self, index: int) -> int:
-        """Returns the thing at a place; a function of (seed, index) alone."""
-        number, place = divmod(index, self.count)
-        if self._memo[0] != number:
-            order = generator(self.seed, _QUERIES, number).permutation(self.count)
-            self._memo = (number, order)
-        return int(self._memo[1][place])
+        """Return the item at position `index` >= 0; it depends on (seed, index) only."""
+        number, position = divmod(index, self.count)
+        if self._last[0] != number:
+            order = generator(self.seed, QUERY_ORDER, number).permutation(self.count)
+            self._last = (number, order)
+        return int(self._last[1][position])
 
 
 class EpisodeSampler:
-    """Names the query, class and supports of episode 0, 1, 2, ...
+    """Draws the query, the class and the supports of episode 0, 1, 2, ...
 
-    Episodes depend on nothing but the list, the seed and their index: not on the number of workers
-    or ranks, nor on what was asked before. So a run resumes at any episode.
+    An episode depends only on the list, the seed and its index. It does not depend on the number of
+    workers or ranks, nor on earlier calls, so a run can resume at any episode.
 
     Args:
-        fold: the list; `check_shots` or `available` has been over it.
+        fold: a list in which every class has more than K images, see `lists.check_shots`.
         shot: supports per episode, K.
         seed: >= 0.
-        balance: 0: every image is the query once per pass, and one of its classes is asked for, as
-            published. Above: a class of n images is asked for in proportion to n^(1 - balance), all
-            equally often at 1, then one of its images is the query.
+        balance: 0: every image is the query once per pass, and one of its classes is drawn (as
+            published). Above 0: first a class of n images is drawn in proportion to
+            n^(1 - balance), so all equally often at 1; then one of its images is the query.
     """
 
     def __init__(self, fold: FoldList, shot: int, seed: int, balance: float = 0.0) -> None:
         self.fold, self.shot, self.seed, self.balance = fold, shot, seed, balance
-        self._passes = Passes(len(fold.images), seed)
+        self._passes = ShuffledPasses(len(fold.images), seed)
         self._classes = sorted(c for c, images in fold.by_class.items() if images)
         shares = np.array([len(fold.by_class[c]) ** (1 - balance) for c in self._classes])
         self._shares = shares / shares.sum()
 
-    def plan(self, index: int) -> Plan:
-        """Returns episode `index` >= 0."""
-        rng = generator(self.seed, _EPISODE, index)
+    def plan(self, index: int) -> EpisodePlan:
+        """Return the plan of episode `index` >= 0."""
+        rng = generator(self.seed, EPISODE, index)
         if self.balance:
             class_id = int(rng.choice(self._classes, p=self._shares))
-            pool = self.fold.by_class[class_id]
-            query = pool[int(rng.integers(len(pool)))]
+            candidates = self.fold.by_class[class_id]
+            query = candidates[int(rng.integers(len(candidates)))]
         else:
             query = self.fold.images[self._passes(index)]
             class_id = int(rng.choice(self.fold.classes_of[query]))
-            pool = self.fold.by_class[class_id]
-        # One more than needed, so that the query can be struck out.
-        drawn = rng.choice(len(pool), min(self.shot + 1, len(pool)), replace=False)
-        supports = [pool[i] for i in drawn if pool[i] != query][: self.shot]
-        assert len(supports) == self.shot, f"class {class_id} cannot serve {self.shot} supports"
-        return Plan(index, query, class_id, tuple(supports))
+            candidates = self.fold.by_class[class_id]
+        # One more than needed, because the query may be among them.
+        drawn = rng.choice(len(candidates), min(self.shot + 1, len(candidates)), replace=False)
+        supports = [candidates[i] for i in drawn if candidates[i] != query][: self.shot]
+        assert len(supports) == self.shot, f"class {class_id} has too few images for {self.shot}"
+        return EpisodePlan(index, query, class_id, tuple(supports))
 
     def rng(self, index: int) -> np.random.Generator:
-        """Returns the generator for the augmentation of episode `index`."""
-        return generator(self.seed, _PICTURES, index)
+        """Return the random generator for the augmentation of episode `index`."""
+        return generator(self.seed, AUGMENTATION, index)

@@ -1,4 +1,4 @@
-"""Reading images and masks."""
+"""Read images and masks of class ids."""
 
 import io
 import os
@@ -11,38 +11,41 @@ from PIL import Image, ImageOps
 from util.runtime.errors import UserError
 
 
-class Unreadable(UserError):
-    """An image or its mask is missing or broken; the message names the file."""
+class UnreadableFile(UserError):
+    """An image or its mask is missing or damaged; the message names the file."""
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as RGB (uint8 [H,W,3]), upright as its EXIF orientation says.
+    """Read a picture as RGB (uint8 [H,W,3]), rotated as its EXIF orientation says.
 
-    Grey is repeated three times, an alpha channel left out, and of 16 bits the upper 8 are taken.
+    Gray is repeated three times, an alpha channel is dropped, and 16 bits become their upper 8.
 
     Raises:
-        Unreadable: the file is missing or no picture.
+        UnreadableFile: the file is missing or no picture.
     """
     if not os.path.isfile(path):
-        raise Unreadable(f"{path}: no such image; check the path (of data: Data.data_root)")
+        raise UnreadableFile(f"{path}: no such image; check the path (of data: Data.data_root)")
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # a header that promises more pixels than OpenCV takes
+    except cv2.error:  # the header claims more pixels than OpenCV accepts
         image = None
     if image is None:
-        raise Unreadable(f"{path}: cannot be read as an image; fetch or copy the file again")
+        raise UnreadableFile(f"{path}: cannot be read as an image; fetch or copy the file again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
-    """Reads a mask of class ids (uint8 [H,W]); `content`: of a file that is not on disk by itself.
+    """Read a mask of class ids (uint8 [H,W]), rotated as its EXIF orientation says.
 
-    The palette INDEX of a palette PNG is the class (VOC), or the value of a grayscale one (COCO).
-    OpenCV is no help here: its grayscale read turns a palette into luminance. An EXIF orientation
-    is obeyed, as that of a picture is.
+    A pixel's class id is its palette INDEX in a palette PNG (VOC), its value in a grayscale PNG
+    (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance.
+
+    Args:
+        path: the file; only its name in messages if `content` is given.
+        content: the bytes to read instead, such as a member of an archive.
 
     Raises:
-        Unreadable: the file is missing, torn or holds no class ids (RGB, 16 bits, ...).
+        UnreadableFile: the file is missing, damaged or holds no class ids (RGB, 16 bits, ...).
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
@@ -50,15 +53,15 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             known = kind in ("PNG of mode P", "PNG of mode L")
             label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
-        raise Unreadable(
+        raise UnreadableFile(
             f"{path}: no such mask; check the path (of data: Data.data_root)"
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(
+        raise UnreadableFile(
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
         ) from None
     if label is None:
-        raise Unreadable(
+        raise UnreadableFile(
             f"{path}: is a {kind}; a mask must be an 8-bit palette or grayscale PNG of class ids,"
             " convert it"
         )
@@ -66,7 +69,7 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
 
 
 def voc_palette() -> list[int]:
-    """Returns the colours of VOC's palette masks: 256 times R, G, B."""
+    """Return the colors of VOC's palette masks: 256 times R, G, B."""
     index = np.arange(256)
     bits = [[(index >> (3 * b + c) & 1) << (7 - b) for b in range(3)] for c in range(3)]
     return np.sum(bits, axis=1).T.ravel().tolist()

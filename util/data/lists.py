@@ -1,18 +1,17 @@
-"""The fold lists (method.md section 7): which images are queries, and which serve as supports.
+"""The fold lists (method.md section 7): which images are queries, and which may be supports.
 
     python -m util.data.lists config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
 
-writes the lists of every fold of a config's data set (COCO: by both conventions; one's own data:
-the config's fold) to `<list_dir>/{train,val}_<fold>.json`, as {"images": [...], "by_class": {...}},
-and compares them with the published ones; exit status 2 when one differs. Training does not need
-the files: it derives its list from the masks, and compares it, at every start.
+writes the lists of all folds of a config's data set to `<list_dir>/{train,val}_<fold>.json`, as
+{"images": [...], "by_class": {...}}. COCO's are written by both fold conventions, a custom data set
+has one fold. The lists are compared with the published ones; exit status 2 means a difference.
+Training does not need the files: at every start it derives its list from the masks and compares it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from util import ROOT
 from util.config import DataSection
@@ -22,11 +21,13 @@ from util.data.tables import Table, fingerprint, load_table, write_text
 from util.folds import FOLDS, Fold, fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
+from util.runtime.log import log
 
 EXPECTED = ROOT / "lists" / "expected.json"
+"""Counts and checksums of the published lists, see `compare_with_published`."""
 
 MIN_PIXELS = 2048
-"""A class serves as a support of an image when it has this many pixels in it (original size)."""
+"""Pixels of a class, at the original size, that make an image a support of it."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class FoldList:
     Attributes:
         images: ids of the queries, in order.
         by_class: class id -> the ids of `images` that may be its supports, in order.
-        classes_of: id -> the classes an episode on it may ask for: the fold's base classes in
-            training, its novel classes in validation, present in its mask at any size.
+        classes_of: id -> the classes that an episode may ask for on this query: the fold's base
+            classes in training, its novel classes in validation, in its mask at any size.
         names: class names; class id = position + 1.
-        min_pixels: that a class had to have in a mask.
+        min_pixels: pixels that a class needs in a support.
     """
 
     images: list[str]
@@ -49,39 +50,40 @@ class FoldList:
     min_pixels: int = MIN_PIXELS
 
     def name(self, class_id: int) -> str:
-        """Returns the name of a class id (from 1)."""
+        """Return the name of a class id (from 1)."""
         return self.names[class_id - 1]
 
 
 def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS) -> FoldList:
-    """Derives the list of a fold, equal to the published one.
+    """Derive the list of a fold; it equals the published one.
 
-    Training: images without a single novel pixel and with a base class of >= 2,048 pixels.
-    Validation: images with a novel class of >= 2,048 pixels. An image is in the list of each such
-    class that has >= 2,048 pixels in it.
+    - Training: images without any pixel of a novel class that have a base class of >= 2,048 pixels.
+    - Validation: images that have a novel class of >= 2,048 pixels.
+
+    An image is a support of each such class that has >= 2,048 pixels in it.
 
     Args:
-        table: what the masks of the subset hold.
+        table: what the masks of the subset contain.
         fold: the classes.
         subset: 'train' or 'val'.
-        min_pixels: in place of 2,048.
+        min_pixels: instead of 2,048.
     """
     wanted = fold.classes(subset)
-    out = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
-    for image_id, has in table.items():
-        if subset == "train" and any(c in has for c in fold.novel):
+    listed = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
+    for image_id, pixels in table.items():
+        if subset == "train" and any(c in pixels for c in fold.novel):
             continue
-        large = [c for c in wanted if has.get(c, 0) >= min_pixels]
+        large = [c for c in wanted if pixels.get(c, 0) >= min_pixels]
         if large:
-            out.images.append(image_id)
-            out.classes_of[image_id] = tuple(c for c in wanted if c in has)
+            listed.images.append(image_id)
+            listed.classes_of[image_id] = tuple(c for c in wanted if c in pixels)
         for c in large:
-            out.by_class[c].append(image_id)
-    return out
+            listed.by_class[c].append(image_id)
+    return listed
 
 
 def check_shots(fold: FoldList, shot: int) -> None:
-    """Makes sure that every class can serve: K supports and a query, all different.
+    """Check that every class has enough images for K supports and a query, all different.
 
     Raises:
         UserError: naming the first class that has fewer than K + 1 images.
@@ -95,34 +97,27 @@ def check_shots(fold: FoldList, shot: int) -> None:
             )
 
 
-def available(
-    fold: FoldList, exists: Callable[[str], bool], shot: int
-) -> tuple[FoldList, list[str]]:
-    """Cuts a list to what is on disk and can serve, down to a fixed point.
+def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[FoldList, list[str]]:
+    """Restrict a list to the given images, and to classes that still have enough of them.
 
-    Leaves out images that are not there, classes with fewer than K + 1 images, and queries none of
-    whose classes is left.
+    Leaves out classes with fewer than K + 1 images, then images without a remaining class, and so
+    on until nothing changes.
 
     Args:
         fold: the list.
-        exists: says whether an id's image is there.
+        images: ids of `fold.images`, in their order.
         shot: supports per episode, K.
 
     Returns:
-        The list cut down, and one line for each thing left out.
+        The restricted list, and a line for each class and for the images left out.
 
     Raises:
-        UserError: when nothing is left.
+        UserError: no image remains.
     """
-    images = [i for i in fold.images if exists(i)]
-    by_class, report = fold.by_class, []
-    if len(images) < len(fold.images):
-        absent = len(fold.images) - len(images)
-        report.append(f"left out {absent} of {len(fold.images)} listed images: not on disk")
-    present = len(images)
+    by_class, report, present = fold.by_class, [], len(images)
     while True:
-        kept = set(images)
-        by_class = {c: [i for i in ids if i in kept] for c, ids in by_class.items()}
+        before = set(images)
+        by_class = {c: [i for i in ids if i in before] for c, ids in by_class.items()}
         for c in [c for c, ids in by_class.items() if len(ids) <= shot]:
             report.append(
                 f"left out class {c} ({fold.name(c)}):"
@@ -130,65 +125,60 @@ def available(
             )
         classes_of = {i: tuple(c for c in fold.classes_of[i] if c in by_class) for i in images}
         images = [i for i in images if classes_of[i]]
-        if len(images) == len(kept):
+        if len(images) == len(before):
             break
     if len(images) < present:
-        report.append(f"left out {present - len(images)} images: none of their classes is left")
+        report.append(f"left out {present - len(images)} images: none of their classes remains")
     if not images:
         raise UserError(
-            "no image of the fold's list is left: check Data.data_root, or lower Data.shot"
+            "no image of the fold's list remains: check Data.data_root, or lower Data.shot"
         )
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
 
 
-def compare(name: str, fold: FoldList) -> list[str] | None:
-    """Compares a list with the published one, as far as that is known.
+def compare_with_published(name: str, fold: FoldList) -> list[str] | None:
+    """Compare a list with the published one.
 
-    PASCAL's are known in full, COCO's by their counts. `lists/expected.json` keeps the count and
-    the CRC-32 of the sorted ids.
+    `lists/expected.json` has the count and the CRC-32 of the sorted ids of PASCAL's lists and of
+    their classes, and the counts of COCO's lists.
 
     Args:
-        name: such as `pascal/train_0`: folder of the lists and file.
+        name: of the list, such as `pascal/train_0` (`list_name`).
         fold: the list.
 
     Returns:
-        A line for the list and for each class that differs; None where none was published.
+        A line for the list and for each class that differs; None if none was published.
     """
-    want = json.loads(EXPECTED.read_text(encoding="utf-8")).get(name)
-    if want is None:
+    published = json.loads(EXPECTED.read_text(encoding="utf-8")).get(name)
+    if published is None:
         return None
-    found = [_difference("", fold.images, want["images"])]
-    for c, kept in want.get("by_class", {}).items():
-        what = f", class {c} ({fold.name(int(c))})"
-        found.append(_difference(what, fold.by_class[int(c)], kept))
-    return [f"{name}{line}" for line in found if line]
+    lines = [_difference("", fold.images, published["images"])]
+    for c, expected in published.get("by_class", {}).items():
+        class_text = f", class {c} ({fold.name(int(c))})"
+        lines.append(_difference(class_text, fold.by_class[int(c)], expected))
+    return [f"{name}{line}" for line in lines if line]
 
 
-def summary(ids: Iterable[str]) -> list[int]:
-    """Returns what `lists/expected.json` keeps: the count and the CRC-32 of the sorted ids."""
-    ids = sorted(ids)
-    return [len(ids), fingerprint(ids)]
-
-
-def _difference(what: str, ids: list[str], want: list[int]) -> str:
-    got = summary(ids)[: len(want)]
-    if got == want:
+def _difference(text: str, ids: list[str], expected: list[int]) -> str:
+    """A line about ids that differ from the expected [count] or [count, CRC-32], or ''."""
+    found = [len(ids), fingerprint(sorted(ids))][: len(expected)]
+    if found == expected:
         return ""
-    if got[0] == want[0]:
-        return f"{what}: {got[0]} images as published, but other ones"
-    return f"{what}: {got[0]} images, {want[0]} published"
+    if found[0] == expected[0]:
+        return f"{text}: {found[0]} images as published, but other ones"
+    return f"{text}: {found[0]} images, {expected[0]} published"
 
 
 def list_name(data: DataSection, subset: str) -> str:
-    """Returns the name of a config's list, such as `pascal/train_0`."""
+    """Return the name of a config's list, such as `pascal/train_0`."""
     trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
     folder = "custom" if data.data_set == "custom" else Path(data.list_dir).name
     return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}"
 
 
-def every_fold(data: DataSection) -> Iterator[Any]:
-    """Yields the `Data` section once for every fold of its data set."""
+def every_fold(data: DataSection) -> Iterator[DataSection]:
+    """Yield the `Data` section once for every fold of its data set."""
     if data.data_set == "custom":
         yield data
         return
@@ -199,18 +189,18 @@ def every_fold(data: DataSection) -> Iterator[Any]:
 
 
 def write_lists(data: DataSection) -> list[str]:
-    """Writes the lists of every fold; each mask is read once.
+    """Write the lists of every fold, reading each mask once.
 
     Args:
         data: a config's `Data` section.
 
     Returns:
-        A line for everything that differs from the published lists.
+        A line for each difference from the published lists.
 
     Raises:
-        UserError: when data is missing or broken.
+        UserError: data is missing or broken.
     """
-    differs = []
+    differences = []
     for subset in subsets(data):
         table = load_table(open_source(data, subset), data.list_dir)
         for section in every_fold(data):
@@ -218,19 +208,19 @@ def write_lists(data: DataSection) -> list[str]:
             name = list_name(section, subset)
             path = Path(data.list_dir) / f"{Path(name).name}.json"
             write_text(path, json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n")
-            lines = compare(name, fold)
+            lines = compare_with_published(name, fold)
             verdict = "NOT as published" if lines else "as published"
             if lines is None:
                 verdict = "no published list to compare with"
-            print(f"{path}: {len(fold.images)} images, {verdict}")
-            differs += lines or []
-    return differs
+            log.info("%s: %d images, %s", path, len(fold.images), verdict)
+            differences += lines or []
+    return differences
 
 
 def _main() -> None:
-    differs = write_lists(config_argument(__doc__).Data)
-    if differs:
-        raise UserError("; ".join(differs))
+    differences = write_lists(config_argument(__doc__).Data)
+    if differences:
+        raise UserError("; ".join(differences))
 
 
 if __name__ == "__main__":

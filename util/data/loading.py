@@ -1,8 +1,8 @@
-"""What breaks while samples are loaded, at hour 9 say: tried again, then `Data.broken` decides.
+"""Fault-tolerant loading: unreadable samples and dying workers stop the run or are skipped.
 
-`stop` ends the run with one line; `skip` takes another sample in its place, a function of its
-number alone, says so on stderr and counts. Validation and test always stop: their scores would be
-of other episodes.
+`Data.broken` decides. With `skip` another sample is used instead; it depends only on the number of
+the sample, and each case is logged and counted. Validation and test always stop: their scores would
+be those of other episodes.
 """
 
 import multiprocessing
@@ -16,107 +16,130 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from util.config import Config
 from util.data.batches import Batches, FixedBatches
-from util.data.image_io import Unreadable
+from util.data.image_io import UnreadableFile
 from util.runtime.distributed import Ranks, all_reduce_sum
-from util.runtime.errors import RunStopped
+from util.runtime.errors import RunStopped, UserError
 from util.runtime.log import log
 from util.runtime.stop import guard_worker
 
-STRIDE = 10**9  # from a sample to the one in its place: beyond what any run counts to
-CHAIN = 10  # samples in each other's place before the run stops all the same
-DEATHS = 2  # workers that one batch may cost
-T = TypeVar("T")
+REPLACEMENT_STRIDE = 10**9
+"""From a sample's number to that of its replacement; no run has so many samples."""
+
+MAX_ATTEMPTS = 10
+"""Samples that are tried, the first one and its replacements, before the run stops."""
+
+MAX_WORKER_DEATHS = 2
+"""Workers that may die on one batch."""
+
+Sample = TypeVar("Sample")
+Made = TypeVar("Made")
 
 
-class Skipping:
-    """Makes samples, in the place of those that cannot be read another one.
+class SkippingDataset(Dataset[Sample]):
+    """An endless data set, indexed from 0, that can skip samples it cannot read.
+
+    A subclass implements `make`.
 
     Args:
-        skip: False lets what cannot be read stop the run.
+        skip: False lets an unreadable sample stop the run.
     """
 
-    def __init__(self, skip: bool):
+    def __init__(self, skip: bool) -> None:
         self.skip, self._skipped = skip, multiprocessing.Value("q", 0)
+
+    def make(self, index: int) -> Sample:
+        """Return sample `index` >= 0.
+
+        Raises:
+            UnreadableFile: a file of it is missing or damaged.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample `index` >= 0, or its replacement."""
+        return self.first_readable(self.make, index)
+
+    def first_readable(self, make: Callable[[int], Made], index: int) -> Made:
+        """Return `make(index)`; if it cannot be read and may be skipped, that of a replacement.
+
+        Raises:
+            UnreadableFile: skipping is not allowed, or no replacement can be read either.
+        """
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                return make(index + attempt * REPLACEMENT_STRIDE)
+            except UnreadableFile as error:
+                if not self.skip:
+                    raise
+                self.count_skipped(1, f"sample {index}: {error}")
+        raise UnreadableFile(
+            f"sample {index}: it and {MAX_ATTEMPTS - 1} replacements cannot be read; check that the"
+            " disk of Data.data_root is mounted"
+        )
+
+    def count_skipped(self, samples: int, reason: str) -> None:
+        """Count and log skipped samples."""
+        with self._skipped.get_lock():
+            self._skipped.value += samples
+            log.warning("%s; skipped, %d so far", reason, self._skipped.value)
 
     @property
     def skipped(self) -> int:
-        """How many were, over all worker processes."""
-        return self._skipped.get_obj().value  # a worker that was killed may hold the lock
-
-    def count(self, samples: int, text: str) -> None:
-        """Counts and says what was skipped."""
-        with self._skipped.get_lock():
-            self._skipped.value += samples
-            log.warning(f"{text}; skipped, {self._skipped.value} so far")
-
-    def __call__(self, make: Callable[[int], T], index: int) -> T:
-        """What `make` gives for a sample, or for the one in its place.
-
-        Raises:
-            Unreadable: nothing may be skipped, or a whole chain cannot be read.
-        """
-        for place in range(index, index + CHAIN * STRIDE, STRIDE):
-            try:
-                return make(place)
-            except Unreadable as error:
-                if not self.skip:
-                    raise
-                self.count(1, f"sample {index}: {error}")
-        raise Unreadable(
-            f"sample {index}: {CHAIN} in a row cannot be read; is the disk of Data.data_root there?"
-        )
+        """Samples that all worker processes of this rank have skipped."""
+        return self._skipped.get_obj().value  # without the lock: a killed worker may hold it
 
 
-def skipped(dataset: Any, ranks: Ranks) -> int:
-    """How many samples of a data set all ranks have skipped; every rank has to ask."""
-    count = torch.tensor(dataset.skipping.skipped, device=ranks.device)
-    return int(all_reduce_sum(count))
+def skipped_by_all_ranks(dataset: SkippingDataset, ranks: Ranks) -> int:
+    """Return how many samples all ranks together have skipped; every rank has to call this."""
+    return int(all_reduce_sum(torch.tensor(dataset.skipped, device=ranks.device)))
 
 
-def loaded(
-    dataset: Dataset, schedule: Batches | FixedBatches, cfg: Config, **options: Any
+def load_batches(
+    dataset: SkippingDataset, batches: Batches | FixedBatches, workers: int, **options: Any
 ) -> Iterator[Any]:
-    """One batch an iteration of the run; a worker process that dies costs time only.
+    """Yield one batch per iteration of the run.
 
-    Its batch is loaded again, by new workers. One that ends them again and again stops the run, or
-    with `Data.broken: skip` another takes its place.
+    When a worker process dies, new workers load its batch again. If they die too, the run stops,
+    or, with `Data.broken: skip`, another batch is used instead.
 
     Args:
-        dataset: has a `skipping`.
-        schedule: lists of sample numbers.
-        cfg: the whole config.
-        **options: of the DataLoader.
+        dataset: the samples.
+        batches: yields lists of sample numbers.
+        workers: processes that load; 0: this process.
+        **options: of the DataLoader, such as `collate_fn`.
 
     Raises:
-        RunStopped: the same batch has cost `DEATHS` workers.
+        RunStopped: `MAX_WORKER_DEATHS` workers have died on the same batch.
+        UserError: raised by the data set, also in a worker; the message stays one line.
     """
-    done, deaths, replaced = 0, 0, set()
+    done, deaths, replaced = 0, 0, set[int]()
 
-    def rest() -> Iterator[list[int]]:
-        for number, indices in enumerate(islice(schedule, done, None), done):
-            yield [i + STRIDE for i in indices] if number in replaced else indices
+    def remaining() -> Iterator[list[int]]:
+        for number, indices in enumerate(islice(batches, done, None), done):
+            yield [i + REPLACEMENT_STRIDE for i in indices] if number in replaced else indices
 
     while True:
         try:
-            for batch in _told_when_asked(_loader(dataset, rest(), cfg.workers, options)):
+            for batch in _start(_loader(dataset, remaining(), workers, options)):
                 yield batch
                 done, deaths = done + 1, 0
             return
         except RuntimeError as error:
-            what = _death(error)
-        deaths, iteration = deaths + 1, schedule.start + done
-        if deaths < DEATHS:
-            log.warning(f"iteration {iteration}: {what}; starting other workers")
+            death = _worker_death(error)
+        except UserError as error:
+            raise _without_traceback(error) from None
+        deaths, iteration = deaths + 1, batches.start + done
+        if deaths < MAX_WORKER_DEATHS:
+            log.warning("iteration %d: %s; starting new workers", iteration, death)
             continue
-        if not dataset.skipping.skip:
+        if not dataset.skip:
             raise RunStopped(
-                f"iteration {iteration}: its batch has ended {DEATHS} workers ({what}); look at the"
-                " memory of this machine, or set Data.workers=0 to see the fault itself"
+                f"iteration {iteration}: {deaths} workers died on its batch ({death}); check the"
+                " memory of this machine, or set Data.workers=0 to see the error itself"
             )
-        [indices] = islice(schedule, done, done + 1)
-        dataset.skipping.count(len(indices), f"iteration {iteration}: {what}")
+        [indices] = islice(batches, done, done + 1)
+        dataset.count_skipped(len(indices), f"iteration {iteration}: {death}")
         replaced.add(done)
         deaths = 0
 
@@ -134,20 +157,26 @@ def _loader(
     )
 
 
-def _death(error: RuntimeError) -> str:
-    """What PyTorch says of a worker that has died; raises any other error again."""
+def _start(loader: DataLoader) -> Iterator[Any]:
+    """Return the loader's iterator, which reports a dead worker only when asked for a batch.
+
+    PyTorch's SIGCHLD handler would raise at any time, also in the middle of a training step.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+    return batches
+
+
+def _worker_death(error: RuntimeError) -> str:
+    """Return PyTorch's message about a dead worker; raise any other error again."""
     if not re.search(r"DataLoader worker \(pid", str(error)):
         raise error
     return " ".join(str(error).partition("\n")[0].split())
 
 
-def _told_when_asked(loader: DataLoader) -> Iterator[Any]:
-    """The loader's iterator, which says that a worker has died when the next batch is asked for.
-
-    PyTorch's own handler of SIGCHLD would say so at any time, in the midst of a step.
-    """
-    old = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, old)
-    return batches
+def _without_traceback(error: UserError) -> UserError:
+    """Return the error without the traceback that PyTorch puts before a worker's message."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip())

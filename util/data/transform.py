@@ -1,7 +1,11 @@
-"""Augmentation and resizing, as published (method.md section 7)."""
+"""Augmentation and resizing, as published (method.md section 7).
+
+A transform takes an image (uint8 [H,W,3], RGB), its label (uint8 [H,W]) and a random generator,
+which makes every random choice. It returns what a network takes: the normalized image (float32
+[3,S,S]) and the label (uint8 [S,S]).
+"""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -10,28 +14,16 @@ from torch import Tensor
 
 from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
-# The data loader's workers are the parallelism; OpenCV's own threads would fight them for cores.
+# The workers of the data loader run in parallel; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
 
 
-class Transform(Protocol):
-    """An image (uint8 [H,W,3], RGB) and its label (uint8 [H,W]) -> what a network takes.
-
-    Returns the normalised image (float32 [3,S,S]) and the label (uint8 [S,S]). Every random choice
-    comes from `rng`.
-    """
-
-    def __call__(
-        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]: ...
-
-
 class EvalTransform:
-    """Resizes to S x S, the image linearly, the label to the nearest, and normalises.
+    """Resizes to S x S (the image bilinearly, the label to the nearest pixel) and normalizes.
 
     Args:
         size: S.
-        mean: of the channels R, G, B, in units of 0-1.
+        mean: of the channels R, G, B, for images in 0..1.
         std: likewise.
     """
 
@@ -47,49 +39,53 @@ class EvalTransform:
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See `Transform`; draws nothing from `rng`."""
+        """Transform an image and its label; nothing is random here."""
         return self.deterministic(image, label)
 
     def deterministic(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The transform without chance: resized and normalised."""
+        """Resize and normalize without augmentation; the image may be of any type, in 0..255."""
         shape = (self.size, self.size)
         image = cv2.resize(image.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
         label = cv2.resize(label, shape, interpolation=cv2.INTER_NEAREST)
         return self.to_tensors(image, label)
 
     def to_tensors(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Normalises an image ([S,S,3] in 0-255) and puts its channels first."""
+        """Normalize an image ([S,S,3] in 0..255) and move its channels to the front."""
         out = np.empty((3, *label.shape), np.float32)
-        cv2.split(np.float32(image), list(out))  # first: NumPy is slow over an axis of three
+        # Split the channels before the arithmetic: NumPy is slow over an innermost axis of 3.
+        cv2.split(image.astype(np.float32, copy=False), list(out))
         out -= self.mean[:, None, None]
         out /= self.std[:, None, None]
         return torch.from_numpy(out), torch.from_numpy(np.ascontiguousarray(label))
 
 
 class FlipTransform(EvalTransform):
-    """`EvalTransform`, then mirrored with p 0.5: the part of the augmentation with two outcomes."""
+    """`EvalTransform`, then a random horizontal flip (p 0.5).
+
+    Each image has only two outcomes, so a store of features can keep both.
+    """
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See `Transform`; draws one number."""
-        image, label = self.deterministic(image, label)
-        return (image.flip(-1), label.flip(-1)) if self.mirrors(rng) else (image, label)
+        """Transform an image and its label; draws one number."""
+        pair = self.deterministic(image, label)
+        return (pair[0].flip(-1), pair[1].flip(-1)) if self.draw_flip(rng) else pair
 
     @staticmethod
-    def mirrors(rng: np.random.Generator) -> bool:
-        """Whether the next image is mirrored."""
+    def draw_flip(rng: np.random.Generator) -> bool:
+        """Draw whether the next image is flipped."""
         return bool(rng.random() < 0.5)
 
 
 class TrainTransform(EvalTransform):
-    """Random scale, rotation, blur and flip, then `EvalTransform`: the episodes' augmentation.
+    """The augmentation of episodes: random scale, rotation, blur and flip, then `EvalTransform`.
 
     Args:
         size: S.
         scale: range of the random scale; 0.9-1.1 for PASCAL, 0.8-1.25 for COCO.
-        rotate: largest rotation in degrees, either way.
-        mean: of the channels R, G, B, in units of 0-1. Fills what rotation lays bare.
+        rotate: largest rotation in degrees, in both directions.
+        mean: of the channels R, G, B, for images in 0..1; fills what a rotation uncovers.
         std: likewise.
     """
 
@@ -107,14 +103,17 @@ class TrainTransform(EvalTransform):
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See `Transform`."""
-        return super().__call__(*self.jitter(image, label, rng), rng)
+        """Augment, resize and normalize an image and its label."""
+        return self.deterministic(*self.augment(image, label, rng))
 
-    def jitter(
+    def augment(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scales, rotates (p 0.5), blurs 5x5 (p 0.5) and flips (p 0.5); as float32, 0-255."""
-        # Floats from the start, as published: no rounding between the steps.
+        """Scale, rotate (p 0.5), blur 5x5 (p 0.5) and flip (p 0.5); the image is float32, 0..255.
+
+        What a rotation uncovers gets the mean color and label 255.
+        """
+        # As published: float32 from the start, so nothing is rounded between the steps.
         image = image.astype(np.float32)
         factor = rng.uniform(*self.scale)
         height, width = (max(1, round(side * factor)) for side in label.shape)
@@ -122,13 +121,13 @@ class TrainTransform(EvalTransform):
         label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
         if rng.random() < 0.5:
             angle = rng.uniform(-self.rotate, self.rotate)
-            turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+            rotation = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
             image = cv2.warpAffine(
-                image, turn, (width, height), flags=cv2.INTER_LINEAR,
+                image, rotation, (width, height), flags=cv2.INTER_LINEAR,
                 borderMode=cv2.BORDER_CONSTANT, borderValue=self.mean.tolist(),
             )  # fmt: skip
             label = cv2.warpAffine(
-                label, turn, (width, height), flags=cv2.INTER_NEAREST,
+                label, rotation, (width, height), flags=cv2.INTER_NEAREST,
                 borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE,
             )  # fmt: skip
         if rng.random() < 0.5:
@@ -139,15 +138,15 @@ class TrainTransform(EvalTransform):
 
 
 class BaseLearnerTransform(TrainTransform):
-    """The base learner's augmentation: as `TrainTransform`, but a random S x S crop at the end.
+    """The base learner's augmentation: that of episodes, then a random S x S crop.
 
-    What the crop lacks is filled with the mean colour and label 255, as in PSPNet and BAM.
+    A smaller image is padded with the mean color and label 255, as in PSPNet and BAM.
 
     Args:
         size: S, 417 as published.
         scale: range of the random scale.
-        rotate: largest rotation in degrees, either way.
-        mean: of the channels R, G, B, in units of 0-1.
+        rotate: largest rotation in degrees, in both directions.
+        mean: of the channels R, G, B, for images in 0..1.
         std: likewise.
     """
 
@@ -164,8 +163,8 @@ class BaseLearnerTransform(TrainTransform):
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """See `Transform`."""
-        image, label = self.jitter(image, label, rng)
+        """Augment, crop and normalize an image and its label."""
+        image, label = self.augment(image, label, rng)
         high, wide = (max(0, self.size - side) for side in label.shape)
         if high or wide:
             edges = (high // 2, high - high // 2, wide // 2, wide - wide // 2)

@@ -1,8 +1,8 @@
-"""Weak labels: what a support's mask becomes when only a box, a scribble or a point is drawn.
+"""Weak labels: replace the mask of a support by a box, a scribble or a point.
 
-All of it is a function of the mask and a generator: the same support gets the same annotation in
-every episode. An object is an 8-connected part of the mask; parts below `SMALLEST` pixels get
-nothing unless all parts are that small.
+An annotation depends only on the mask, the class and the image id, so a support has the same one in
+every episode. An object is an 8-connected part of the mask. Objects below `MIN_OBJECT_PIXELS` are
+not annotated, unless all objects are that small.
 """
 
 import zlib
@@ -11,86 +11,90 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-SMALLEST = 64
-"""Pixels of the smallest part that an annotator would click on."""
+MIN_OBJECT_PIXELS = 64
+"""Pixels of the smallest object that an annotator would click on."""
 
-STROKE = 0.02
-"""Radius of points and of a scribble's pen over the longer side of the image, at least 3 pixels."""
+STROKE_RADIUS = 0.02
+"""Radius of a point or a scribble's pen over the longer side of the image; at least 3 pixels."""
 
-TURNS = 3
-"""A scribble visits so many places after its start."""
+SCRIBBLE_TURNS = 3
+"""Places that a scribble visits after its start."""
 
 
 def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.ndarray:
-    """Replaces a class's mask in a label by a weak annotation of it.
+    """Replace a class's mask in a label by a weak annotation of it.
 
     - `bbox`: the bounding box of every object, filled (as published).
-    - `point`: a disc in every object, at a place drawn from the half of its pixels that lie
-      deepest inside; it does not leave the object.
-    - `scribble`: in every object a line through `TURNS` + 1 such places, with a round pen; it does
-      not leave the object.
+    - `point`: a disc in every object. Its center is drawn from the half of the object's pixels that
+      are deepest inside.
+    - `scribble`: in every object a line through `SCRIBBLE_TURNS` + 1 such centers, with a round
+      pen.
+
+    Discs and scribbles are cut to their object.
 
     Args:
         label: class ids (uint8 [H,W]).
         class_id: the class.
-        kind: one of `ANNOTATION_KINDS`; 'mask' gives the label back.
-        image_id: seeds the choice, together with the class.
+        kind: one of `folds.ANNOTATION_KINDS`; 'mask' returns the label unchanged.
+        image_id: seeds the random places, together with the class.
 
     Returns:
-        A label in which pixels outside the annotation that had the class are background (uint8
-        [H,W]); 255 stays where no box covers it.
+        A label (uint8 [H,W]) in which the class's pixels outside the annotation are background. A
+        box covers other classes and 255, too.
     """
     if kind == "mask":
         return label
     rng = np.random.default_rng((zlib.crc32(image_id.encode()), class_id))
     mask = (label == class_id).astype(np.uint8)
     drawn = np.zeros_like(mask)
+    height, width = mask.shape
     for part in _objects(mask):
         if kind == "bbox":
-            x, y, width, height = cv2.boundingRect(part)
-            drawn |= box(mask.shape, x, y, x + width, y + height)
+            x, y, box_width, box_height = cv2.boundingRect(part)
+            drawn |= draw_box((height, width), x, y, x + box_width, y + box_height)
         else:
-            drawn |= _stroke(part, 1 + TURNS * (kind == "scribble"), rng)
+            drawn |= _draw_stroke(part, 1 + SCRIBBLE_TURNS * (kind == "scribble"), rng)
     other = np.where(label == class_id, 0, label)
     return np.where(drawn == 1, class_id, other).astype(np.uint8)
 
 
-def box(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """A filled box, without its right and lower edge x1 and y1 (uint8 [H,W] of 0 and 1)."""
+def draw_box(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    """Return a filled box, x1 and y1 excluded (uint8 [H,W] of 0 and 1)."""
     drawn = np.zeros(shape, np.uint8)
     drawn[y0:y1, x0:x1] = 1
     return drawn
 
 
-def discs(shape: tuple[int, int], points: Iterable[tuple[int, int]]) -> np.ndarray:
-    """What a round pen leaves at each of the points (x, y) (uint8 [H,W] of 0 and 1)."""
+def draw_discs(shape: tuple[int, int], points: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Return a disc around each of the points (x, y) (uint8 [H,W] of 0 and 1)."""
     drawn = np.zeros(shape, np.uint8)
     for x, y in points:
         cv2.circle(drawn, (int(x), int(y)), _radius(shape), 1, thickness=-1)
     return drawn
 
 
-def _radius(shape: tuple[int, int]) -> int:
-    return max(3, round(STROKE * max(shape)))
+def _radius(shape: tuple[int, ...]) -> int:
+    return max(3, round(STROKE_RADIUS * max(shape)))
 
 
 def _objects(mask: np.ndarray) -> list[np.ndarray]:
-    """The mask's parts (uint8 [H,W] of 0 and 1 each), small ones only if there is no other."""
+    """The objects of a mask (uint8 [H,W] of 0 and 1 each), small ones only if all are small."""
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     sizes = statistics[1:, cv2.CC_STAT_AREA]
-    smallest = SMALLEST if (sizes >= SMALLEST).any() else 1
+    smallest = MIN_OBJECT_PIXELS if (sizes >= MIN_OBJECT_PIXELS).any() else 1
     return [(parts == n).astype(np.uint8) for n in range(1, count) if sizes[n - 1] >= smallest]
 
 
-def _stroke(part: np.ndarray, places: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_stroke(part: np.ndarray, places: int, rng: np.random.Generator) -> np.ndarray:
     """A line with a round pen through random places deep inside a part, cut to the part."""
-    # The image's edge is an edge of the object too: a border of zeros stands around it.
+    # Pad with zeros: the border of the image is a border of the object, too.
     depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     inside = depth[part == 1]
     deep = np.flatnonzero((depth >= np.median(inside)) & (part == 1))
     ys, xs = np.unravel_index(rng.choice(deep, places), part.shape)
     points = np.stack([xs, ys], axis=1).astype(np.int32)
-    drawn = discs(part.shape, points.tolist())
-    width = 2 * _radius(part.shape) + 1
-    cv2.polylines(drawn, [points.reshape(-1, 1, 2)], False, 1, thickness=width)
+    height, width = part.shape
+    drawn = draw_discs((height, width), points.tolist())
+    pen = 2 * _radius(part.shape) + 1
+    cv2.polylines(drawn, [points.reshape(-1, 1, 2)], False, 1, thickness=pen)
     return drawn & part

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model import AMFormer, Prediction
 from model.resize import bilinear_ac
+from util import speed
 from util.config import Config
 from util.data.dataset import EpisodeDataset, binary_mask
-from util.data.episodes import Plan
+from util.data.episodes import EpisodePlan
 from util.evaluate.metrics import (
     BaseTotals,
     BinaryTotals,
@@ -27,7 +28,7 @@ from util.evaluate.metrics import (
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
 from util.features import EncodedBatch, FeatureStore
 from util.folds import fold_of
-from util.runtime import distributed, speed
+from util.runtime import distributed
 from util.runtime.distributed import Ranks
 from util.runtime.progress import timed
 
@@ -76,7 +77,7 @@ class EvaluatedEpisode:
         iou: of the object at that size, 0..1.
     """
 
-    plan: Plan
+    plan: EpisodePlan
     batch: EncodedBatch
     prediction: Prediction
     row: int
@@ -193,11 +194,11 @@ class _Target:
         self.truth = torch.where(novel, evaluator.cfg.num_base_classes + 1, self.base_label)
         self.base: Tensor | None = None  # the base learner's, the same in all episodes
         self.base_totals = BaseTotals(evaluator.cfg.num_base_classes, device)
-        self.comparable = evaluator.episodes.comparable
+        self.keep_annotated = evaluator.episodes.keep_annotated
         self.bytes = self.seen.bytes + 4 * self.label.numel()  # with `base` four maps of bytes
 
     def score(
-        self, prediction: Prediction, row: int, plan: Plan, totals: "_Totals"
+        self, prediction: Prediction, row: int, plan: EpisodePlan, totals: "_Totals"
     ) -> tuple[Tensor, float]:
         """Adds one episode at the query's own size; returns its target and the object's IoU."""
         target = binary_mask(self.label, plan.class_id)
@@ -210,7 +211,7 @@ class _Target:
         [_, areas] = totals.final.add(final, target, index)
         totals.meta.add(argmax_channels(own(prediction.logits[-1])), target, index)
         if self.base is None:
-            self.base = self.comparable(argmax_channels(own(prediction.base_logits))).byte()
+            self.base = self.keep_annotated(argmax_channels(own(prediction.base_logits))).byte()
             self.base_totals.add(self.base, self.base_label)
         totals.base.totals += self.base_totals.totals
         totals.confusion.add(final, target, self.truth, self.base, index)

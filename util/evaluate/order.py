@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from util.data.episodes import EpisodeSampler, Plan
+from util.data.episodes import EpisodePlan, EpisodeSampler
 from util.data.lists import FoldList
 from util.runtime.distributed import Ranks
 
@@ -14,7 +14,7 @@ class Task:
     """One episode of one seed."""
 
     seed: int
-    plan: Plan
+    plan: EpisodePlan
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _draw_boxes(boxes: Sequence[Box] | None, shape: tuple[int, int], name: str) 
                 f"{name}: the box {','.join(f'{c:g}' for c in corners)} is empty or leaves the "
                 f"image of {width}x{height} pixels; write x0,y0,x1,y1 with x0 < x1 and y0 < y1"
             )
-        drawn |= weak.box(shape, x0, y0, x1, y1)
+        drawn |= weak.draw_box(shape, x0, y0, x1, y1)
     return drawn
 
 
@@ -176,4 +176,4 @@ def _draw_points(points: Points, shape: tuple[int, int], name: str) -> np.ndarra
                 f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels; "
                 "write x,y inside it"
             )
-    return weak.discs(shape, [(int(x), int(y)) for x, y in points.xy])
+    return weak.draw_discs(shape, [(int(x), int(y)) for x, y in points.xy])

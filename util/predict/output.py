@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from util.data.image_io import Unreadable, read_image, voc_palette
+from util.data.image_io import UnreadableFile, read_image, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict.predictor import Predictor, Result
 from util.runtime.errors import UserError
@@ -39,7 +39,7 @@ def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> l
             for path in queries:
                 try:
                     line = _write_prediction(predictor, path, out)
-                except Unreadable as error:  # the other queries are still segmented
+                except UnreadableFile as error:  # the other queries are still segmented
                     errors.append(str(error))
                     line = {"image": str(path), "error": str(error)}
                 lines.write(json.dumps(line) + "\n")

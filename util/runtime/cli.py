@@ -21,7 +21,6 @@ from util.runtime.errors import RunStopped, Terminated, UserError
 from util.runtime.log import close_log_file, configure
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
-_WORKER = "in DataLoader worker process"
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,7 +89,7 @@ def main(entry: Callable[[], object]) -> None:
         _print_last_line(f"stopped: {error}")
         sys.exit(error.status)
     except (UserError, FileNotFoundError) as error:
-        _print_last_line(f"error: {_one_line(error)}")
+        _print_last_line(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in _DISK:
@@ -117,11 +116,3 @@ def _print_last_line(text: str) -> None:
             return
     print(text, file=sys.stderr, flush=True)
     close_log_file(text.strip())
-
-
-def _one_line(error: Exception) -> str:
-    """The message on one line, without the traceback that PyTorch adds in a loader worker."""
-    text = str(error).strip()
-    if _WORKER in text.partition("\n")[0]:
-        text = text.rpartition("\n")[2].partition(": ")[2]
-    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Stage one: the base learner's data, model, optimizer, training step and validation."""
+"""Stage one: the base learner's data, model, training step, validation and run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +15,25 @@ from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.constants import IGNORE
 from model.folding import fold_batch_norms
+from model.published import base_to_published
 from model.resize import bilinear_ac
-from util.checkpoint.file import read_checkpoint
+from util.checkpoint import resume
+from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import Config
 from util.data.base_images import BaseLearnerDataset
 from util.data.batches import Batches, FixedBatches
-from util.data.loading import loaded
+from util.data.loading import load_batches
 from util.data.transform import BaseLearnerTransform, EvalTransform
 from util.evaluate.metrics import BaseTotals, sum_over_ranks
 from util.runtime import distributed
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
+from util.runtime.files import atomic_write, sweep
+from util.runtime.log import add_log_file, log
 from util.runtime.rng import random_state, set_random_state
 from util.runtime.stop import Stop
 from util.train.optimizers import lr_schedule, set_lr
+from util.train.run import Run, Trainer
 
 Samples = Iterator[tuple[Tensor, Tensor]]
 
@@ -180,7 +185,7 @@ def training_batches(
 def _image_batches(
     images: BaseLearnerDataset, batches: Batches | FixedBatches, cfg: Config, ranks: Ranks
 ) -> Samples:
-    for image, target in loaded(images, batches, cfg):
+    for image, target in load_batches(images, batches, cfg.workers):
         yield image.to(ranks.device), target.to(ranks.device)
 
 
@@ -232,3 +237,53 @@ def validate(
         return None
     sum_over_ranks(totals)
     return 100 * totals.miou()
+
+
+class BaseLearnerRun(Run):
+    """Stage one: keeps `base.unfinished.pth` and `base.log` beside `Method.pre_weight` base.pth."""
+
+    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
+        self.target = Path(cfg.Method.pre_weight)
+        path = self.target.with_suffix(".unfinished.pth")
+        super().__init__(trainer, cfg, ranks, batches, path)
+
+    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
+        if self.cfg.Train.resume != "auto" and not restarted:
+            return "", []
+        if not self.path.exists():
+            return "", [f"nothing to resume beside {self.target}: starts from scratch"]
+        try:
+            resume.training_state(self.path, resume.BASE_LEARNER_STATE)
+        except UserError as error:
+            raise UserError(f"{error} (or delete it to start from scratch)") from None
+        return str(self.path), []
+
+    def _open(self) -> None:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Method.pre_weight: {self.target.parent} cannot be created ({error.strerror}); "
+                "name another file"
+            ) from None
+        sweep(self.path)
+        add_log_file(self.target.with_suffix(".log"))
+
+    def _write(self, content: bytes) -> None:
+        atomic_write(self.path, content)
+
+    def finish(self, miou: float) -> None:
+        """Write the base learner under published names; drop the state, which has become useless.
+
+        Args:
+            miou: of its validation, in percent.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.ranks.is_main:
+            state = base_to_published(self.trainer.model.state_dict())
+            write_checkpoint(self.target, state_dict=state, base_miou=miou)
+            self.path.unlink(missing_ok=True)
+            log.info(f"base mIoU {miou:.1f}, written to {self.target}")
+        self._failure = ""
