@@ -9,12 +9,12 @@ from torch import Tensor
 from model.amformer.system import AMFormer
 from model.base_learner import BaseLearner
 from model.published import (
-    architecture,
-    bare,
     base_from_published,
     base_to_published,
     from_published,
+    infer_architecture,
     published_name,
+    strip_module_prefix,
     to_published,
 )
 from util.checkpoint.file import read_checkpoint, state_dict_differences
@@ -42,7 +42,7 @@ def convert(
     Raises:
         UserError: the file is torn, holds no such weights, or its names or shapes do not fit.
     """
-    state = bare(_weights(source))
+    state = strip_module_prefix(_weights(source))
     kind, base = _kind(source, state)
     target = to or (PUBLISHED if kind == OURS else OURS)
     if target == kind:
@@ -50,7 +50,7 @@ def convert(
     published = (
         state if kind == PUBLISHED else {_published_name(n, base): v for n, v in state.items()}
     )
-    backbone, classes, shot = architecture(published)
+    backbone, classes, shot = infer_architecture(published)
     if cfg:
         backbone, classes, shot = cfg.Method.backbone, cfg.num_base_classes, cfg.Data.shot
     if not base and backbone.startswith("timm/"):

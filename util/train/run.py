@@ -1,7 +1,7 @@
 """The life of a training run: resume, save, survive a failing disk, stop when asked.
 
-`Run` holds what both stages share. `BaseLearnerRun` (stage one) saves beside the file that it will
-write. `AdversarialRun` (stage two) keeps a folder, and chooses `best.pth` (`record_validation`).
+`Run` holds what both stages share. `AdversarialRun` (stage two) keeps a folder; it chooses the
+`best.pth` in `record_validation`. `BaseLearnerRun` (stage one) is in util/train/base_learner.py.
 """
 
 import time
@@ -14,9 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from model.published import base_to_published
 from util.checkpoint import resume
-from util.checkpoint.file import serialize_checkpoint, write_checkpoint
+from util.checkpoint.file import serialize_checkpoint
 from util.checkpoint.load import load_checkpoint
 from util.config import Config, save_config, to_dict
 from util.data.batches import Batches
@@ -203,56 +202,6 @@ class Run(ABC):
         """
         if self._failure:
             raise RunStopped(f"{self.path}: the last checkpoint is not written ({self._failure})")
-
-
-class BaseLearnerRun(Run):
-    """Stage one: keeps `base.unfinished.pth` and `base.log` beside `Method.pre_weight` base.pth."""
-
-    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
-        self.target = Path(cfg.Method.pre_weight)
-        path = self.target.with_suffix(".unfinished.pth")
-        super().__init__(trainer, cfg, ranks, batches, path)
-
-    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
-        if self.cfg.Train.resume != "auto" and not restarted:
-            return "", []
-        if not self.path.exists():
-            return "", [f"nothing to resume beside {self.target}: starts from scratch"]
-        try:
-            resume.training_state(self.path, resume.BASE_LEARNER_STATE)
-        except UserError as error:
-            raise UserError(f"{error} (or delete it to start from scratch)") from None
-        return str(self.path), []
-
-    def _open(self) -> None:
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"Method.pre_weight: {self.target.parent} cannot be created ({error.strerror}); "
-                "name another file"
-            ) from None
-        sweep(self.path)
-        add_log_file(self.target.with_suffix(".log"))
-
-    def _write(self, content: bytes) -> None:
-        atomic_write(self.path, content)
-
-    def finish(self, miou: float) -> None:
-        """Write the base learner under published names; drop the state, which has become useless.
-
-        Args:
-            miou: of its validation, in percent.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        if self.ranks.is_main:
-            state = base_to_published(self.trainer.model.state_dict())
-            write_checkpoint(self.target, state_dict=state, base_miou=miou)
-            self.path.unlink(missing_ok=True)
-            log.info(f"base mIoU {miou:.1f}, written to {self.target}")
-        self._failure = ""
 
 
 class AdversarialRun(Run):
