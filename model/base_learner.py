@@ -1,8 +1,6 @@
-"""The base learner: a PSPNet that knows the fold's base classes (method 1; BAM).
+"""The base learner: a PSPNet of the fold's base classes, trained in stage one (method 1; BAM)."""
 
-Stage one trains it.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,37 +8,38 @@ from torch import Tensor, nn
 
 from model.backbones import build_backbone
 from model.folding import conv3x3_of_enlarged
-from model.resize import bilinear_ac
+from model.resize import bilinear_ac, grid_size
 
 BINS = (1, 2, 3, 6)
 
 
 @dataclass
 class Features:
-    """What the base learner sees in N images: stages 2 to 4 and f5 before its ReLU, [N,C,h,w]."""
+    """Feature maps [N,C,h,w] of N images: f2, f3, f4 of stages 2 to 4, and f5 before its ReLU."""
 
     f2: Tensor
     f3: Tensor
     f4: Tensor
     f5: Tensor
 
-    def map(self, function) -> "Features":
-        """Applies a function to each of the four maps."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
+        """Apply a function to each of the four maps."""
         return Features(*(function(f) for f in self.maps()))
 
     def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4, f5."""
         return self.f2, self.f3, self.f4, self.f5
 
     @staticmethod
     def cat(parts: list["Features"]) -> "Features":
-        """Joins along the batch."""
+        """Join along the batch."""
         return Features(*map(torch.cat, zip(*(p.maps() for p in parts), strict=True)))
 
 
 class PyramidPooling(nn.Module):
-    """Pools to 1, 2, 3 and 6 cells a side, C -> C/4 each; returns the cells, not yet enlarged."""
+    """Pool to 1, 2, 3 and 6 cells a side, with C/4 channels each."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(
@@ -53,6 +52,7 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the cells [N,C/4,bins,bins] of a map [N,C,h,w], not enlarged."""
         return [pool(x) for pool in self.features]
 
 
@@ -61,10 +61,10 @@ class BaseLearner(nn.Module):
 
     Args:
         backbone: as `Method.backbone`.
-        classes: base classes of the fold, without background.
+        classes: number of base classes of the fold, without background.
     """
 
-    def __init__(self, backbone: str, classes: int):
+    def __init__(self, backbone: str, classes: int) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone)
         channels = self.backbone.channels[-1]
@@ -77,19 +77,23 @@ class BaseLearner(nn.Module):
         self.classifier = nn.Conv2d(512, classes + 1, 1)
 
     def features(self, image: Tensor) -> Features:
-        """Image [N,3,S,S] -> all four maps on the grid of f3.
+        """Compute all four maps of images [N,3,S,S], on the grid of f3; `plain.features`.
 
-        Only VGG's f2 and the maps of a backbone that is not dilated are resized.
+        Resized are VGG's f2 and the maps of a backbone that is not dilated.
         """
         f2, f3, f4 = self.backbone(image)
-        grid = f3.shape[-2:]
-        f2, f4 = (f if f.shape[-2:] == grid else bilinear_ac(f, grid) for f in (f2, f4))
+        grid = grid_size(f3)
+        f2, f4 = (f if grid_size(f) == grid else bilinear_ac(f, grid) for f in (f2, f4))
         return Features(f2, f3, f4, self.context(f4))
 
     def context(self, f4: Tensor) -> Tensor:
-        """f5 [N,512,h,w] = BN(conv3x3([f4, its pools enlarged])); see `conv3x3_of_enlarged`."""
+        """Return f5 = BN(conv3x3([f4, its pooled cells enlarged])): [N,512,h,w].
+
+        Equals `plain.context`; here the enlarged maps are never computed (`conv3x3_of_enlarged`).
+        """
         conv, norm = self.fuse
-        channels, grid = f4.shape[1], f4.shape[-2:]
+        assert isinstance(conv, nn.Conv2d)
+        channels, grid = f4.shape[1], grid_size(f4)
         own, *pooled = conv.weight.split([channels] + [channels // len(BINS)] * len(BINS), dim=1)
         out = nn.functional.conv2d(f4, own, conv.bias, padding=1)
         for cells, weight in zip(self.ppm(f4), pooled, strict=True):
@@ -97,8 +101,9 @@ class BaseLearner(nn.Module):
         return norm(out)
 
     def classify(self, f5: Tensor) -> Tensor:
-        """f5 -> logits [N, classes + 1, h, w], channel 0 the background."""
+        """Return the logits [N,classes+1,h,w] of f5, channel 0 the background."""
         return self.classifier(self.dropout(torch.relu(f5)))
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the logits [N,classes+1,h,w] of images [N,3,S,S]."""
         return self.classify(self.features(image).f5)

@@ -1,14 +1,51 @@
-"""Config -> model."""
+"""From a config to a model."""
+
+from typing import Protocol
 
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 
 
-def build_model(cfg) -> AMFormer:
-    """The model that a config describes, with random weights; reads no file.
+class _Method(Protocol):
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def fix_bn(self) -> bool: ...
+    @property
+    def base_dropout(self) -> bool: ...
+    @property
+    def mask_threshold(self) -> float: ...
+    @property
+    def mining_softmax(self) -> str: ...
+    @property
+    def discriminator_sigmoid(self) -> bool: ...
 
-    Args:
-        cfg: see `util.config.load_config`.
+
+class _Data(Protocol):
+    @property
+    def shot(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+class ModelConfig(Protocol):
+    """The keys that `build_model` reads of a config such as `util.config.Config`."""
+
+    @property
+    def Method(self) -> _Method:
+        """The network, see `AMFormer`."""
+
+    @property
+    def Data(self) -> _Data:
+        """K supports and S pixels a side."""
+
+    @property
+    def num_base_classes(self) -> int:
+        """Base classes of the fold, without background."""
+
+
+def build_model(cfg: ModelConfig) -> AMFormer:
+    """Build the model that a config describes, with random weights; reads no file.
 
     Raises:
         UserError: there is no such backbone, or it does not take images of `Data.size`.

@@ -4,7 +4,7 @@ IGNORE = 255
 """The label of pixels that count for nothing."""
 
 TEMPERATURE = 0.1
-"""Divides the cosines of the initial mask and of the mining attention (method 2 and 3)."""
+"""Divides the cosines of the initial mask, the mining attention and the part attention."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Statistics of ImageNet's channels R, G, B, for images in 0..1."""

@@ -1,4 +1,4 @@
-"""The frozen encoder: the base learner, trained in stage one, never again (method 1)."""
+"""The frozen encoder: the base learner as stage one trained it (method 1)."""
 
 from collections.abc import Callable
 
@@ -6,61 +6,69 @@ import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner, Features
-from model.folding import Memo, fold_batch_norms
+from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
+from model.resize import grid_size
 
 
 class Encoder(nn.Module):
-    """Image (and a support's mask) -> features, base logits.
+    """Compute features and base logits of images, without gradient, batch norms in eval mode.
 
-    Without gradient, batch norms in eval mode. Images run through a copy of the base learner whose
-    batch norms are folded into its convolutions (`fold_batch_norms`), made at the first image and
-    again whenever a weight, its type or its device has changed. The copy is no part of the module:
+    Equals `plain.features` and `plain.classify`. Images run through a copy of the base learner
+    whose batch norms are folded into its convolutions (`fold_batch_norms`). The copy is made at the
+    first image, and again when a weight, its type or its device has changed. It is not a submodule:
     parameters, state dict and checkpoints are those of the base learner as it was trained.
-    `wrap` may be set to a function such as `torch.compile`, which the copy's computation then
-    passes through.
 
     Args:
-        base: is frozen here.
+        base: frozen here.
         dropout: leave the classifier's dropout on while the rest trains (as published).
     """
 
-    def __init__(self, base: BaseLearner, *, dropout: bool = True):
+    def __init__(self, base: BaseLearner, *, dropout: bool = True) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.keep_dropout = dropout
-        self.folded, self.wrap = Memo(), _as_it_is
+        self._features = WeightCache()
+        self._compiler: Callable[[Callable], Callable] | None = None
         self.train()
 
     def train(self, mode: bool = True) -> "Encoder":
+        """Set the mode of the classifier's dropout; everything else stays in eval mode."""
         super().train(False)
         self.training = mode
         self.base.dropout.train(mode and self.keep_dropout)
         return self
 
+    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
+        """Run the features' computation through a compiler such as `torch.compile`."""
+        self._compiler = compiler
+        self._features.clear()
+
     @torch.no_grad()
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Features:
-        """Image [N,3,S,S], mask [N,S,S] in {0,1,255} -> Features.
+        """Compute the features of images.
 
-        A support is multiplied by its mask (== 1) before it enters the backbone.
+        Args:
+            image: [N,3,S,S].
+            mask: [N,S,S] in {0,1,255}, of supports: only pixels with 1 enter the backbone.
         """
         if mask is not None:
             image = image * (mask == 1)[:, None]
-        features = self.folded(self.base, lambda: self.wrap(fold_batch_norms(self.base).features))
-        return features(image)
+        return self._features(self.base, self._folded_features)(image)
+
+    def _folded_features(self) -> Callable[[Tensor], Features]:
+        compute = fold_batch_norms(self.base).features
+        return self._compiler(compute) if self._compiler else compute
 
     def query(self, image: Tensor) -> QueryFeatures:
-        """Query images [N,3,S,S]."""
-        return QueryFeatures.of(self(image), tuple(image.shape[-2:]))
+        """Encode query images [N,3,S,S]."""
+        return QueryFeatures.from_features(self(image), grid_size(image))
 
     def supports(self, image: Tensor, mask: Tensor) -> list[SupportFeatures]:
-        """Support images [N,3,S,S] and their masks [N,S,S]."""
-        return SupportFeatures.of(self(image, mask), mask)
+        """Encode support images [N,3,S,S] with their masks [N,S,S] in {0,1,255}."""
+        return SupportFeatures.from_features(self(image, mask), mask)
 
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:
+        """Return the base learner's logits [N,classes+1,h,w], channel 0 the background."""
         return self.base.classify(features.f5)
-
-
-def _as_it_is(function: Callable) -> Callable:
-    return function

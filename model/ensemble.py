@@ -1,4 +1,4 @@
-"""G's logits, the base learner and the Gram distance -> final scores (method 4)."""
+"""The ensemble of G with the base learner and the Gram distance (method 4)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,19 @@ from model.precision import autocast_disabled
 
 
 class Ensemble(nn.Module):
-    """Gram merge, base merge and the weights of K > 1 shots."""
+    """Gram merge, base merge and, for K > 1, the weights of the shots.
 
-    def __init__(self, shot: int):
+    Args:
+        shot: K.
+
+    Attributes:
+        keep_every_position: `hard_mask` returns ones. Benchmarks set it, because mining costs most
+            if no position is masked.
+    """
+
+    def __init__(self, shot: int) -> None:
         super().__init__()
+        self.keep_every_position = False
         self.gram_merge = self._pair()
         self.cls_merge = self._pair()
         self.kshot = None
@@ -25,10 +34,10 @@ class Ensemble(nn.Module):
         return conv
 
     def psi(self, distances: Tensor, *, learned: bool = True) -> Tensor:
-        """Gram distances of the shots [B,K] -> one per query [B].
+        """Combine the Gram distances of the shots [B,K] into one per query [B].
 
         As published: the weights are computed from the sorted distances and applied in shot order.
-        Their plain mean where there are no such weights (a 1-shot model), or `learned` is False.
+        Without learned weights (a 1-shot model, or `learned` is False), it is the mean.
         """
         if self.kshot is None or not learned:
             return distances.mean(1)
@@ -37,12 +46,12 @@ class Ensemble(nn.Module):
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
 
     def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """Merges logits, base learner and Gram distance into the final scores.
+        """Merge logits, base learner and Gram distance into the final scores.
 
         Args:
-            logits: z [B,2,h,w].
+            logits: z of G [B,2,h,w].
             base: probability of being any base class [B,1,h,w].
-            psi: [B].
+            psi: Gram distance [B].
 
         Returns:
             final [B,2,h,w] = [bg'', fg'], used directly as scores, and foreground [B,1,h,w] = fg'.
@@ -56,15 +65,19 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def hard_mask(self, logits: Tensor, base: Tensor, psi: Tensor) -> Tensor:
-        """Where the object is for sure: fg' > 0.5 and not (bg'' > fg'), as 0 and 1 [B,1,h,w]."""
+        """Mask of the next refinement: fg' > 0.5 and not (bg'' > fg'), as 0 and 1 [B,1,h,w]."""
+        if self.keep_every_position:
+            return torch.ones_like(logits[:, :1])
         final, foreground = self(logits, base, psi)
         return ((foreground > 0.5) & ~(final[:, :1] > foreground)).to(logits.dtype)
 
 
 def base_probability(logits: Tensor, class_index: Tensor | None) -> Tensor:
-    """Base logits [B,N+1,h,w] -> probability of being any base class [B,1,h,w].
+    """Return the probability of being any base class [B,1,h,w].
 
-    `class_index` [B] (training): the episode's own class is left out, without renormalising.
+    Args:
+        logits: of the base learner [B,N+1,h,w].
+        class_index: [B], in training: the episode's own class is left out, without renormalizing.
     """
     probability = torch.softmax(logits, dim=1)
     if class_index is not None:

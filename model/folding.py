@@ -1,58 +1,66 @@
 """Exact algebra that makes the published computation cheap: the same numbers up to rounding.
 
-Each function states its identity and when it holds. Nothing here has weights of its own.
+Each function states its identity, when it holds, and the function of `model/amformer/plain.py` that
+it equals. Nothing here has weights.
 """
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class Memo:
-    """Keeps what was computed from a module's weights until one of them changes.
+DEPTHWISE_PADDING = 4
+"""Pixels that oneDNN's fast depthwise kernel pads at most."""
 
-    A change of a weight in place (a checkpoint's, say) counts up its version, and one of type or
-    device gives it other memory; so whoever makes one need not say so. Fused optimisers count no
-    versions: of what they train nothing may be kept beyond a phase in eval mode (`forget`).
+
+class WeightCache:
+    """Keep a value computed from a module's weights until one of them changes.
+
+    Changing a weight in place, for example by loading a checkpoint, raises its version. A new type
+    or device means new memory. Both are noticed without being told. Fused optimizers do not raise
+    versions: call `clear` when the weights may have been trained.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
-        self._seen: tuple | None = None
-        self._made: Any = None
+    def clear(self) -> None:
+        """Forget the value."""
+        self._key: tuple | None = None
+        self._value: Any = None
 
-    def __call__(self, module: nn.Module, make: Callable[[], Any]) -> Any:
-        """What `make` gives; computed anew when the module's weights are not the last call's."""
+    def __call__(self, module: nn.Module, compute: Callable[[], Any]) -> Any:
+        """Return the kept value, or compute it if the module's weights have changed."""
         weights = (*module.parameters(), *module.buffers())
-        seen = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
-        if seen != self._seen:
-            self._made, self._seen = make(), seen
-        return self._made
+        key = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
+        if key != self._key:
+            self._value, self._key = compute(), key
+        return self._value
 
-    def __deepcopy__(self, memo: dict) -> "Memo":
-        """A copied module computes anew."""
-        return Memo()
+    def __deepcopy__(self, memo: dict) -> "WeightCache":
+        """Return an empty cache: a copied module computes its own value."""
+        return WeightCache()
 
 
 def interpolation_matrix(size: int, cells: int, like: Tensor) -> Tensor:
-    """The linear map of bilinear(AC) enlargement along one axis: [size, cells]."""
+    """Return the map of `bilinear_ac` along one axis, in the type of `like`: [size, cells]."""
     eye = torch.eye(cells, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(eye, size=size, mode="linear", align_corners=True)[0].t()
 
 
 def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """`conv2d(bilinear_ac(cells, size), weight, padding=1)` without ever making the enlarged map.
+    """Return `conv2d(bilinear_ac(cells, size), weight, padding=1)` without the enlarged map.
 
-    Enlargement is linear, U cells V^T, and so is each tap of a convolution; so the weights act on
-    the few cells first and two small matrices, shifted by the tap (rows shifted in from outside are
-    zero: the padding), enlarge afterwards. Holds for any weight and size, and trains.
+    The convolution of `plain.context`. Enlargement is linear, U cells V^T, and so is each tap of a
+    convolution. So the weights act on the few cells first. Then two small matrices enlarge; they
+    are U and V shifted by the tap, with zero rows for the padding. Holds for any weight and size,
+    and can be differentiated.
 
     Args:
         cells: [B,C,a,b].
@@ -65,7 +73,7 @@ def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) ->
     batch, channels, a, b = cells.shape
     out = weight.shape[0]
 
-    def taps(length: int, count: int) -> Tensor:  # [3, length, count], tap d reads row i + d - 1
+    def taps(length: int, count: int) -> Tensor:  # [3,length,count]; tap d reads row i + d - 1
         rows = F.pad(interpolation_matrix(length, count, cells), (0, 0, 1, 1))
         return torch.stack([rows[d : d + length] for d in range(3)])
 
@@ -77,24 +85,26 @@ def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) ->
 
 
 def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm in eval mode as scale and shift, each [C]."""
+    """Return a batch norm in eval mode as scale and shift, each [C]."""
+    assert norm.running_var is not None and norm.running_mean is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - scale * norm.running_mean
 
 
-FAST_PADDING = 4  # pixels that oneDNN's depthwise kernel pads by itself
-
-
 @torch.no_grad()
-def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A copy of a frozen module whose batch norms have become part of its convolutions.
+def fold_batch_norms(module: M) -> M:
+    """Return a copy of a frozen base learner whose batch norms are folded into its convolutions.
 
-    norm(conv(x)) = scale (W x + b) + shift = (scale W) x + (scale b + shift), exact at any padding,
-    as the norm comes after it. It holds where a convolution's output goes into one batch norm in
-    eval mode: where the two stand next to each other in one module, in the order in which they run,
-    as in every ResNet, VGG and EfficientNet. A trial image tells whether the copy computes what the
-    module does; where it does not, or where batch norms train, the module itself is given back.
-    On the CPU the copy's depthwise convolutions pad in two steps (`_pad_beforehand`).
+    The convolutions and norms of `plain.features`. norm(conv(x)) = scale (W x + b) + shift =
+    (scale W) x + (scale b + shift), exact for any padding, because the norm comes after it. It
+    holds if a convolution's output goes into exactly one batch norm in eval mode. That is assumed
+    where the two are neighbors in one module, as in every ResNet, VGG and EfficientNet. Then a test
+    image is run: if the copy computes something else, or if batch norms train, the module itself is
+    returned. On the CPU the copy's depthwise convolutions pad in two steps, see
+    `_pad_depthwise_beforehand`.
+
+    Args:
+        module: has a method `features(image [N,3,S,S])` whose result has `maps()`.
     """
     if any(norm.training for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)):
         return module
@@ -102,20 +112,20 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
     for parent in folded.modules():
         children = list(parent.named_children())
         for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and _follows(conv, norm):
-                _scale(conv, norm)
+            if isinstance(conv, nn.Conv2d) and _is_foldable(norm):
+                _fold_into(conv, norm)
                 after = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
                 setattr(parent, name, nn.Sequential(*after))
     if next(module.parameters()).device.type == "cpu":
-        _pad_beforehand(folded)
-    return folded if _same(folded, module) else module
+        _pad_depthwise_beforehand(folded)
+    return folded if _compute_the_same(folded, module) else module
 
 
-def _pad_beforehand(module: nn.Module) -> None:
-    """Lets depthwise convolutions pad `FAST_PADDING` pixels themselves, what is more beforehand.
+def _pad_depthwise_beforehand(module: nn.Module) -> None:
+    """Let depthwise convolutions pad `DEPTHWISE_PADDING` pixels; pad the rest in a separate step.
 
-    The zeros are the same. With more of them oneDNN leaves its depthwise kernel: the dilated 5x5
-    ones of EfficientNet-Lite0 then take 5 to 8 times as long (docs/performance.md).
+    The zeros are the same. With more padding oneDNN does not use its depthwise kernel: the dilated
+    5x5 convolutions of EfficientNet-Lite0 then take 5 to 8 times as long (docs/performance.md).
     """
     for parent in list(module.modules()):
         for name, conv in list(parent.named_children()):
@@ -123,20 +133,21 @@ def _pad_beforehand(module: nn.Module) -> None:
                 continue
             if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
                 continue
-            high, wide = (max(0, padding - FAST_PADDING) for padding in conv.padding)
+            high, wide = (max(0, padding - DEPTHWISE_PADDING) for padding in conv.padding)
             if high or wide:
                 conv.padding = conv.padding[0] - high, conv.padding[1] - wide
                 border = nn.ZeroPad2d((wide, wide, high, high))
                 setattr(parent, name, nn.Sequential(border, conv))
 
 
-def _follows(conv: nn.Conv2d, norm: nn.Module) -> bool:
+def _is_foldable(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     known = type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
-    return known and norm.affine and norm.track_running_stats
+    return known and bool(norm.affine and norm.track_running_stats)
 
 
-def _scale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """conv becomes norm(conv), composed in float64."""
+def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Make conv compute norm(conv); the weights are composed in float64."""
+    assert norm.running_mean is not None and norm.running_var is not None
     dtype = conv.weight.dtype
     weights = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     weight, bias, mean, var = (w.double() for w in weights)
@@ -147,10 +158,10 @@ def _scale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.bias = nn.Parameter((scale * (start - mean) + bias).to(dtype), requires_grad=False)
 
 
-def _same(folded: nn.Module, module: nn.Module) -> bool:
-    """Whether both give the same features of a trial image, up to rounding."""
+def _compute_the_same(folded: Any, module: Any) -> bool:
+    """Check that both give the same features of a test image, up to rounding."""
     like = next(module.parameters())
-    if like.is_meta:  # shapes alone: nothing to compare
+    if like.is_meta:  # shapes without values: nothing to compare
         return True
     ramp = torch.linspace(-2, 2, 3 * 65 * 65, dtype=like.dtype, device=like.device)
     image = (ramp * 7).sin().view(1, 3, 65, 65)
@@ -160,16 +171,22 @@ def _same(folded: nn.Module, module: nn.Module) -> bool:
 
 
 class LinearChain(nn.Sequential):
-    """conv1x1, BN, conv3x3 (padding 1), BN, conv1x1 [, BN]: a chain with no nonlinearity inside.
+    """conv1x1, BN, conv3x3 (padding 1), BN, conv1x1 [, BN]: a chain without nonlinearities inside.
 
-    While its batch norms are frozen (eval mode) the chain is ONE 3x3 convolution in -> out whose
-    weights are composed on the fly, so it trains as the chain does. What the first convolution adds
-    as a bias meets the zero padding of the second, so it is carried as one more input channel that
-    is constantly one. With batch norms that train, the chain runs as it stands. In eval mode and
-    without gradients the weights are composed once, until the mode is set again.
+    Equals `plain.chain`. While its batch norms are in eval mode, the chain is ONE 3x3 convolution
+    in -> out. Its weights are composed at every call, so it trains as the chain does. The bias of
+    the first convolution meets the zero padding of the second; it is carried as one more input
+    channel that is constantly one. If batch norms train, the layers run one after the other. In
+    eval mode without gradients the composed weights are kept until the mode is set again.
+
+    Args:
+        channels: in.
+        out: out.
+        hidden: in between.
+        last_norm: end with a batch norm.
     """
 
-    def __init__(self, channels: int, out: int, *, hidden: int = 256, last_norm: bool):
+    def __init__(self, channels: int, out: int, *, hidden: int = 256, last_norm: bool) -> None:
         layers = [
             nn.Conv2d(channels, hidden, 1),
             nn.BatchNorm2d(hidden),
@@ -178,13 +195,15 @@ class LinearChain(nn.Sequential):
             nn.Conv2d(hidden, out, 1),
         ]
         super().__init__(*layers, *([nn.BatchNorm2d(out)] if last_norm else []))
-        self.composed = Memo()
+        self.composed = WeightCache()
 
     def train(self, mode: bool = True) -> "LinearChain":
-        self.composed.forget()
+        """Set the mode and forget the composed weights."""
+        self.composed.clear()
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the chain to [B,channels,h,w]; return [B,out,h,w]."""
         if self[1].training:
             return super().forward(x)
         changing = self.training or torch.is_grad_enabled()
@@ -193,8 +212,13 @@ class LinearChain(nn.Sequential):
         return F.conv2d(x, weight, bias, padding=1) + F.conv2d(ones, inner, padding=1)
 
     def compose(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(weight [O,C,3,3], weight of the constant-one channel [O,1,3,3], bias [O])."""
-        first, norm1, middle, norm2, last, *rest = self
+        """Compose the weights of the one convolution.
+
+        Returns:
+            weight [O,C,3,3], weight of the constant-one channel [O,1,3,3], bias [O].
+        """
+        layers: list[Any] = list(self)
+        first, norm1, middle, norm2, last, *rest = layers
         scale1, shift1 = affine_of(norm1)
         scale2, shift2 = affine_of(norm2)
         inward = scale1[:, None] * first.weight.flatten(1)  # [hidden, C]

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """At least float32; float64 stays."""
+    """Return x in float32 if its type is narrower; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def autocast_disabled(x: Tensor) -> torch.autocast:
-    """A block on the device of x whose products are taken in the type of their factors."""
+    """Return a context, on the device of x, whose products keep the type of their factors."""
     return torch.autocast(x.device.type, enabled=False)

@@ -1,21 +1,70 @@
-"""Prototype, training-free prior and Gram distance: what several systems of this family share."""
+"""What the systems of this family share: prototype, training-free prior, Gram distance.
+
+Supports come as [B][K] `SupportFeatures`, which hold features inside the mask only. A query may be
+one for all B episodes. Each function equals the one of `model/amformer/plain.py` that it names.
+"""
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.base_learner import Features
 from model.precision import at_least_float32, autocast_disabled
 from model.query_support import SupportFeatures
 
-BLOCK = 2**22  # similarities of a query's positions computed at a time
+SIMILARITIES_PER_BLOCK = 2**22
+"""How many similarities of a query's positions are computed at a time."""
 
 
-def cosine_to(prototype: Tensor, q: Tensor) -> Tensor:
-    """Cosine of every position of q [B or 1,C,h,w] with the prototype [B,C]: [B,1,h,w].
+def reduce_channels(down: nn.Sequential, f2: Tensor, f3: Tensor) -> Tensor:
+    """Return Dropout2d(ReLU(W [f3, f2])): [B,256,h,w].
 
-    The prototype alone is divided by its norm beforehand, q's norm divides what is left: no
-    product of the size of q is kept for the backward pass.
+    Equals `plain.reduce_channels`; here f3 and f2 each meet their half of W and are never joined.
+
+    Args:
+        down: conv1x1 without bias, ReLU, Dropout2d.
+        f2: [B,C2,h,w].
+        f3: [B,C3,h,w].
+    """
+    weight, relu, dropout = down[0].get_parameter("weight"), down[1], down[2]
+    of_f3, of_f2 = weight.split((f3.shape[1], f2.shape[1]), dim=1)
+    return dropout(relu(F.conv2d(f3, of_f3) + F.conv2d(f2, of_f2)))
+
+
+def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Tensor:
+    """Return the mean over the shots of sum(s m) / (sum(m) + 0.0005): [B,256].
+
+    Equals `plain.prototype`; here only positions with m != 0 are computed. Shorter supports of the
+    batch are padded with m = 0.
+
+    Args:
+        supports: [B][K].
+        down: reduces the channels of f3 and f2, see `reduce_channels`.
+    """
+    shots = [shot for episode in supports for shot in episode]
+    longest = max(1, *(len(shot.weight) for shot in shots))
+
+    def padded(rows: list[Tensor]) -> Tensor:
+        return torch.stack([F.pad(row, (0, longest - row.shape[-1])) for row in rows])
+
+    f2, f3 = padded([s.f2 for s in shots]), padded([s.f3 for s in shots])  # [B*K,C,n]
+    weight = padded([s.weight for s in shots])  # [B*K,n]
+    reduced = at_least_float32(reduce_channels(down, f2[..., None], f3[..., None])[..., 0])
+    with autocast_disabled(reduced):
+        total = torch.einsum("bcn,bn->bc", reduced, weight)
+    means = total / (weight.sum(1, keepdim=True) + 0.0005)
+    return means.view(len(supports), -1, means.shape[1]).mean(1)
+
+
+def cosine_with_prototype(q: Tensor, prototype: Tensor) -> Tensor:
+    """Return the cosine of every query position with the prototype: [B,1,h,w].
+
+    Equals the cosine of `plain.initial_mask`. The prototype is divided by its norm first, and q's
+    norm divides the product: nothing of the size of q is kept for the backward pass.
+
+    Args:
+        q: [B or 1,C,h,w].
+        prototype: [B,C].
     """
     q, unit = at_least_float32(q), F.normalize(prototype, dim=1)
     with autocast_disabled(q):
@@ -24,63 +73,60 @@ def cosine_to(prototype: Tensor, q: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def cross_prior(query: Features, supports: list[list[SupportFeatures]]) -> Tensor:
-    """The prior, mean over the K shots: from f5 and from f4.
+def training_free_prior(query: Features, supports: list[list[SupportFeatures]]) -> Tensor:
+    """Return the prior from f5 and from f4, each the mean over the K shots: [B,2,h,w].
+
+    Equals `plain.prior`; here only positions inside a support's mask are compared.
 
     Args:
         query: B maps, or one for all B episodes.
         supports: [B][K].
-
-    Returns:
-        [B,2,h,w]
     """
 
-    def one(index: int, shot: SupportFeatures) -> Tensor:
+    def of_shot(index: int, shot: SupportFeatures) -> Tensor:
         index = index if len(query.f5) > 1 else 0
         pairs = ((query.f5, shot.f5), (query.f4, shot.f4))
-        return torch.stack([similarity(q[index], s, whole=shot.whole) for q, s in pairs])
+        return torch.stack(
+            [max_similarity(q[index], s, mask_is_full=shot.mask_is_full) for q, s in pairs]
+        )
 
     return torch.stack(
         [
-            torch.stack([one(index, shot) for shot in episode]).mean(0)
+            torch.stack([of_shot(index, shot) for shot in episode]).mean(0)
             for index, episode in enumerate(supports)
         ]
     )
 
 
-def similarity(query: Tensor, support: Tensor, *, whole: bool) -> Tensor:
-    """max over support positions of <s m, q> / (|s m| |q| + 1e-7), one query and one shot.
+def max_similarity(query: Tensor, support: Tensor, *, mask_is_full: bool) -> Tensor:
+    """Return max over support positions j of <s_j m_j, q_i> / (|s_j m_j| |q_i| + 1e-7): [h,w].
 
-    Positions outside the mask are zero vectors of similarity 0, so only those inside are computed;
-    0 takes part in the maximum as soon as one position lies outside. The maximum is taken block by
-    block of support positions, so nothing of size hw x hw is ever there.
+    One map of `plain.prior`. Positions outside the mask are zero vectors of similarity 0. They are
+    not computed: the maximum starts at 0 if there is one. It is taken over blocks of support
+    positions, so no matrix of N x N exists.
 
     Args:
         query: q [C,h,w].
-        support: s at the positions inside the mask [C,m], m >= 0.
-        whole: no position lies outside.
-
-    Returns:
-        [h,w]
+        support: s at the m >= 0 positions inside the mask [C,m].
+        mask_is_full: no position lies outside.
     """
-    q = query.flatten(1)  # [C,hw]
+    q = query.flatten(1)  # [C,N]
     q_norm = at_least_float32(q).norm(dim=0)[:, None]
-    best = q_norm.new_full((q.shape[1],), -torch.inf if whole else 0.0)
-    for s in support.split(max(1, BLOCK // q.shape[1]), dim=1):
+    best = q_norm.new_full((q.shape[1],), -torch.inf if mask_is_full else 0.0)
+    for s in support.split(max(1, SIMILARITIES_PER_BLOCK // q.shape[1]), dim=1):
         block = at_least_float32(q.t() @ s).div_(q_norm * at_least_float32(s).norm(dim=0) + 1e-7)
         best = torch.maximum(best, block.amax(1)) if s.shape[1] else best
     return best.view_as(query[0])
 
 
 def gram_distances(query: Tensor, supports: list[list[SupportFeatures]]) -> Tensor:
-    """Frobenius distances between the Gram matrices of queries and their supports, over C.
+    """Return ||Gram(query) - Gram(support k)||_F / C of each shot, in shot order: [B,K].
+
+    Equals `plain.gram_distances`; here the Gram matrices are computed once per image.
 
     Args:
         query: Gram matrices [B,C,C], or one for all B episodes.
         supports: [B][K].
-
-    Returns:
-        [B,K]
     """
-    theirs = torch.stack([torch.stack([shot.gram for shot in episode]) for episode in supports])
-    return (query[:, None] - theirs).flatten(2).norm(dim=2) / query.shape[1]
+    shots = torch.stack([torch.stack([shot.gram for shot in episode]) for episode in supports])
+    return (query[:, None] - shots).flatten(2).norm(dim=2) / query.shape[1]

@@ -1,7 +1,7 @@
-"""Names of published checkpoints <-> ours, both ways.
+"""Rename weights between published checkpoints and ours, both ways.
 
-A published AMNet checkpoint is a flat state dict, each name behind `module.` when it was trained
-on several GPUs. A BAM base learner is the encoder's part of it, its classifier under another name.
+A published AMNet checkpoint is a flat state dict. Names start with `module.` if it was trained on
+several GPUs. A BAM base learner is the encoder's part of it, with another name for its classifier.
 """
 
 import re
@@ -16,7 +16,7 @@ from model.errors import UserError
 _BASE = "encoder.base."
 _BAM_CLASSIFIER, _CLASSIFIER = "cls.4.", "base_learnear.2."
 _MIX = "transformer.mix_transformer."
-# Our names -> published ones: the first pattern that matches the start of a name replaces it ...
+# Our names -> published ones. The first pattern that matches the start of a name is replaced ...
 _STARTS = [
     (r"encoder\.base\.backbone\.", r""),
     (r"encoder\.base\.ppm\.", r"ppm."),
@@ -44,7 +44,7 @@ _STARTS = [
     (r"detail_mining\.attention\.(\d)\.", r"part.\1."),
     (r"detail_mining\.discriminators\.(\d)\.", r"binary_cls.\1.conv."),
 ]
-# ... and these rename what is inside an encoder layer or a part attention.
+# ... and then every pattern inside an encoder layer (_MIX) or a part attention.
 _INSIDE = {
     _MIX: [
         (r"\.attention\.reduce\.", ".attn.sr."),
@@ -64,9 +64,9 @@ _INSIDE = {
 
 
 def published_name(ours: str) -> str:
-    """The published name of one of our state dict's names; a backbone of timm's keeps its own."""
-    rules = (rule for rule in _STARTS if re.match(rule[0], ours))
-    pattern, replacement = next(rules, ("$", ""))  # a name that is not ours stays, to be refused
+    """Return the published name of one of our weights; those of timm backbones keep their names."""
+    matching = (rule for rule in _STARTS if re.match(rule[0], ours))
+    pattern, replacement = next(matching, ("$", ""))  # an unknown name stays and is refused later
     name = re.sub("^" + pattern, replacement, ours)
     for start, rules in _INSIDE.items():
         if name.startswith(start):
@@ -76,55 +76,56 @@ def published_name(ours: str) -> str:
 
 
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a published checkpoint (with or without `module.`) -> ours.
+    """Convert the state dict of a published checkpoint (with or without `module.`) to ours.
 
     Raises:
         UserError: a name is missing or surplus; the message names it.
     """
-    state = bare(state)
+    state = strip_module_prefix(state)
     names = {published_name(name): name for name in _our_names(state)}
     _check(set(state), set(names))
     return {names[key]: value for key, value in state.items()}
 
 
 def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict -> published names.
+    """Convert our state dict to published names.
 
     Raises:
-        UserError: a name is missing or surplus (backbones of timm's have no published form).
+        UserError: a name is missing or surplus (timm backbones have no published names).
     """
     _check(set(state), _our_names({published_name(k): v for k, v in state.items()}))
     return {published_name(name): value for name, value in state.items()}
 
 
-def base_from_published(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """A base learner as BAM writes it (with or without `module.`) -> the names of a `BaseLearner`.
+def base_from_published(state: dict[str, Tensor], our_names: Iterable[str]) -> dict[str, Tensor]:
+    """Convert a base learner as BAM writes it (with or without `module.`) to our names.
 
     Args:
-        state: its state dict; a name without counterpart stays as it is.
-        own: the names of the `BaseLearner`'s state dict.
+        state: its state dict; a name that we do not know stays as it is.
+        our_names: the names in the state dict of a `BaseLearner`.
     """
-    names = {published_name(_BASE + name): name for name in own}
-    state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in bare(state).items()}
+    names = {published_name(_BASE + name): name for name in our_names}
+    state = strip_module_prefix(state)
+    state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in state.items()}
     return {names.get(key, key): value for key, value in state.items()}
 
 
 def base_to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a `BaseLearner` -> names as BAM writes them (a timm backbone keeps its own)."""
+    """Convert the state dict of a `BaseLearner` to BAM's names; timm backbones keep theirs."""
     names = {key: published_name(_BASE + key) for key in state}
     return {names[k].replace(_CLASSIFIER, _BAM_CLASSIFIER): v for k, v in state.items()}
 
 
-def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names without the `module.` of a run on several GPUs."""
+def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the `module.` that training on several GPUs puts before each name."""
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
-    """What a published state dict's names and shapes tell, for an AMFormer or a base learner.
+def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
+    """Infer the architecture from names and shapes of a published AMFormer or base learner.
 
     Returns:
-        (backbone, base classes, shots); where nothing tells, resnet50, 15 and 1.
+        (backbone, base classes, shots); resnet50, 15 and 1 if unknown.
     """
     if "layer1.0.conv1.weight" in published:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
@@ -138,9 +139,9 @@ def architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
 
 
 def _our_names(published: dict[str, Tensor]) -> set[str]:
-    """All our names of the architecture that a published state dict's names and shapes tell."""
+    """Return all our names for the architecture of a published state dict."""
     with torch.device("meta"):
-        model = AMFormer(*architecture(published))
+        model = AMFormer(*infer_architecture(published))
     return set(model.state_dict())
 
 

@@ -1,6 +1,6 @@
-"""What the rest of the system reads of an image's features: a query everything, a support little.
+"""What the system reads of an image's features: all of a query, little of a support.
 
-Both are functions of frozen features alone, so they never change and may be stored.
+Both depend on frozen features alone. They never change and may be stored.
 """
 
 from dataclasses import dataclass, fields
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from model.base_learner import Features
 from model.precision import at_least_float32, autocast_disabled
-from model.resize import bilinear_ac, nearest
+from model.resize import bilinear_ac, grid_size, nearest
 
 
 @dataclass
 class QueryFeatures:
-    """N query images.
+    """Features of N query images.
 
     Attributes:
         features: their maps, [N,C,h,w] each.
@@ -29,7 +29,8 @@ class QueryFeatures:
 
     @staticmethod
     @torch.no_grad()
-    def of(features: Features, size: tuple[int, int]) -> "QueryFeatures":
+    def from_features(features: Features, size: tuple[int, int]) -> "QueryFeatures":
+        """Compute the Gram matrices of images of this size and keep all maps."""
         return QueryFeatures(features, gram_matrix(features.f2), size)
 
     def __getitem__(self, rows: slice) -> "QueryFeatures":
@@ -37,11 +38,12 @@ class QueryFeatures:
 
     @staticmethod
     def cat(parts: list["QueryFeatures"]) -> "QueryFeatures":
-        """Joins queries of one image size."""
+        """Join queries of one image size."""
         features = Features.cat([part.features for part in parts])
         return QueryFeatures(features, torch.cat([part.gram for part in parts]), parts[0].size)
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors, for counting memory."""
         return *self.features.maps(), self.gram
 
     def __len__(self) -> int:
@@ -50,17 +52,17 @@ class QueryFeatures:
 
 @dataclass
 class SupportFeatures:
-    """One support image and the mask of its object.
+    """Features of one support image, where its mask needs them.
 
-    The prototype is a mean weighted by the mask, and the prior compares with the object's positions
-    only (all others count as similarity 0): what lies where the mask is 0 is never read, except in
-    the Gram matrix. So an object of a seventh of the image needs a seventh of the memory.
+    `plain.prototype` weighs positions by the mask, and in `plain.prior` all positions outside it
+    have similarity 0. So features outside the mask are never read, except in the Gram matrix. A
+    support whose object covers a seventh of the image needs a seventh of the memory.
 
     Attributes:
-        f2, f3: where the mask, resized bilinear(AC), is not 0: [C,n].
+        f2, f3: at the positions where the mask, resized bilinear_ac, is not 0: [C,n].
         weight: the mask's values there, [n].
-        f4, f5: where the mask, resized nearest, is 1: [C,m].
-        whole: that is everywhere.
+        f4, f5: at the positions where the mask, resized nearest, is 1: [C,m].
+        mask_is_full: the mask, resized nearest, is 1 everywhere.
         gram: cosines between the channels of the full f2, [C2,C2].
     """
 
@@ -69,42 +71,38 @@ class SupportFeatures:
     weight: Tensor
     f4: Tensor
     f5: Tensor
-    whole: bool
+    mask_is_full: bool
     gram: Tensor
 
     @staticmethod
     @torch.no_grad()
-    def of(features: Features, mask: Tensor) -> list["SupportFeatures"]:
-        """N supports.
-
-        Args:
-            features: N maps.
-            mask: [N,S,S] in {0,1,255}.
-        """
+    def from_features(features: Features, mask: Tensor) -> list["SupportFeatures"]:
+        """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}."""
         inside = at_least_float32((mask == 1)[:, None].to(features.f3.dtype))
-        grid = features.f3.shape[-2:]
+        grid = grid_size(features.f3)
         soft, hard = bilinear_ac(inside, grid)[:, 0], nearest(inside, grid)[:, 0] == 1
-        near = soft != 0
+        weighted = soft != 0
         return [
             SupportFeatures(
-                f2=features.f2[i][:, near[i]],
-                f3=features.f3[i][:, near[i]],
-                weight=soft[i][near[i]],
+                f2=features.f2[i][:, weighted[i]],
+                f3=features.f3[i][:, weighted[i]],
+                weight=soft[i][weighted[i]],
                 f4=features.f4[i][:, hard[i]],
                 f5=features.f5[i][:, hard[i]],
-                whole=bool(hard[i].all()),
+                mask_is_full=bool(hard[i].all()),
                 gram=gram_matrix(features.f2[i : i + 1])[0],
             )
             for i in range(len(mask))
         ]
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors, for counting memory."""
         values = (getattr(self, field.name) for field in fields(self))
         return tuple(value for value in values if isinstance(value, Tensor))
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """[N,C,h,w] -> cosines between channels [N,C,C]."""
+    """Return the cosines between channels [N,C,C] of maps [N,C,h,w]; `plain.gram_matrix`."""
     f = at_least_float32(features.flatten(2))
     norm = f.norm(dim=2)
     with autocast_disabled(f):

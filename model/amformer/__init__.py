@@ -1,1 +1,1 @@
-"""AMFormer."""
+"""AMFormer. Start with `plain.py`, which states the whole system as equations."""

@@ -1,51 +1,61 @@
-"""The attention kinds of G and the encoder layer they sit in (method 3).
+"""The two kinds of attention of G and their encoder layers (method 3).
 
-Tokens are [B,N,C], N = h * w.
+Tokens are [B,N,C], N = h * w. What equals a function of `model/amformer/plain.py` names it.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
+from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.constants import TEMPERATURE
 from model.precision import at_least_float32, autocast_disabled
+from model.resize import grid_size
 
 LN_EPS = 1e-6
-BLOCK = 2**22  # scores of the mining attention computed at a time, over batch and heads
+SCORES_PER_BLOCK = 2**22
+"""How many scores of the mining attention are computed at a time, over batch and heads."""
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B,N,C] -> [B,C,h,w], a channels-last view of the same memory."""
+    """Return tokens [B,N,C] as a map [B,C,h,w], a channels-last view of the same memory."""
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """[B,C,h,w] -> [B,N,C]."""
+    """Return a map [B,C,h,w] as tokens [B,N,C]."""
     return x.flatten(2).transpose(1, 2)
 
 
 class Projections(nn.Module):
-    """q, k, v and o without bias, split into heads."""
+    """The projections q, k, v and o without bias, and their heads."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        for name in "qkvo":
-            layer = nn.Linear(channels, channels, bias=False)
-            trunc_normal_(layer.weight, std=0.02)
-            setattr(self, name, layer)
+        self.q, self.k, self.v, self.o = (self._projection(channels) for _ in range(4))
+
+    @staticmethod
+    def _projection(channels: int) -> nn.Linear:
+        layer = nn.Linear(channels, channels, bias=False)
+        trunc_normal_(layer.weight, std=0.02)
+        return layer
 
     def split(self, x: Tensor) -> Tensor:
-        """[B,N,C] -> [B,heads,N,d]."""
+        """Split tokens [B,N,C] into heads [B,heads,N,d]."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class ReducedAttention(Projections):
-    """Self-attention whose keys and values come from a map made `reduction` times coarser."""
+    """Self-attention whose keys and values come from a map that is `reduction` times coarser.
 
-    def __init__(self, channels: int, heads: int, reduction: int):
+    Equals `plain.reduced_attention`; here PyTorch's fused attention keeps no matrix of N x N.
+    """
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__(channels, heads)
         self.reduction = reduction
         if reduction > 1:
@@ -53,6 +63,7 @@ class ReducedAttention(Projections):
             self.norm = nn.LayerNorm(channels, eps=LN_EPS)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend from tokens [B,N,C] of a grid (h, w); return tokens [B,N,C]."""
         source = x
         if self.reduction > 1:
             source = self.norm(to_tokens(self.reduce(to_map(x, grid))))
@@ -63,22 +74,26 @@ class ReducedAttention(Projections):
 
 
 class MaskedMiningAttention(Projections):
-    """Attention of all query positions over those that a mask keeps, normalised over the QUERIES.
+    """Attention of all positions to those inside a mask, normalized over the QUERIES.
+
+    Equals `plain.mining_attention`; see `mining_attention` and `soft_correlation`.
 
     Args:
+        channels: C.
+        heads: they divide C.
         softmax: "query" as published, or "key" (the usual axis, over the kept keys).
     """
 
-    def __init__(self, channels: int, heads: int, softmax: str = "query"):
+    def __init__(self, channels: int, heads: int, softmax: str = "query") -> None:
         super().__init__(channels, heads)
         self.softmax = softmax
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What each position gathers, and its correlation with the masked positions.
+        """Mine the object and measure each position's correlation with the masked positions.
 
         Args:
             x: tokens [B,N,C].
-            mask: [B,N]; 0 drops a key, its size weighs the correlation.
+            mask: [B,N]; keys with 0 are dropped, other values weigh the correlation.
 
         Returns:
             Tokens [B,N,C] and the correlation [B,N].
@@ -92,14 +107,17 @@ class MaskedMiningAttention(Projections):
 
 
 def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:
-    """softmax(q k^T / 0.1) v with the columns of dropped keys set to 0 after the softmax.
+    """Return softmax(q k^T / 0.1) v, columns of dropped keys set to 0 after the softmax.
 
-    A dropped key gives nothing, and over queries its column touches no other: it is never computed.
-    Nothing of size N x N is kept either; see `_Mining`. Twice differentiated it is not.
+    Equals the attention of `plain.mining_attention`. A dropped key contributes nothing, and with
+    the softmax over queries its column affects no other column. So only kept keys are computed,
+    and no matrix of N x N is kept (`_BlockwiseMining`). Double backward is not supported.
 
     Args:
-        q, k, v: [B,heads,N,d]; q and k are unit vectors.
-        keep: the keys that stay, bool [B,N].
+        q: unit vectors [B,heads,N,d].
+        k: unit vectors [B,heads,N,d].
+        v: [B,heads,N,d].
+        keep: the keys that are kept, bool [B,N].
         over_keys: softmax over the kept keys instead.
 
     Returns:
@@ -107,30 +125,30 @@ def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys
     """
     kept = keep[:, None, :, None]
     most = int(keep.sum(1).max())
-    if most < keep.shape[1]:  # the kept keys first; rows that keep fewer are filled up with others
+    if most < keep.shape[1]:  # kept keys first; rows that keep fewer are padded with dropped ones
         order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         index = order[:, None, :, None]
         k, v = (x.gather(2, index.expand(-1, x.shape[1], -1, x.shape[3])) for x in (k, v))
         kept = kept.gather(2, index)
-    return _Mining.apply(q / TEMPERATURE, k, v, kept.to(v.dtype), over_keys)
+    return _BlockwiseMining.apply(q / TEMPERATURE, k, v, kept.to(v.dtype), over_keys)
 
 
-class _Mining(torch.autograd.Function):
-    """out_i = sum_j P_ij v_j over kept keys j, P = exp(q k^T) / its sums, block by block of keys.
+class _BlockwiseMining(torch.autograd.Function):
+    """out_i = sum_j P_ij v_j over kept keys j, P = exp(q k^T) / its sums, in blocks of keys.
 
-    q (already divided by the temperature) and k make scores of at most 10, so exp needs no running
-    maximum and the sums are plain sums: over queries those of a key's column, s_j, which a block
-    holds whole; over keys those of a query's row, Z_i, gathered along the way.
+    q is already divided by the temperature, so scores are at most 10 and exp needs no running
+    maximum. Softmax over queries: P_ij divides by the sum of column j, which lies within one block.
+    Softmax over keys: P_ij divides by the sum of row i, which is added up over the blocks.
 
-    Backward computes each block's P again. With g the gradient of out, over queries:
+    Backward computes P again, block by block. With g the gradient of out, over queries:
     dv_j = sum_i P_ij g_i, dscore_ij = P_ij (g_i v_j - v_j dv_j), as sum_i P_ij g_i v_j = v_j dv_j.
     Over keys: dscore_ij = P_ij (g_i v_j - g_i out_i).
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, over_keys: bool) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, over_keys: bool) -> Tensor:
         out, sums = torch.zeros_like(q), q.new_zeros(())
-        for block in _blocks(q, k):
+        for block in _key_blocks(q, k):
             weights = (q @ k[:, :, block].transpose(-2, -1)).exp_()  # [B,heads,N,block]
             value = v[:, :, block] * kept[:, :, block]
             if over_keys:
@@ -147,22 +165,20 @@ class _Mining(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, kept, out, sums = ctx.saved_tensors
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        of_rows = (grad * out).sum(-1, keepdim=True) if ctx.over_keys else None
-        for block in _blocks(q, k):
+        for block in _key_blocks(q, k):
             key, value = k[:, :, block], v[:, :, block]
             weights = (q @ key.transpose(-2, -1)).exp_()
             weights /= sums if ctx.over_keys else weights.sum(-2, keepdim=True)
             dvalue = (weights.transpose(-2, -1) @ grad) * kept[:, :, block]
-            columns = (value * dvalue).sum(-1)[..., None, :]
             inner = grad @ (value * kept[:, :, block]).transpose(-2, -1)
             if ctx.over_keys:
                 weights *= kept[:, :, block].transpose(-2, -1)
-                inner -= of_rows
+                inner -= (grad * out).sum(-1, keepdim=True)  # g_i out_i
             else:
-                inner -= columns
+                inner -= (value * dvalue).sum(-1)[..., None, :]  # v_j dv_j
             weights *= inner
             dq += weights @ key
             dk[:, :, block] = weights.transpose(-2, -1) @ q
@@ -170,20 +186,22 @@ class _Mining(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
-def _blocks(q: Tensor, k: Tensor) -> list[slice]:
-    """Slices of the keys, so that a block's scores are at most `BLOCK` (or one key's)."""
-    size = max(1, BLOCK // max(1, q.shape[:-1].numel()))
+def _key_blocks(q: Tensor, k: Tensor) -> list[slice]:
+    """Slice the keys so that a block has at most `SCORES_PER_BLOCK` scores, or one key."""
+    size = max(1, SCORES_PER_BLOCK // max(1, q.shape[:-1].numel()))
     return [slice(i, i + size) for i in range(0, k.shape[2], size)]
 
 
 def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Mean over heads of sum_j (c_j M_j) / (sum M + 1e-9), c = q k^T / 0.1.
+    """Return sum_j c_ij m_j / (sum_j m_j + 1e-9), c = q k^T / 0.1, mean over heads.
 
-    Linear in the keys, so the keys are summed first.
+    Equals the correlation of `plain.mining_attention`. It is linear in the keys, so the keys are
+    summed first and no matrix of N x N is computed.
 
     Args:
-        q, k: [B,heads,N,d].
-        mask: M [B,N].
+        q: [B,heads,N,d].
+        k: [B,heads,N,d].
+        mask: m [B,N].
 
     Returns:
         [B,N]
@@ -194,9 +212,12 @@ def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
 
 class MixFFN(nn.Module):
-    """1x1 up, depthwise 3x3, GELU, 1x1 down; dropout behind the GELU and at the end."""
+    """1x1 up, depthwise 3x3, GELU, 1x1 down; dropout after the GELU and at the end.
 
-    def __init__(self, channels: int, hidden: int):
+    Equals `plain.mix_ffn`; here the 1x1 convolutions act on tokens, without a change of layout.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
@@ -204,15 +225,16 @@ class MixFFN(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Apply to tokens [B,N,C] of a grid (h, w); return tokens [B,N,C]."""
         x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
         x = self.dropout(F.gelu(to_tokens(self.depthwise(to_map(x, grid)))))
         return self.dropout(F.linear(x, self.project.weight.flatten(1), self.project.bias))
 
 
-class EncoderLayer(nn.Module):
-    """Pre-norm: x + Dropout(attention(LN x)), then x + MixFFN(LN x)."""
+class PreNormLayer(nn.Module):
+    """x + Dropout(attention(LN x)), then x + MixFFN(LN x): what both kinds of layers share."""
 
-    def __init__(self, attention: nn.Module, channels: int = 64, hidden: int = 256):
+    def __init__(self, attention: Projections, channels: int = 64, hidden: int = 256) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
         self.attention = attention
@@ -220,19 +242,37 @@ class EncoderLayer(nn.Module):
         self.ffn = MixFFN(channels, hidden)
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x), grid))
+    def add(self, x: Tensor, attended: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add the attention's output to tokens x [B,N,C], then the feed-forward network's."""
+        x = x + self.dropout(attended)
         return x + self.ffn(self.norm2(x), grid)
 
 
-class MaskedMiningLayer(EncoderLayer):
-    """The encoder layer with masked mining attention; also returns the correlation [B,h,w]."""
+class EncoderLayer(PreNormLayer):
+    """Layer of the pyramid."""
+
+    attention: ReducedAttention
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Apply to tokens [B,N,C] of a grid (h, w); return tokens [B,N,C]."""
+        return self.add(x, self.attention(self.norm1(x), grid), grid)
+
+
+class MaskedMiningLayer(PreNormLayer):
+    """Layer with masked mining attention."""
+
+    attention: MaskedMiningAttention
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B,C,h,w], mask [B,1,h,w] -> map [B,C,h,w], correlation [B,h,w]."""
-        grid = x.shape[-2:]
-        tokens = to_tokens(x)
+        """Apply to a map.
+
+        Args:
+            x: [B,C,h,w].
+            mask: [B,1,h,w].
+
+        Returns:
+            Map [B,C,h,w] and correlation [B,h,w].
+        """
+        grid, tokens = grid_size(x), to_tokens(x)
         mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1))
-        tokens = tokens + self.dropout(mined)
-        tokens = tokens + self.ffn(self.norm2(tokens), grid)
-        return to_map(tokens, grid), correlation.unflatten(1, grid)
+        return to_map(self.add(tokens, mined, grid), grid), correlation.unflatten(1, grid)

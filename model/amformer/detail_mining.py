@@ -1,4 +1,7 @@
-"""D, the detail-mining transformer: the object's parts, by a real and a fake mask (method 5)."""
+"""D, the detail-mining transformer: parts of the object by a real and a fake mask (method 5).
+
+Used in training only. It has no cheaper form than `plain.part_attention` and `plain.discriminate`.
+"""
 
 from dataclasses import dataclass
 
@@ -7,30 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.amformer.attention import to_tokens
+from model.constants import TEMPERATURE
+from model.module_list import module_list
 
 CHANNELS, PARTS, HEADS, LEVELS, CHOSEN = 64, 14, 4, 3, 9
-TEMPERATURE = 0.1
 
 
 @dataclass
-class Detail:
-    """What D sees on one level.
+class DiscriminatorOutputs:
+    """Outputs of D on one level.
 
     Attributes:
-        fake_maps, real_maps: part maps by either mask, [B,14,N].
-        fake, real: verdicts on the chosen part, [B,1].
+        fake_maps, real_maps: part maps with the fake and with the real mask, [B,14,N].
+        fake_score, real_score: of the chosen part, [B,1].
     """
 
     fake_maps: Tensor
     real_maps: Tensor
-    fake: Tensor
-    real: Tensor
+    fake_score: Tensor
+    real_score: Tensor
 
 
 class PartAttention(nn.Module):
-    """14 learned part queries attend to the tokens of a masked feature map."""
+    """Attention of 14 learned part queries to the tokens of a masked feature map."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.parts = nn.Parameter(torch.rand(PARTS, CHANNELS))
         self.q, self.k, self.v, self.proj = (
@@ -42,9 +46,16 @@ class PartAttention(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B,N,64], mask [B,N] in [0,1] -> parts [B,14,64], part maps [B,14,N].
+        """Compute the parts and where each lies.
 
-        The softmax runs over all tokens: masked ones are zero vectors and stay in it, as published.
+        As published, the softmax runs over all tokens: masked ones are zero vectors and stay in it.
+
+        Args:
+            tokens: [B,N,64].
+            mask: [B,N] in [0,1].
+
+        Returns:
+            Parts [B,14,64] and part maps [B,14,N] in [0,1].
         """
         tokens = tokens * mask[..., None]
         q = F.normalize(self.q(self.parts).view(PARTS, HEADS, -1), dim=-1)
@@ -53,16 +64,20 @@ class PartAttention(nn.Module):
         logits = torch.einsum("phd,bnhd->bhpn", q / TEMPERATURE, k)
         maps = torch.sigmoid(logits.mean(1)) * mask[:, None]
         attention = self.dropout(torch.softmax(logits, dim=-1))
-        seen = torch.einsum("bhpn,bnhd->bphd", attention, v).flatten(2)
-        x = self.parts + self.dropout(self.proj(seen))
+        gathered = torch.einsum("bhpn,bnhd->bphd", attention, v).flatten(2)
+        x = self.parts + self.dropout(self.proj(gathered))
         hidden = self.dropout(torch.relu(self.expand(x)))
         return self.norm(x + self.dropout(self.contract(hidden))), maps
 
 
 class Discriminator(nn.Sequential):
-    """64-32-16-1 on one part; `sigmoid` at the end as published (the loss applies another one)."""
+    """64-32-16-1 on one part.
 
-    def __init__(self, *, sigmoid: bool):
+    Args:
+        sigmoid: end with a sigmoid, as published, although the loss applies another one.
+    """
+
+    def __init__(self, *, sigmoid: bool) -> None:
         layers = [
             nn.Linear(CHANNELS, 32),
             nn.LeakyReLU(0.2),
@@ -74,23 +89,33 @@ class Discriminator(nn.Sequential):
 
 
 class DetailMining(nn.Module):
-    """D, with its own weights for each of F_0, F_1, F_2."""
+    """D, with separate weights for each of F_0, F_1, F_2.
 
-    def __init__(self, *, sigmoid: bool = True):
+    Args:
+        sigmoid: see `Discriminator`.
+    """
+
+    def __init__(self, *, sigmoid: bool = True) -> None:
         super().__init__()
-        self.attention = nn.ModuleList(PartAttention() for _ in range(LEVELS))
-        self.discriminators = nn.ModuleList(Discriminator(sigmoid=sigmoid) for _ in range(LEVELS))
+        self.attention = module_list(PartAttention() for _ in range(LEVELS))
+        self.discriminators = module_list(Discriminator(sigmoid=sigmoid) for _ in range(LEVELS))
 
-    def forward(self, features: list[Tensor], fake: Tensor, real: Tensor) -> list[Detail]:
-        """One Detail a level.
+    def forward(
+        self, features: list[Tensor], fake: Tensor, real: Tensor
+    ) -> list[DiscriminatorOutputs]:
+        """Compare the parts of the fake and the real mask on each level.
 
-        Per image and level both verdicts are on the part whose fake and real forms differ most.
+        Both scores of an image and level are of the part whose fake and real forms differ most.
 
         Args:
             features: F_0, F_1, F_2, [B,64,h,w] each.
-            fake, real: masks in [0,1] on the same grid, [B,1,h,w].
+            fake: G's mask fg' [B,1,h,w] in [0,1].
+            real: the true mask, resized to the grid, [B,1,h,w] in [0,1].
+
+        Returns:
+            One per level.
         """
-        details = []
+        outputs = []
         for feature, attend, judge in zip(
             features, self.attention, self.discriminators, strict=True
         ):
@@ -99,9 +124,6 @@ class DetailMining(nn.Module):
             real_parts, real_maps = attend(tokens, real.flatten(1))
             worst = F.cosine_similarity(fake_parts, real_parts, dim=2, eps=1e-6).argmin(1)
             rows = torch.arange(len(worst), device=worst.device)
-            fake_verdict, real_verdict = (
-                judge(fake_parts[rows, worst]),
-                judge(real_parts[rows, worst]),
-            )
-            details.append(Detail(fake_maps, real_maps, fake_verdict, real_verdict))
-        return details
+            fake_score, real_score = judge(fake_parts[rows, worst]), judge(real_parts[rows, worst])
+            outputs.append(DiscriminatorOutputs(fake_maps, real_maps, fake_score, real_score))
+        return outputs

@@ -1,10 +1,10 @@
-"""The losses of G and D, each by name (method 5 and 6); none knows about steps or weights."""
+"""The losses of G and D (methods 5 and 6). How they are weighted: util/train/adversarial.py."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.amformer.detail_mining import Detail
+from model.amformer.detail_mining import DiscriminatorOutputs
 from model.constants import IGNORE
 from model.resize import bilinear, bilinear_ac
 
@@ -12,22 +12,26 @@ REAL_LABEL = 0.9  # one-sided smoothing, as published
 
 
 def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-    """Summed cross entropy over the labelled pixels / `pixels`.
+    """Return the cross entropy, summed over labeled pixels and divided by `pixels`.
 
     Args:
-        scores: [B,C,h,w], resized to the target. target: [B,S,S], 255 left out.
-        pixels: the number of labelled pixels; across ranks, its mean over the ranks.
+        scores: [B,C,h,w]; resized to the target.
+        target: [B,S,S]; 255 is left out.
+        pixels: the number of labeled pixels; on several ranks, its mean over the ranks.
     """
     scores = bilinear_ac(scores, target.shape[-2:])
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
 
 
 def distillation(correlations: list[Tensor], target: Tensor) -> Tensor:
-    """Mean over scales of KL(t || s) over positions, mean over the batch.
+    """Return KL(t || s), summed over positions, mean over the batch and the scales.
+
+    s is the softmax of a correlation over all positions of its scale. t is the softmax of a map
+    that is 1 on the object and -1e9 elsewhere, resized from S to the scale.
 
     Args:
-        correlations: [B,h_i,w_i] each; s is their softmax over all positions of the scale.
-        target: query mask [B,S,S]; t is the softmax of 1 on the object and -1e9 elsewhere, resized.
+        correlations: [B,h_i,w_i] each.
+        target: query mask [B,S,S] in {0,1,255}.
     """
     wanted = torch.where(target == 1, 1.0, -1e9).to(correlations[0].dtype)[:, None]
     divergences = []
@@ -39,32 +43,32 @@ def distillation(correlations: list[Tensor], target: Tensor) -> Tensor:
     return torch.stack(divergences).mean()
 
 
-def generator(details: list[Detail]) -> Tensor:
-    """G wants D to take its mask for real: BCE(D(fake), 1), mean over levels."""
-    return torch.stack([_bce(d.fake, 1.0) for d in details]).mean()
+def generator(outputs: list[DiscriminatorOutputs]) -> Tensor:
+    """Return the adversarial loss of G, BCE(D(fake), 1), mean over levels."""
+    return torch.stack([_bce(d.fake_score, 1.0) for d in outputs]).mean()
 
 
-def discriminator(details: list[Detail]) -> Tensor:
-    """D tells them apart: (BCE(D(fake), 0) + BCE(D(real), 0.9)) / 2, mean over levels."""
-    losses = [(_bce(d.fake, 0.0) + _bce(d.real, REAL_LABEL)) / 2 for d in details]
+def discriminator(outputs: list[DiscriminatorOutputs]) -> Tensor:
+    """Return the loss of D, (BCE(D(fake), 0) + BCE(D(real), 0.9)) / 2, mean over levels."""
+    losses = [(_bce(d.fake_score, 0.0) + _bce(d.real_score, REAL_LABEL)) / 2 for d in outputs]
     return torch.stack(losses).mean()
 
 
-def diversity(details: list[Detail], chosen: Tensor) -> Tensor:
-    """How alike the part maps are, mean over fake and real and over levels.
+def diversity(outputs: list[DiscriminatorOutputs], chosen: Tensor) -> Tensor:
+    """Return the diversity loss: how similar part maps are, mean over fake, real and levels.
 
     Args:
-        details: one a level.
-        chosen: the part maps that take part, [levels, 2 (fake, real), 9].
+        outputs: one per level.
+        chosen: indices of the part maps that are compared, [levels, 2 (fake, real), 9].
     """
     losses = []
-    for detail, (fake, real) in zip(details, chosen, strict=True):
-        losses += [_similarity(detail.fake_maps[:, fake]), _similarity(detail.real_maps[:, real])]
+    for level, (fake, real) in zip(outputs, chosen, strict=True):
+        losses += [_similarity(level.fake_maps[:, fake]), _similarity(level.real_maps[:, real])]
     return torch.stack(losses).mean()
 
 
-def _bce(verdict: Tensor, label: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(verdict, torch.full_like(verdict, label))
+def _bce(score: Tensor, label: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(score, torch.full_like(score, label))
 
 
 def _similarity(maps: Tensor) -> Tensor:
@@ -72,6 +76,7 @@ def _similarity(maps: Tensor) -> Tensor:
     dot = maps @ maps.transpose(1, 2)
     norm = dot.diagonal(dim1=1, dim2=2)
     cosine = dot / torch.sqrt(norm[:, :, None] * norm[:, None] + 1e-8)
-    first, second = torch.triu_indices(*cosine.shape[1:], offset=1, device=maps.device)
+    count = maps.shape[1]
+    first, second = torch.triu_indices(count, count, offset=1, device=maps.device)
     pairs = cosine[:, first, second]
     return (pairs.sum(1).abs() / pairs.shape[1]).mean()

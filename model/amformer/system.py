@@ -1,6 +1,11 @@
-"""AMFormer: encoder, clue, G, ensemble, wired; D stands beside, for training only."""
+"""AMFormer, wired: encoder, clue, G and ensemble; D, for training only.
 
+`model/amformer/plain.py` states the same system as equations: read that first.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +24,19 @@ from model.resize import bilinear_ac
 KSHOT = ("model", "ensemble", "prototype")
 """How K supports become one prediction.
 
-- model: as published, by a model built for K. Prototypes and priors are averaged over the shots,
+- model: as published, for a model built for K. Prototypes and priors are averaged over the shots,
   p = sum_k p_k / K, and psi = sum_k w_k d_k with the K-shot weights w of the Gram distances d.
-- prototype: by a model of any K. The same with w_k = 1 / K.
-- ensemble: by a model of any K. Every map is the mean of those of K one-shot predictions, the final
-  scores among them: final = sum_k final_k / K. A one-shot prediction has p_k and psi = d_k.
+- prototype: for a model built for any K. The same with w_k = 1 / K.
+- ensemble: for a model built for any K. Every map is the mean over K one-shot predictions, also
+  final = sum_k final_k / K. One-shot prediction k has p_k and psi = d_k.
 
-With K = 1 a 1-shot model gives the same in all three.
+With K = 1, a 1-shot model gives the same result in all three.
 """
 
 
 @dataclass
 class Prediction:
-    """Everything the system computes for B queries; h x w is the feature grid, S the image size.
+    """All results for B queries; h x w is the feature grid, S the image size.
 
     Attributes:
         size: (S, S).
@@ -41,14 +46,14 @@ class Prediction:
         query_scales: the pyramid, 3 x [B,64,h_i,w_i], coarse to fine.
         correlations: 3 x [B,h_i,w_i], coarse to fine.
         features: F_0, F_1, F_2, [B,64,h,w] each.
-        logits: of each, [B,2,h,w].
-        masks: hard masks into the two refinements, [B,1,h,w] of 0 and 1.
+        logits: of each feature, [B,2,h,w].
+        masks: hard masks of the two refinements, [B,1,h,w] of 0 and 1.
         base_logits: [B,N+1,h,w].
         final: [B,2,h,w].
         foreground: fg' [B,1,h,w], the fake mask of D.
 
-    Names of the golden files work too: `query_scale0`, `correlation1`, `feature2`, `logits0`,
-    `mask1`.
+    Elements of the lists also have names of their own, as in the golden files: `query_scale0`,
+    `correlation1`, `feature2`, `logits0`, `mask1`.
     """
 
     size: tuple[int, int]
@@ -66,34 +71,35 @@ class Prediction:
 
     @staticmethod
     def mean(parts: list["Prediction"]) -> "Prediction":
-        """The mean of every map (so `masks` of several parts are no longer 0 and 1)."""
+        """Average every map. Averaged `masks` are no longer only 0 and 1."""
 
-        def of(values: list) -> Tensor | list[Tensor] | tuple[int, int]:
+        def average(values: list[Any]) -> Any:
             if isinstance(values[0], Tensor):
                 return torch.stack(values).mean(0)
             if isinstance(values[0], list):
-                return [of(list(each)) for each in zip(*values, strict=True)]
+                return [average(list(each)) for each in zip(*values, strict=True)]
             return values[0]
 
-        return Prediction(**{name: of([vars(p)[name] for p in parts]) for name in vars(parts[0])})
+        names = vars(parts[0])
+        return Prediction(**{name: average([vars(p)[name] for p in parts]) for name in names})
 
     @property
     def scores(self) -> Tensor:
-        """The system's output [B,2,S,S]: background and object, for argmax."""
+        """Scores of background and object, to be compared (argmax): [B,2,S,S]."""
         return bilinear_ac(self.final, self.size)
 
     @property
     def meta(self) -> Tensor:
-        """G alone, without the ensemble: logits_2 at full size [B,2,S,S]."""
+        """Scores of G alone, without the ensemble: logits_2 at image size [B,2,S,S]."""
         return bilinear_ac(self.logits[-1], self.size)
 
     @property
     def base(self) -> Tensor:
-        """Base logits at full size [B,N+1,S,S]."""
+        """Base learner's logits at image size [B,N+1,S,S]."""
         return bilinear_ac(self.base_logits, self.size)
 
     def __getattr__(self, name: str) -> Tensor:
-        """`logits0` = logits[0] and so on; hard masks count from 1, as the refinements do."""
+        """Return `logits0` = logits[0] and so on; masks count from 1, as the refinements do."""
         groups = {
             "query_scale": ("query_scales", 0),
             "correlation": ("correlations", 0),
@@ -108,17 +114,17 @@ class Prediction:
 
 
 class AMFormer(nn.Module):
-    """The whole system with random weights.
+    """The whole system with random weights. docs/deviations.md explains the keyword arguments.
 
     Args:
         backbone: as `Method.backbone`.
-        classes: base classes of the fold, without background.
+        classes: number of base classes of the fold, without background.
         shot: K.
-        fix_bn: every batch norm stays in eval mode while training, the new ones too (as published).
-        base_dropout: dropout stays on in the frozen base learner while training (as published).
-        mask_threshold: smallest cos / 0.1 that the initial mask keeps; see `docs/deviations.md`.
-        mining_softmax: axis of the mining attention's softmax, "query" or "key"; see there.
-        discriminator_sigmoid: a sigmoid before the BCE with logits; see there.
+        fix_bn: keep all batch norms, also new ones, in eval mode while training (as published).
+        base_dropout: keep dropout on in the frozen base learner while training (as published).
+        mask_threshold: the smallest cos / 0.1 that the initial mask keeps.
+        mining_softmax: axis of the mining attention's softmax, "query" (as published) or "key".
+        discriminator_sigmoid: apply a sigmoid before the BCE with logits (as published).
     """
 
     def __init__(
@@ -132,7 +138,7 @@ class AMFormer(nn.Module):
         mask_threshold: float = 0.7,
         mining_softmax: str = "query",
         discriminator_sigmoid: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         self.shot, self.fix_bn = shot, fix_bn
         self.encoder = Encoder(BaseLearner(backbone, classes), dropout=base_dropout)
@@ -144,12 +150,18 @@ class AMFormer(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "AMFormer":
+        """Set the mode; frozen parts and, with `fix_bn`, all batch norms stay in eval mode."""
         super().train(mode)
         if self.fix_bn:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
+        """Run the encoder and G's pyramid through a compiler such as `torch.compile`."""
+        self.encoder.compile_with(compiler)
+        self.object_mining.compile_with(compiler)
 
     def forward(
         self,
@@ -159,20 +171,20 @@ class AMFormer(nn.Module):
         *,
         class_index: Tensor | None = None,
     ) -> Prediction:
-        """Segments each query by its K supports.
+        """Segment each query by its K supports.
 
         Args:
-            query: [B,3,S,S], normalised.
-            support: [B,K,3,S,S], normalised.
+            query: normalized images [B,3,S,S].
+            support: normalized images [B,K,3,S,S].
             support_mask: [B,K,S,S] in {0,1,255}.
-            class_index: [B], only while training: the episode's class among the base classes.
+            class_index: [B], in training only: the episode's class among the base classes, from 0.
 
         Raises:
-            UserError: K is not the K that the model was built for.
+            UserError: the model was built for another K.
         """
-        seen = self.encoder.supports(support.flatten(0, 1), support_mask.flatten(0, 1))
-        shot = support.shape[1]
-        supports = [seen[i : i + shot] for i in range(0, len(seen), shot)]
+        shots = self.encoder.supports(support.flatten(0, 1), support_mask.flatten(0, 1))
+        k = support.shape[1]
+        supports = [shots[i : i + k] for i in range(0, len(shots), k)]
         return self.match(self.encoder.query(query), supports, class_index=class_index)
 
     def match(
@@ -183,26 +195,24 @@ class AMFormer(nn.Module):
         class_index: Tensor | None = None,
         kshot: str = "model",
     ) -> Prediction:
-        """As forward, on what the encoder saw in B queries and their supports [B][K].
-
-        One query may stand for all B episodes: what depends on it alone is then computed once.
+        """Segment queries, given the features of queries and supports.
 
         Args:
-            query: B queries, or one.
+            query: B queries, or one for all B episodes; what depends on it alone is computed once.
             supports: [B][K].
-            class_index: as in forward.
-            kshot: one of `KSHOT`: how K supports become one prediction.
+            class_index: as in `forward`.
+            kshot: how K supports become one prediction, one of `KSHOT`.
 
         Raises:
-            UserError: no such `kshot`; or it is "model" and K is not what the model was built for.
+            UserError: unknown `kshot`; or it is "model" and the model was built for another K.
         """
         if kshot not in KSHOT:
             raise UserError(f"kshot is {kshot!r}: use one of {', '.join(KSHOT)}")
         if kshot == "ensemble":
             shots = zip(*supports, strict=True)
-            alone = ([[support] for support in shot] for shot in shots)
+            one_shot = ([[support] for support in shot] for shot in shots)
             return Prediction.mean(
-                [self.match(query, s, class_index=class_index, kshot="prototype") for s in alone]
+                [self.match(query, s, class_index=class_index, kshot="prototype") for s in one_shot]
             )
         batch, shot = len(supports), len(supports[0])
         if kshot == "model" and shot != self.shot:
@@ -214,14 +224,14 @@ class AMFormer(nn.Module):
         base_logits = at_least_float32(self.encoder.base_logits(query.features))
         base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
         psi = self.ensemble.psi(clue.distances, learned=kshot == "model")
-        mined = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
-        final, foreground = self.ensemble(mined.logits[-1], base, psi)
+        outputs = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
+        final, foreground = self.ensemble(outputs.logits[-1], base, psi)
         return Prediction(
             size=query.size,
             prior=clue.prior,
             psi=psi,
             initial_mask=clue.initial_mask,
-            **vars(mined),
+            **vars(outputs),
             base_logits=base_logits.expand(batch, -1, -1, -1),
             final=final,
             foreground=foreground,

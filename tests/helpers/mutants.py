@@ -47,8 +47,8 @@ FAULTS = [
     Fault(
         "G descends towards a fake mask",
         "model/amformer/losses.py",
-        "_bce(d.fake, 1.0)",
-        "_bce(d.fake, 0.0)",
+        "_bce(d.fake_score, 1.0)",
+        "_bce(d.fake_score, 0.0)",
         "model/test_parts.py::test_g_wants_its_mask_to_be_taken_for_real_and_d_tells_them_apart",
     ),
     Fault(
@@ -82,8 +82,8 @@ FAULTS = [
     Fault(
         "backward of the mining attention without its inner sum",
         "model/amformer/attention.py",
-        "inner -= columns",
-        "inner -= 0 * columns",
+        "inner -= (value * dvalue)",
+        "inner -= 0 * (value * dvalue)",
         "model/test_folding.py -k mining",
     ),
     Fault(
@@ -109,21 +109,21 @@ FAULTS = [
     ),
     Fault(
         "largest prior of the shots in place of their mean",
-        "model/amformer/clue.py",
+        "model/prior.py",
         "for shot in episode]).mean(0)",
         "for shot in episode]).amax(0)",
         "model/test_folding.py::test_the_prior_is_that_of_f5_then_f4_averaged_over_shots",
     ),
     Fault(
         "background's similarity of 0 left out of the prior",
-        "model/amformer/clue.py",
-        "-torch.inf if whole else 0.0",
+        "model/prior.py",
+        "-torch.inf if mask_is_full else 0.0",
         "-torch.inf",
         "model/test_folding.py -k similarity",
     ),
     Fault(
         "Gram distance not divided by the channels",
-        "model/amformer/clue.py",
+        "model/prior.py",
         ".norm(dim=2) / query.shape[1]",
         ".norm(dim=2)",
         "model/test_folding.py::test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots",
@@ -187,8 +187,8 @@ FAULTS = [
     Fault(
         "scales of the pyramid from fine to coarse",
         "model/amformer/object_mining.py",
-        "found.insert(0, x)",
-        "found.append(x)",
+        "scales.insert(0, x)",
+        "scales.append(x)",
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",
     ),
     Fault(

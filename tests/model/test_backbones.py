@@ -155,7 +155,7 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
         ({f"backbone.{key}": value for key, value in good.items()}, "lacks 20 weights"),
         ({"layer4.0.conv1.weight": torch.ones(1)} | good, None),
         (good | {"layer4.0.conv1.weight": torch.ones(1)}, "not a file of weights of timm/res"),
-        (b"torn", "not a file of weights of timm/resnet18, or is torn"),
+        (b"damaged", "not a file of weights of timm/resnet18, or is damaged"),
     ):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         if part:

@@ -15,7 +15,7 @@ from model.amformer.clue import ClueExtractor
 from model.backbones import LITE0
 from model.base_learner import BaseLearner, Features
 from model.folding import LinearChain, conv3x3_of_enlarged, fold_batch_norms
-from model.prior import cross_prior, gram_distances, similarity
+from model.prior import gram_distances, max_similarity, training_free_prior
 from model.query_support import QueryFeatures, SupportFeatures, gram_matrix
 from model.resize import bilinear_ac
 
@@ -227,7 +227,7 @@ def test_the_similarity_of_object_positions_is_that_of_the_masked_support(
 ) -> None:
     query, support = draw(7, 4, 5).abs(), sign * draw(7, 4, 5).abs()
     inside = inside_of(kind)
-    got = similarity(query, support[:, inside], whole=bool(inside.all()))
+    got = max_similarity(query, support[:, inside], mask_is_full=bool(inside.all()))
     assert_same(got, direct_similarity(query, support, inside))
     if sign < 0 and kind != "full":
         assert not got.any()  # the background counts as 0
@@ -247,7 +247,9 @@ def test_the_prior_is_that_of_f5_then_f4_averaged_over_shots() -> None:
     query, support = features(2, 4, 5), features(6, 4, 5)
     kinds = ("partial", "empty", "full", "partial", "all but one", "partial")
     inside = torch.stack([inside_of(kind) for kind in kinds])
-    got = cross_prior(query, by_query(SupportFeatures.of(support, inside.long()), shot=3))
+    got = training_free_prior(
+        query, by_query(SupportFeatures.from_features(support, inside.long()), shot=3)
+    )
     for b in range(2):
         for channel, name in enumerate(("f5", "f4")):
             q, s = getattr(query, name)[b], getattr(support, name)
@@ -264,7 +266,7 @@ def test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots() -> None:
         return torch.stack([torch.stack(row) for row in rows])
 
     maps = Features(support, *features(6, 4, 5).maps()[1:])
-    seen = by_query(SupportFeatures.of(maps, torch.ones(6, 4, 5)), shot=3)
+    seen = by_query(SupportFeatures.from_features(maps, torch.ones(6, 4, 5)), shot=3)
     got = gram_distances(gram_matrix(query), seen)
     assert got.shape == (2, 3)
     for b in range(2):
@@ -289,8 +291,8 @@ def test_the_clue_is_the_direct_formula() -> None:
     assert extractor.threshold == 0.7
     middle = cosine.flatten().sort().values[24:26]
     extractor.threshold = middle.mean().item()  # bites on random features, and on no rounding
-    seen = by_query(SupportFeatures.of(support, mask.flatten(0, 1)), shot=3)
-    clue = extractor(QueryFeatures.of(query, (17, 17)), seen)
+    seen = by_query(SupportFeatures.from_features(support, mask.flatten(0, 1)), shot=3)
+    clue = extractor(QueryFeatures.from_features(query, (17, 17)), seen)
     assert_same(clue.initial_mask[:, 0], cosine * (cosine >= extractor.threshold))
     tokens = torch.cat((q, prototype.expand_as(q), clue.prior * 10), 1)
     assert_same(clue.tokens, extractor.query_merge(tokens))

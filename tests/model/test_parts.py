@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.amformer import losses
-from model.amformer.detail_mining import Detail, DetailMining, PartAttention
+from model.amformer.detail_mining import DetailMining, DiscriminatorOutputs, PartAttention
 from model.constants import IGNORE
 from model.ensemble import Ensemble, base_probability
 
@@ -74,9 +74,11 @@ def test_distillation_is_the_divergence_over_the_positions_of_each_scale() -> No
     assert_same(losses.distillation(correlations, target), np.mean(expected))
 
 
-def details(levels: int = 3) -> list[Detail]:
+def details(levels: int = 3) -> list[DiscriminatorOutputs]:
     return [
-        Detail(draw(2, 14, 9).sigmoid(), draw(2, 14, 9).sigmoid(), draw(2, 1), draw(2, 1))
+        DiscriminatorOutputs(
+            draw(2, 14, 9).sigmoid(), draw(2, 14, 9).sigmoid(), draw(2, 1), draw(2, 1)
+        )
         for _ in range(levels)
     ]
 
@@ -88,8 +90,8 @@ def bce(verdict: Tensor, label: float) -> float:
 
 def test_g_wants_its_mask_to_be_taken_for_real_and_d_tells_them_apart() -> None:
     made = details()
-    assert_same(losses.generator(made), np.mean([bce(d.fake, 1.0) for d in made]))
-    each = [(bce(d.fake, 0.0) + bce(d.real, 0.9)) / 2 for d in made]
+    assert_same(losses.generator(made), np.mean([bce(d.fake_score, 1.0) for d in made]))
+    each = [(bce(d.fake_score, 0.0) + bce(d.real_score, 0.9)) / 2 for d in made]
     assert_same(losses.discriminator(made), np.mean(each))
 
 
@@ -214,7 +216,7 @@ def test_d_judges_the_part_whose_two_forms_differ_most() -> None:
                 pairs.append(parts)
             worst = int(np.argmin((norm(pairs[0]) * norm(pairs[1])).sum(1)))
             judged.append(worst)
-            for parts, verdict in zip(pairs, (detail.fake, detail.real), strict=True):
+            for parts, verdict in zip(pairs, (detail.fake_score, detail.real_score), strict=True):
                 expected = judge(torch.from_numpy(parts[worst])).detach().numpy()
                 np.testing.assert_allclose(verdict[image].detach(), expected, rtol=1e-9)
     assert len(set(judged)) > 1

@@ -116,7 +116,9 @@ def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         prediction = game.predict(batch)
-        loss = sum(game.segmentation_losses(prediction, batch, game.count_labeled_pixels(batch)).values())
+        loss = sum(
+            game.segmentation_losses(prediction, batch, game.count_labeled_pixels(batch)).values()
+        )
     for known in (*game.model.parameters(), *maps_of(batch)):
         storages.pop(known.untyped_storage().data_ptr(), None)
     assert loss.requires_grad
@@ -125,7 +127,7 @@ def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
 
 def maps_of(batch: object) -> list[Tensor]:
     if isinstance(batch, PlainBatch):
-        return [*batch.query.maps(), *batch.support.maps()]
+        return [*batch.query.features.maps(), *batch.support.maps()]
     return [*batch.query.tensors(), *(t for [s] in batch.supports for t in s.tensors())]
 
 

@@ -42,18 +42,18 @@ def test_a_family_of_fixed_size_is_refused_at_start(name: str, reason: str) -> N
         build_backbone(name)
     message = str(refusal.value)
     assert message.startswith(f"Method.backbone: {name} ") and reason in message
-    assert "ViTs serve, see docs/backbones.md" in message and "\n" not in message
+    assert "ViTs work, see docs/backbones.md" in message and "\n" not in message
 
 
 def test_cells_of_a_patched_backbone_lie_where_bilinear_ac_looks_for_them() -> None:
     backbone, size = build_backbone("timm/vit_tiny_patch16_224"), 97
     columns = torch.arange(size, dtype=torch.float32).expand(1, 3, size, size)
-    patches = nn.functional.avg_pool2d(backbone._bordered(columns), 16)[0, 0]
+    patches = nn.functional.avg_pool2d(backbone._pad_to_patches(columns), 16)[0, 0]
     assert patches.shape == (7, 7)  # (97 - 1) / 16 + 1
     centres = 16 * torch.arange(1, 6) - 0.5  # a patch has an even number of pixels
     assert torch.allclose(patches[3, 1:-1], centres)
-    rows = backbone._bordered(columns.mT)
-    assert torch.equal(rows, backbone._bordered(columns).mT)
+    rows = backbone._pad_to_patches(columns.mT)
+    assert torch.equal(rows, backbone._pad_to_patches(columns).mT)
 
 
 def test_plain_transformers_give_half_three_quarters_and_the_whole_of_their_depth() -> None:
