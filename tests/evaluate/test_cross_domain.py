@@ -168,7 +168,10 @@ def test_a_model_of_real_coco_images_is_tested_on_real_pascal_images(
     _call(test_entry.test, FOLD_1, *voc, *words)
     result = json.loads((tmp_path / "tested/result.json").read_text())
     tested = result["seeds"]["1"]
-    assert tested["episodes"] == 4 and set(tested["final"]["classes"]) == {"bus", "horse", "sofa"}
+    assert tested["episodes"] == 4
+    # The classes that this fold of COCO never saw; the part of VOC may be too small for one.
+    classes = set(tested["final"]["classes"])
+    assert {"bus", "horse", "sofa"} <= classes <= {"bicycle", "bus", "horse", "sofa"}
     assert result["config"]["Data"]["trained_on"] == "coco"
 
 
