@@ -9,13 +9,13 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from helpers import ROOT
-from helpers.pictures import config
-from helpers.small import centre
+from helpers.pictures import data_config
+from helpers.small import balance_heads
 
 from model import build_model
 from model.backbones import load_pretrained, pixel_statistics
 from util.checkpoint.file import write_checkpoint
-from util.config import load_config, to_dict
+from util.config import Config, load_config, to_dict
 from util.data.dataset import collate, open_episodes
 from util.data.demo.make import make_demo
 
@@ -54,18 +54,16 @@ def tree(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A config of a small demo data set."""
     out = tmp_path_factory.mktemp("pictures")
     make_demo(out, images=200, seed=0)
     root = out / "VOCdevkit2012" / "VOC2012"
-    return config(data_root=root, list_dir=out / "lists")
+    return data_config(data_root=str(root), list_dir=f"{out}/lists")
 
 
 @pytest.fixture(scope="session")
-def small_run(
-    pictures: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory
-) -> SimpleNamespace:
+def small_run(pictures: Config, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A checkpoint of random weights that finds objects, as train.py writes it, and its data.
 
     `checkpoint` and `config` are files, `words` what overrides that config, `cfg` the two together,
@@ -89,7 +87,7 @@ def small_run(
     with torch.no_grad():
         for head in model.object_mining.heads:
             head[-1].weight *= 100
-    centre(model, first.query, first.support, first.support_mask)
+    balance_heads(model, first.query, first.support, first.support_mask)
     write_checkpoint(
         folder / "best.pth", model=model.state_dict(), config=to_dict(cfg), iteration=7
     )

@@ -1,9 +1,8 @@
-"""Lists, episodes and samples: equal to the published ones, and a function of their seeds."""
+"""Lists equal the published ones; episodes and samples depend on their seeds only."""
 
 import gzip
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,11 +12,12 @@ from helpers.pictures import a_fold, changed, same
 from mmseg.core.evaluation import get_classes
 from torch.utils.data import DataLoader
 
+from util.config import Config
 from util.data.base_images import open_base_images
 from util.data.dataset import collate, open_episodes
 from util.data.episodes import EpisodeSampler
 from util.data.image_io import read_label
-from util.data.lists import FoldList, available, check_shots, fold_list
+from util.data.lists import FoldList, check_shots, fold_list, restrict_to_images
 from util.data.prepare import prepare_coco
 from util.data.source import SUBSETS, Source
 from util.data.tables import load_table
@@ -33,7 +33,7 @@ def coco_table(tree: Path, tmp_path: Path, subset: str) -> dict[str, dict[int, i
 # --- folds and lists -----------------------------------------------------------------------------
 
 
-def test_class_names_are_mmsegs() -> None:
+def test_class_names_are_those_of_mmseg() -> None:
     assert list(CLASSES["pascal"]) == get_classes("voc")[1:]
     assert list(CLASSES["coco"]) == get_classes("coco_stuff")[:80]
 
@@ -54,7 +54,7 @@ def test_folds_are_the_published_ones() -> None:
     assert published_fold("coco", 1, use_split_coco=False).novel == tuple(range(21, 41))
 
 
-def test_base_table_numbers_base_classes_in_order_and_keeps_255() -> None:
+def test_base_table_numbers_base_classes_in_ascending_order_and_keeps_255() -> None:
     table = published_fold("pascal", 1).base_table()
     assert table.dtype == np.uint8 and table.shape == (256,)
     assert table[:21].tolist() == [0, 1, 2, 3, 4, 5, 0, 0, 0, 0, 0, *range(6, 16)]
@@ -68,7 +68,7 @@ def test_pascal_lists_equal_the_published_ones(
     expected = json.loads(gzip.decompress((shared / "voc2012/expected_lists.json.gz").read_bytes()))
     source = Source(tree / "VOCdevkit2012/VOC2012", "pascal", subset)
     table = load_table(source, tmp_path)
-    assert load_table(source, tmp_path) == table  # from the file now
+    assert load_table(source, tmp_path) == table  # read from the file
     for split in range(4):
         got = fold_list(table, published_fold("pascal", split), subset)
         want = expected[f"{subset}_{split}"]
@@ -76,7 +76,7 @@ def test_pascal_lists_equal_the_published_ones(
         assert {str(c): ids for c, ids in got.by_class.items()} == want["by_class"]
 
 
-def test_coco_masks_give_the_published_lists_on_every_image(
+def test_coco_masks_give_the_published_lists_for_every_image(
     shared: Path, tree: Path, tmp_path: Path
 ) -> None:
     expected = json.loads((shared / "coco2014/expected_lists.json").read_text())
@@ -92,24 +92,26 @@ def test_coco_masks_give_the_published_lists_on_every_image(
         assert (Path(name).stem in listed) == is_listed, name
 
 
-def test_available_goes_down_to_what_can_serve_and_says_what_it_left_out() -> None:
+def test_restricted_list_leaves_out_classes_with_too_few_images_and_names_them() -> None:
     fold = a_fold(c1=6, c2=2, c3=6, c4=0)
-    kept, report = available(fold, lambda i: i not in ("c3_0", "c1_5"), 2)
+    kept, report = restrict_to_images(
+        fold, [i for i in fold.images if i not in ("c3_0", "c1_5")], 2
+    )
     assert list(kept.by_class) == [1, 3] and "c3_0" not in kept.images
     assert kept.classes_of["c1_0"] == (1,)  # class 2 is in its mask, but has too few images
-    assert kept.classes_of["c2_0"] == (3,)  # a query yet: class 3 is in its mask
+    assert kept.classes_of["c2_0"] == (3,)  # still a query: class 3 is in its mask
     assert [line.split(":")[0] for line in report] == [
-        "left out 2 of 14 listed images", "left out class 2 (bicycle)", "left out class 4 (boat)",
+        "left out class 2 (bicycle)", "left out class 4 (boat)",
     ]  # fmt: skip
     check_shots(kept, 2)
 
 
-def test_available_repeats_until_nothing_changes() -> None:
-    # Without class 2, image x is no query; without x, class 1 cannot serve either.
+def test_list_is_restricted_until_nothing_changes() -> None:
+    # Without class 2, image x is no query; without x, class 1 has too few images.
     by_class = {1: ["x", "y"], 2: ["x"], 3: ["p", "q"]}
     fold = FoldList(["x", "y", "p", "q"], by_class, {"x": (2,), "y": (1,)} | {"p": (3,), "q": (3,)},
                     CLASSES["pascal"])  # fmt: skip
-    kept, _ = available(fold, lambda _: True, 1)
+    kept, _ = restrict_to_images(fold, fold.images, 1)
     assert kept.images == ["p", "q"] and kept.by_class == {3: ["p", "q"]}
 
 
@@ -131,10 +133,10 @@ def test_supports_are_different_images_of_the_class_and_never_the_query() -> Non
         assert set(plan.supports) <= set(fold.by_class[plan.class_id])
         assert plan.class_id in fold.classes_of[plan.query]
         seen.update((plan.class_id, i) for i in plan.supports)
-    assert len(seen) == 19  # every image of every class serves
+    assert len(seen) == 19  # every image of every class is a support
 
 
-def test_a_plan_depends_on_seed_and_index_alone() -> None:
+def test_episode_depends_on_seed_and_index_only() -> None:
     one, other = (EpisodeSampler(a_fold(c1=9, c2=9, c3=9, c4=3), 1, 3) for _ in range(2))
     late = [other.plan(i) for i in reversed(range(100))]
     assert [one.plan(i) for i in range(100)] == late[::-1]
@@ -143,8 +145,10 @@ def test_a_plan_depends_on_seed_and_index_alone() -> None:
 
 
 @pytest.mark.parametrize(("balance", "share"), [(0.5, 0.75), (1.0, 0.5)])
-def test_a_balanced_class_is_asked_for_by_its_share(balance: float, share: float) -> None:
-    """Of two classes, one has nine times the images: 3 to 1 by square roots, then 1 to 1."""
+def test_class_balance_draws_classes_in_proportion_to_their_share(
+    balance: float, share: float
+) -> None:
+    """One class has nine times the images of the other: 3 to 1 at balance 0.5, 1 to 1 at 1."""
     sampler = EpisodeSampler(a_fold(c1=81, c2=9), 1, 0, balance)
     plans = [sampler.plan(i) for i in range(4000)]
     assert sum(plan.class_id == 1 for plan in plans) / 4000 == pytest.approx(share, abs=0.03)
@@ -153,7 +157,7 @@ def test_a_balanced_class_is_asked_for_by_its_share(balance: float, share: float
     assert all(plan.query not in plan.supports for plan in plans)
 
 
-def test_only_training_is_balanced(pictures: SimpleNamespace) -> None:
+def test_class_balance_changes_training_only(pictures: Config) -> None:
     cfg = changed(pictures, class_balance=1.0)
     for subset, equal in (("train", False), ("val", True)):
         (one, _), (other, _) = (open_episodes(c, subset, 3) for c in (pictures, cfg))
@@ -161,7 +165,7 @@ def test_only_training_is_balanced(pictures: SimpleNamespace) -> None:
         assert (next(plans) == next(plans)) == equal
 
 
-def test_samples_do_not_depend_on_the_number_of_workers(pictures: SimpleNamespace) -> None:
+def test_samples_do_not_depend_on_the_number_of_workers(pictures: Config) -> None:
     episodes, report = open_episodes(pictures, "train", 3)
     assert report == []
     one, many = (
@@ -176,7 +180,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(pictures: SimpleNamespac
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
-def test_a_batch_holds_what_its_fields_say(pictures: SimpleNamespace, subset: str) -> None:
+def test_batch_has_the_shapes_types_and_labels_of_its_fields(pictures: Config, subset: str) -> None:
     episodes, _ = open_episodes(changed(pictures, shot=2), subset, 0)
     batch = collate([episodes[i] for i in range(4)]).to("cpu")
     assert batch.query.shape == (4, 3, 65, 65) and batch.query.dtype == torch.float32
@@ -193,7 +197,7 @@ def test_a_batch_holds_what_its_fields_say(pictures: SimpleNamespace, subset: st
             assert torch.equal(target, batch.query_base_mask[row] == batch.class_index[row] + 1)
 
 
-def test_base_samples_pass_over_every_image(pictures: SimpleNamespace) -> None:
+def test_base_learner_samples_take_every_image_once_per_pass(pictures: Config) -> None:
     samples, _ = open_base_images(pictures, "train", BaseLearnerTransform(65), 3)
     assert sorted(samples._passes(i) for i in range(len(samples))) == list(range(len(samples)))
     image, label = samples[4]
@@ -210,7 +214,7 @@ def test_base_samples_pass_over_every_image(pictures: SimpleNamespace) -> None:
 # --- transforms ----------------------------------------------------------------------------------
 
 
-def test_eval_transform_normalises_in_units_of_0_to_1() -> None:
+def test_eval_transform_normalizes_images_in_0_to_1() -> None:
     image = np.full((20, 30, 3), (255, 0, 51), np.uint8)
     out, _ = EvalTransform(9, (0.5, 0.5, 0.1), (0.25, 0.5, 0.2))(image, image[..., 0], None)
     assert torch.allclose(out.mean((1, 2)), torch.tensor([2.0, -1.0, 0.5]), atol=1e-6)
@@ -228,7 +232,7 @@ def test_augmentation_moves_image_and_label_together() -> None:
             assert inside[mask != 255].float().mean() > 0.97
 
 
-def test_what_rotation_and_cropping_lay_bare_is_mean_and_255() -> None:
+def test_padding_of_the_crop_is_mean_color_and_label_255() -> None:
     image, label = np.full((40, 40, 3), 255, np.uint8), np.ones((40, 40), np.uint8)
     out, mask = BaseLearnerTransform(65, scale=(1, 1), rotate=0)(
         image, label, np.random.default_rng(0)

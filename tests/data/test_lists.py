@@ -1,4 +1,4 @@
-"""Lists against the published ones, the check of a data set, and one's own data."""
+"""The published lists, the check of a data set, and custom data sets."""
 
 import json
 import subprocess
@@ -19,18 +19,19 @@ from util.data.check import check
 from util.data.dataset import open_episodes
 from util.data.demo.make import make_demo
 from util.data.image_io import read_label
-from util.data.lists import EXPECTED, compare, fold_list, list_name, write_lists
+from util.data.lists import EXPECTED, compare_with_published, fold_list, list_name, write_lists
 from util.data.source import SUBSETS
 from util.data.tables import load_table
 from util.data.transform import EvalTransform
 from util.folds import Fold, published_fold
+from util.runtime.log import configure
 
 PASCAL = "config/pascal/pascal_split0_resnet50.yaml"
 CLASSES = ("cup", "red box", "leaf", "ring")
 
 
-def own_data(folder: Path, images: int = 24) -> Path:
-    """A data set of one's own: squares, two classes in every picture, JPEG and PNG in turn."""
+def write_custom_data(folder: Path, images: int = 24) -> Path:
+    """A custom data set: two rectangles in every image, JPEG and PNG in turn."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -46,8 +47,8 @@ def own_data(folder: Path, images: int = 24) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Callable:
-    """Writes the data set and gives a function that reads its config with more overrides."""
-    root = own_data(tmp_path / "my data")
+    """Write a custom data set; return a function that reads its config with more overrides."""
+    root = write_custom_data(tmp_path / "my data")
     text = f"Data: {{data_set: custom, data_root: {root}, list_dir: {tmp_path}/lists, size: 65,"
     text += " novel: [leaf, ring], min_pixels: 100}"
     (tmp_path / "mine.yaml").write_text(text)
@@ -57,7 +58,7 @@ def own(tmp_path: Path) -> Callable:
 # --- the published lists -------------------------------------------------------------------------
 
 
-def test_expected_json_is_what_the_published_lists_hold() -> None:
+def test_expected_json_has_the_published_lists_of_every_fold() -> None:
     expected = json.loads(EXPECTED.read_text())
     assert {name for name in expected if name.startswith("pascal")} == {
         f"pascal/{subset}_{split}" for subset in SUBSETS for split in range(4)
@@ -67,29 +68,32 @@ def test_expected_json_is_what_the_published_lists_hold() -> None:
     assert [len(expected[f"pascal/{s}_0"]["by_class"]) for s in SUBSETS] == [15, 5]
 
 
-def test_rebuilt_pascal_lists_are_found_to_be_the_published_ones(
+def test_rebuilt_pascal_lists_are_reported_as_published(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     root = tree / "VOCdevkit2012/VOC2012"
     cfg = load_config(PASCAL, [f"Data.data_root={root}", f"Data.list_dir={tmp_path}/pascal"])
+    configure()
     assert write_lists(cfg.Data) == []
     assert capsys.readouterr().out.count("as published\n") == 8
     kept = json.loads((tmp_path / "pascal/val_2.json").read_text())
     assert len(kept["images"]) == 592 and len(kept["by_class"]["12"]) == 125
 
 
-def test_what_differs_from_the_published_lists_is_named() -> None:
+def test_differences_from_the_published_lists_are_named() -> None:
     fold = fold_list({}, published_fold("pascal", 0), "val")
-    lines = compare("pascal/val_0", fold)
+    lines = compare_with_published("pascal/val_0", fold)
     assert lines[0] == "pascal/val_0: 0 images, 364 published" and len(lines) == 6
     assert "class 3 (bird): 0 images," in lines[3]
     many = {f"a{i}": {1: 5000} for i in range(364)}
-    lines = compare("pascal/val_0", fold_list(many, published_fold("pascal", 0), "val"))
+    lines = compare_with_published(
+        "pascal/val_0", fold_list(many, published_fold("pascal", 0), "val")
+    )
     assert lines[0] == "pascal/val_0: 364 images as published, but other ones"
-    assert compare("mine/val_0", fold) is None
+    assert compare_with_published("mine/val_0", fold) is None
 
 
-def test_a_training_says_when_its_list_is_not_the_published_one(tmp_path: Path) -> None:
+def test_training_reports_a_list_that_is_not_the_published_one(tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", images=60, seed=1)
     root = tmp_path / "demo/VOCdevkit2012/VOC2012"
     words = [f"Data.data_root={root}", f"Data.list_dir={tmp_path}/pascal"]
@@ -100,14 +104,14 @@ def test_a_training_says_when_its_list_is_not_the_published_one(tmp_path: Path) 
 # --- the check -----------------------------------------------------------------------------------
 
 
-def test_nothing_is_wrong_with_good_data(own: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_check_finds_no_mistake_in_good_data(own: Callable) -> None:
     for subset in SUBSETS:
         report = check(own().Data, subset)
-        assert report.wrong == [] and len(report.table) == 24
-        assert report.there == set(report.fold.images)
+        assert report.mistakes == [] and len(report.table) == 24
+        assert report.on_disk == set(report.fold.images)
 
 
-def test_the_check_names_every_offender_and_exits_with_2(own: Callable, tmp_path: Path) -> None:
+def test_check_names_every_mistake_and_exits_with_2(own: Callable, tmp_path: Path) -> None:
     root = tmp_path / "my data"
     (root / "images/photo 00.jpg").unlink()
     (root / "images/photo 01.png").write_bytes(b"\x89PNG and no more")
@@ -130,18 +134,18 @@ def test_the_check_names_every_offender_and_exits_with_2(own: Callable, tmp_path
     assert len(wrong) == 8 and done.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_absent_images_are_no_offence_where_they_may_be_skipped(own: Callable) -> None:
+def test_check_accepts_absent_images_that_may_be_skipped(own: Callable) -> None:
     data = own().Data
     (Path(data.data_root) / "images/photo 00.jpg").unlink()
-    assert "no such image" in check(data, "train").wrong[0]
+    assert "no such image" in check(data, "train").mistakes[0]
     report = check(own("Data.missing=skip").Data, "train")
-    assert report.wrong == [] and "photo 00" not in report.there
+    assert report.mistakes == [] and "photo 00" not in report.on_disk
 
 
-# --- one's own data ------------------------------------------------------------------------------
+# --- custom data sets ----------------------------------------------------------------------------
 
 
-def test_own_data_makes_episodes_of_base_and_novel_classes(own: Callable) -> None:
+def test_custom_data_gives_episodes_of_base_and_novel_classes(own: Callable) -> None:
     cfg = own()
     assert cfg.num_base_classes == 2 and cfg.Data.classes == CLASSES
     for subset, wanted in (("train", {1, 2}), ("val", {3, 4})):
@@ -153,9 +157,10 @@ def test_own_data_makes_episodes_of_base_and_novel_classes(own: Callable) -> Non
     assert open_base_images(cfg, "val", EvalTransform(65), None)[0][0][1].max() in (1, 2)
 
 
-def test_lists_of_own_data_say_that_nothing_was_published(
+def test_lists_of_custom_data_are_reported_as_unpublished(
     own: Callable, capsys: pytest.CaptureFixture
 ) -> None:
+    configure()
     data = own("Data.split=5").Data
     assert write_lists(data) == [] and list_name(data, "val") == "custom/val_5"
     assert capsys.readouterr().out.count("no published list") == 2
@@ -163,7 +168,9 @@ def test_lists_of_own_data_say_that_nothing_was_published(
     assert list(kept["by_class"]) == ["3", "4"] and kept["images"]
 
 
-def test_own_data_never_replaces_the_table_of_another(own: Callable, tmp_path: Path) -> None:
+def test_custom_data_never_replaces_the_table_of_another_data_set(
+    own: Callable, tmp_path: Path
+) -> None:
     table = tmp_path / "pascal/train.json"
     table.parent.mkdir()
     table.write_text(json.dumps({"data_set": "pascal", "crc32": 1, "images": {"a": {"1": 5000}}}))
@@ -173,7 +180,7 @@ def test_own_data_never_replaces_the_table_of_another(own: Callable, tmp_path: P
     assert table.read_bytes() == before
 
 
-def test_train_txt_and_val_txt_part_own_data(own: Callable) -> None:
+def test_train_txt_and_val_txt_split_custom_data(own: Callable) -> None:
     data = own().Data
     root = Path(data.data_root)
     (root / "train.txt").write_text("photo 05\nphoto 00\nphoto 04\n")
@@ -183,7 +190,7 @@ def test_train_txt_and_val_txt_part_own_data(own: Callable) -> None:
     refused(["val.txt", "photo 99", "no mask"], open_episodes, own(), "val", 1)
 
 
-def test_a_changed_mask_is_read_again(own: Callable) -> None:
+def test_changed_mask_is_read_again(own: Callable) -> None:
     data = own().Data
     fold = Fold(CLASSES, (3, 4))
     episodes, _ = open_episodes(own(), "train", 1)
@@ -203,11 +210,11 @@ def test_a_changed_mask_is_read_again(own: Callable) -> None:
         ("Data.data_root=nowhere", ["nowhere/classes.txt", "class names"]),
     ],
 )
-def test_wrong_classes_are_refused(own: Callable, override: str, words: list[str]) -> None:
+def test_wrong_novel_classes_are_refused(own: Callable, override: str, words: list[str]) -> None:
     refused(words, own, override)
 
 
-def test_wrong_own_data_is_refused(own: Callable) -> None:
+def test_wrong_custom_data_is_refused(own: Callable) -> None:
     root = Path(own().Data.data_root)
     (root / "images/photo 00.png").write_bytes((root / "images/photo 01.png").read_bytes())
     refused(["photo 00.png", "same name"], open_episodes, own(), "train", 1)

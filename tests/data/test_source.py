@@ -1,8 +1,7 @@
-"""Reading a data set: what is read, what is refused, what is left out."""
+"""Reading a data set: files, cache, refusals, missing images."""
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from helpers.pictures import a_fold, changed, refused, same
 from PIL import Image
 
+from util.config import Config
 from util.data.base_images import open_base_images
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.image_io import read_image, read_label, voc_palette
@@ -43,7 +43,7 @@ def test_masks_without_class_ids_are_refused(mode: str, tmp_path: Path) -> None:
     refused([str(path), mode, "8-bit palette or grayscale PNG"], read_label, path)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     for read in (read_image, read_label):
@@ -51,7 +51,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         refused(["gone.png", "no such"], read, tmp_path / "gone.png")
 
 
-def test_the_cache_gives_what_the_files_hold(pictures: SimpleNamespace, tmp_path: Path) -> None:
+def test_cache_returns_the_content_of_the_files_and_replaces_a_damaged_entry(
+    pictures: Config, tmp_path: Path
+) -> None:
     cached, _ = open_episodes(changed(pictures, cache=str(tmp_path / "cache")), "train", 3)
     plain, _ = open_episodes(pictures, "train", 3)
     for _ in range(2):
@@ -70,9 +72,7 @@ def test_the_cache_gives_what_the_files_hold(pictures: SimpleNamespace, tmp_path
 
 
 @pytest.mark.parametrize("year", [1980, 2100])
-def test_the_cache_follows_a_mask_that_changes_whatever_the_clock_says(
-    tmp_path: Path, year: int
-) -> None:
+def test_cache_follows_a_changed_mask_whatever_the_clock_says(tmp_path: Path, year: int) -> None:
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (9, 5)).save(tmp_path / "JPEGImages/a.jpg")
@@ -85,12 +85,10 @@ def test_the_cache_follows_a_mask_that_changes_whatever_the_clock_says(
         assert (source.load("a")[1] == value).all()
     before = (tmp_path / "cache/a.npy").stat().st_ino
     source.load("a")
-    assert (tmp_path / "cache/a.npy").stat().st_ino == before  # read, not made anew
+    assert (tmp_path / "cache/a.npy").stat().st_ino == before  # read, not written again
 
 
-def test_an_image_and_a_mask_of_different_size_are_refused(
-    pictures: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_image_and_mask_of_different_size_are_refused(tmp_path: Path) -> None:
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / folder).mkdir()
     Image.new("RGB", (9, 5)).save(tmp_path / "JPEGImages/a.jpg")
@@ -99,7 +97,9 @@ def test_an_image_and_a_mask_of_different_size_are_refused(
     refused(["a.png", "5x9", "9x5"], source.load, "a")
 
 
-def test_wrong_data_is_refused_in_one_line(pictures: SimpleNamespace, tmp_path: Path) -> None:
+def test_wrong_folder_data_set_or_fold_is_refused_in_one_line(
+    pictures: Config, tmp_path: Path
+) -> None:
     root, subset = pictures.Data.data_root, "train"
     refused(["nowhere", "Data.data_root"], Source, tmp_path / "nowhere", "pascal", subset)
     refused(["JPEGImages", "Data.data_root"], Source, tmp_path, "pascal", subset)
@@ -111,7 +111,7 @@ def test_wrong_data_is_refused_in_one_line(pictures: SimpleNamespace, tmp_path: 
     refused(["no PNG", "util.data.prepare coco"], Source(tmp_path, "coco", "val").image_ids)
 
 
-def test_a_table_of_other_images_is_refused(pictures: SimpleNamespace, tmp_path: Path) -> None:
+def test_stored_table_of_other_images_is_refused(pictures: Config, tmp_path: Path) -> None:
     source = Source(pictures.Data.data_root, "pascal", "val")
     load_table(source, tmp_path)
     path = tmp_path / "val.json"
@@ -121,15 +121,13 @@ def test_a_table_of_other_images_is_refused(pictures: SimpleNamespace, tmp_path:
         refused([str(path), "delete it"], load_table, source, tmp_path)
 
 
-def test_a_list_folder_that_cannot_be_written_is_named(
-    pictures: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_unwritable_list_folder_is_named(pictures: Config, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     source = Source(pictures.Data.data_root, "pascal", "val")
     refused(["cannot be written", "Data.list_dir"], load_table, source, tmp_path / "file/lists")
 
 
-def test_a_class_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
+def test_mask_with_a_class_that_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "val2014").mkdir()
     (tmp_path / "masks/val2014").mkdir(parents=True)
     Image.new("L", (5, 5), 90).save(tmp_path / "masks/val2014/a.png")
@@ -138,19 +136,19 @@ def test_a_class_the_data_set_does_not_have_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "lists/val.json").exists()
 
 
-def test_missing_images_are_an_error_or_skipped_as_asked(
-    pictures: SimpleNamespace, tmp_path: Path
+def test_missing_images_are_refused_or_skipped_as_configured(
+    pictures: Config, tmp_path: Path
 ) -> None:
     root = tmp_path / "VOCdevkit2012" / "VOC2012"
     (root / "JPEGImages").mkdir(parents=True)
+    whole = Path(pictures.Data.data_root)
     for part in ("SegmentationClassAug", "ImageSets"):
-        (root / part).symlink_to(pictures.Data.data_root / part)
+        (root / part).symlink_to(whole / part)
     sbd = "sbd_train_noval.txt"
-    (root.parent / sbd).symlink_to(pictures.Data.data_root.parent / sbd)
-    there = sorted((pictures.Data.data_root / "JPEGImages").iterdir())
-    for path in there[::2]:
+    (root.parent / sbd).symlink_to(whole.parent / sbd)
+    for path in sorted((whole / "JPEGImages").iterdir())[::2]:
         (root / "JPEGImages" / path.name).symlink_to(path)
-    error = changed(pictures, data_root=root)
+    error = changed(pictures, data_root=str(root))
     skip = changed(error, missing="skip")
     for open_them in (open_episodes, lambda *a: open_base_images(*a[:2], EvalTransform(65), a[2])):
         refused([".jpg", "listed are absent", "Data.missing=skip"], open_them, error, "train", 0)
@@ -161,7 +159,7 @@ def test_missing_images_are_an_error_or_skipped_as_asked(
     assert isinstance(episodes, EpisodeDataset) and len(collate([episodes[0]]).plans) == 1
 
 
-def test_too_few_images_for_the_shots_are_refused(pictures: SimpleNamespace) -> None:
+def test_too_few_images_for_the_shots_are_refused(pictures: Config) -> None:
     refused(["class 1", "has 2 images", "3-shot needs 4"], check_shots, a_fold(c1=2), 3)
     refused(["Data.shot"], open_episodes, changed(pictures, shot=500), "train", 0)
     refused(["Data.shot"], open_episodes, changed(pictures, shot=500, missing="skip"), "train", 0)

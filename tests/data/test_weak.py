@@ -1,4 +1,4 @@
-"""Weak labels of supports."""
+"""Weak labels of supports: boxes, scribbles and points."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.pictures import changed
 
+from util.config import Config
 from util.data.dataset import collate, open_episodes
 from util.data.image_io import read_label
 from util.data.weak import annotate
@@ -13,7 +14,7 @@ from util.folds import ANNOTATION_KINDS
 
 
 def two_objects() -> np.ndarray:
-    """A disc and a ring of class 3, a speck of it, another class, and void."""
+    """A disc, a ring and a single pixel of class 3, another class, and label 255."""
     label = np.zeros((120, 160), np.uint8)
     cv2.circle(label, (40, 40), 25, 3, -1)
     cv2.circle(label, (110, 70), 30, 3, 9)
@@ -22,12 +23,12 @@ def two_objects() -> np.ndarray:
     return label
 
 
-def test_a_mask_is_left_as_it_is() -> None:
+def test_kind_mask_returns_the_label_itself() -> None:
     label = two_objects()
     assert annotate(label, 3, "mask", "a") is label
 
 
-def test_boxes_are_the_filled_bounding_boxes_of_the_objects() -> None:
+def test_bbox_fills_the_bounding_box_of_every_object_but_tiny_ones() -> None:
     label = two_objects()
     drawn = annotate(label, 3, "bbox", "a")
     wanted = np.zeros_like(label, bool)
@@ -35,12 +36,12 @@ def test_boxes_are_the_filled_bounding_boxes_of_the_objects() -> None:
         ys, xs = np.nonzero(part)
         wanted[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
     assert np.array_equal(drawn == 3, wanted)
-    keeps = ~wanted & (label != 3)
-    assert np.array_equal(drawn[keeps], label[keeps]) and drawn[90, 3] == 0
+    outside = ~wanted & (label != 3)
+    assert np.array_equal(drawn[outside], label[outside]) and drawn[90, 3] == 0
 
 
 @pytest.mark.parametrize("kind", ["scribble", "point"])
-def test_strokes_stay_inside_and_reach_every_object(kind: str) -> None:
+def test_scribbles_and_points_stay_inside_and_mark_every_object(kind: str) -> None:
     label = two_objects()
     for seed in range(30):
         drawn = annotate(label, 3, kind, f"image {seed}") == 3
@@ -53,7 +54,7 @@ def test_strokes_stay_inside_and_reach_every_object(kind: str) -> None:
     assert count - 1 == 2  # one disc in each
 
 
-def test_an_annotation_depends_on_image_and_class_alone() -> None:
+def test_annotation_depends_on_mask_class_and_image_id_only() -> None:
     label = two_objects()
     first = annotate(label, 3, "scribble", "a")
     assert np.array_equal(first, annotate(label.copy(), 3, "scribble", "a"))
@@ -62,7 +63,7 @@ def test_an_annotation_depends_on_image_and_class_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ANNOTATION_KINDS)
-def test_tiny_objects_and_whole_images_keep_an_annotation(kind: str) -> None:
+def test_tiny_objects_and_objects_as_large_as_the_image_are_annotated(kind: str) -> None:
     label = np.zeros((50, 50), np.uint8)
     label[7, 7] = 4
     assert annotate(label, 4, kind, "a")[7, 7] == 4
@@ -70,7 +71,7 @@ def test_tiny_objects_and_whole_images_keep_an_annotation(kind: str) -> None:
 
 
 @pytest.mark.parametrize("subset", ["train", "val"])
-def test_supports_are_weak_and_queries_are_not(pictures, subset: str) -> None:
+def test_weak_labels_change_supports_only(pictures: Config, subset: str) -> None:
     strong, _ = open_episodes(changed(pictures, augment=False), subset, 3)
     for kind in ("bbox", "scribble", "point"):
         weak, _ = open_episodes(changed(pictures, augment=False, ann_type=kind), subset, 3)

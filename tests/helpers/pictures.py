@@ -1,29 +1,30 @@
-"""Configs of a small demo data set, and what the data tests share."""
+"""Configs of a small demo data set, and helpers of the data tests."""
 
-from types import SimpleNamespace
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from util.config import Config, config_from, to_dict
 from util.data.dataset import EpisodeBatch
 from util.data.lists import FoldList
 from util.folds import CLASSES
+from util.runtime.errors import UserError
 
 
-def config(**keys: object) -> SimpleNamespace:
-    data = {"data_set": "pascal", "split": 0, "use_split_coco": True, "shot": 1, "size": 65}
-    data |= {"classes": (), "novel": (), "min_pixels": 2048, "ann_type": "mask"}
-    data |= {"flip": False, "cache": "", "trained_on": "", "broken": "stop", "class_balance": 0.0}
-    data |= {"scale": (0.9, 1.1), "rotate": 10, "augment": True, "missing": "error"}
-    return SimpleNamespace(Data=SimpleNamespace(**(data | keys)))
+def data_config(**keys: object) -> Config:
+    """The default config at 65 px, with these keys of its `Data` section."""
+    return config_from({"Data": {"size": 65, **keys}}, "a test")
 
 
-def changed(cfg: SimpleNamespace, **keys: object) -> SimpleNamespace:
-    return config(**(vars(cfg.Data) | keys))
+def changed(cfg: Config, **keys: object) -> Config:
+    """A config with other keys of its `Data` section."""
+    return data_config(**to_dict(cfg)["Data"] | keys)
 
 
-def refused(words: list[str], call: object, *arguments: object) -> None:
-    with pytest.raises(ValueError) as error:
+def refused(words: list[str], call: Callable[..., object], *arguments: object) -> None:
+    """Assert that a call raises a UserError of one line that contains these words."""
+    with pytest.raises(UserError) as error:
         call(*arguments)
     assert "\n" not in str(error.value)
     for word in words:
@@ -31,7 +32,10 @@ def refused(words: list[str], call: object, *arguments: object) -> None:
 
 
 def a_fold(**sizes: int) -> FoldList:
-    """A fold whose class 1, 2, ... has so many images, each with the next class in it, too."""
+    """A fold list; `c1=5, c2=3` gives five images of class 1 and three of class 2.
+
+    Each image also contains the next class, which is too small to be a support's.
+    """
     by_class = {int(c[1:]): [f"{c}_{i}" for i in range(n)] for c, n in sizes.items()}
     images = [i for ids in by_class.values() for i in ids]
     classes_of = {
@@ -41,5 +45,6 @@ def a_fold(**sizes: int) -> FoldList:
 
 
 def same(a: EpisodeBatch, b: EpisodeBatch) -> bool:
+    """Whether two batches are equal to the bit."""
     tensors = ("query", "query_mask", "query_base_mask", "support", "support_mask", "class_index")
     return a.plans == b.plans and all(torch.equal(getattr(a, n), getattr(b, n)) for n in tensors)
