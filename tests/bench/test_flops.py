@@ -1,4 +1,4 @@
-"""Counted operations never grow unnoticed; the limits that were promised hold."""
+"""Counted operations do not grow, and stay below fixed limits."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ from util.runtime.distributed import Ranks
 
 SMALL = 129
 GROWTH = 1.02
-# GFLOP of `python -m util.bench --count --size 129`; lower a number when a change has earned it.
+# GFLOP of `python -m util.bench --count --size 129`; lower a number if a change saves operations.
 AT_129 = {
     ("cold", 1): 42.561,
     ("warm", 1): 0.753,
@@ -40,11 +40,11 @@ def gflop(work: str, shot: int, size: int) -> float:
 
 @pytest.fixture(scope="module")
 def at_473() -> tuple[float, float]:
-    """GFLOP of a 1-shot evaluation, (cold, warm)."""
+    """Return GFLOP of a 1-shot evaluation, (cold, warm)."""
     return gflop("cold", 1, 473), gflop("warm", 1, 473)
 
 
-def test_counting_without_computing_counts_what_is_computed() -> None:
+def test_counting_without_computing_gives_the_true_number_of_operations() -> None:
     layer = torch.nn.Conv2d(3, 4, 3, padding=1)
 
     def work() -> None:
@@ -56,19 +56,21 @@ def test_counting_without_computing_counts_what_is_computed() -> None:
 
 
 @pytest.mark.parametrize(("work", "shot"), AT_129)
-def test_no_row_of_the_table_grows(work: str, shot: int) -> None:
+def test_no_operation_count_grows(work: str, shot: int) -> None:
     got = gflop(work, shot, SMALL)
     assert got <= GROWTH * AT_129[work, shot], f"{work}, {shot}-shot: {got:.3f} GFLOP"
 
 
-def test_an_evaluation_costs_at_most_what_was_promised(at_473: tuple[float, float]) -> None:
+def test_cost_of_an_evaluation_stays_below_its_limits(at_473: tuple[float, float]) -> None:
     cold, warm = at_473
     assert cold <= 560 and warm <= 40
 
 
 class Counter(FeatureStore):
-    """A store whose images are never read; each support takes 8.5 MB, as those of fold 0 do on
-    average: a Gram matrix of 1.05 MB and an eighth of 59 MB of features."""
+    """A store that reads no image. Each support takes 8.5 MB, the average of fold 0.
+
+    That is a Gram matrix of 1.05 MB and an eighth of 59 MB of features.
+    """
 
     def __init__(self, gigabytes: float):
         super().__init__(None, None, gigabytes)
@@ -82,7 +84,7 @@ class Counter(FeatureStore):
         return EncodedImage(SimpleNamespace(tensors=lambda: (taken,)), nothing), nothing
 
 
-def test_a_test_of_five_seeds_encodes_every_image_about_once(
+def test_evaluation_of_five_seeds_encodes_every_image_about_once(
     shared: Path, at_473: tuple[float, float]
 ) -> None:
     """PASCAL fold 0, 5 x 1,000 episodes, supports in the default `Eval.cache_gb`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
-from helpers.small import centre
+from helpers.small import balance_heads
 from torch import Tensor
 
 from model import build_model
@@ -40,7 +40,7 @@ class System:
             for head in self.model.object_mining.heads:
                 head[-1].weight *= 100
         first = collate([self.episodes[i] for i in range(4)])
-        centre(self.model, first.query, first.support, first.support_mask)
+        balance_heads(self.model, first.query, first.support, first.support_mask)
 
     def evaluator(self, ranks: Ranks = ALONE, **options: object) -> Evaluator:
         cfg = replace(self.cfg, Eval=replace(self.cfg.Eval, **options))

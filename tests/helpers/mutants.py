@@ -1,11 +1,11 @@
-"""Hand-made faults in the numeric core, and for each the test that must catch it.
+"""Hand-made faults in the numeric core, each with the test that must catch it.
 
-All of these tests run without `../shared`.
+None of these tests needs `../shared`.
 """
 
 from dataclasses import dataclass
 
-PLAIN = "model/test_plain.py::test_every_array_is_that_of_the_plain_formulation"
+PLAIN = "model/test_plain.py::test_every_array_equals_the_plain_formulation"
 PARTS = "bench/test_speed.py::test_a_batch_in_parts_is_the_same_step"
 TURNS = (
     "train/test_adversarial.py::"
@@ -20,7 +20,7 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """`old` becomes `new` in `file`; `test` (in tests/) must fail."""
+    """Replace `old` by `new` in `file`; then `test` (in tests/) must fail."""
 
     name: str
     file: str
@@ -35,35 +35,35 @@ FAULTS = [
         "model/amformer/losses.py",
         "correlation.flatten(1).softmax(1)",
         "correlation.flatten(1).softmax(0)",
-        "model/test_parts.py::test_distillation_is_the_divergence_over_the_positions_of_each_scale",
+        "model/test_parts.py::test_distillation_is_the_kl_divergence_over_positions_of_each_scale",
     ),
     Fault(
         "real label without smoothing",
         "model/amformer/losses.py",
         "REAL_LABEL = 0.9",
         "REAL_LABEL = 1.0",
-        "model/test_parts.py::test_g_wants_its_mask_to_be_taken_for_real_and_d_tells_them_apart",
+        "model/test_parts.py::test_adversarial_losses_of_g_and_d_equal_their_formulas",
     ),
     Fault(
-        "G descends towards a fake mask",
+        "G trained towards the fake label",
         "model/amformer/losses.py",
         "_bce(d.fake_score, 1.0)",
         "_bce(d.fake_score, 0.0)",
-        "model/test_parts.py::test_g_wants_its_mask_to_be_taken_for_real_and_d_tells_them_apart",
+        "model/test_parts.py::test_adversarial_losses_of_g_and_d_equal_their_formulas",
     ),
     Fault(
         "part maps compared with themselves",
         "model/amformer/losses.py",
         "offset=1",
         "offset=0",
-        "model/test_parts.py::test_diversity_is_the_mean_cosine_of_different_chosen_maps",
+        "model/test_parts.py::test_diversity_is_the_mean_cosine_of_distinct_chosen_part_maps",
     ),
     Fault(
         "ignore label counted in the cross entropy",
         "model/amformer/losses.py",
         "ignore_index=IGNORE",
         "ignore_index=-100",
-        "model/test_parts.py::test_the_cross_entropy_counts_labelled_pixels_alone",
+        "model/test_parts.py::test_cross_entropy_counts_only_labeled_pixels",
     ),
     Fault(
         "softmax of the mining attention over the other axis",
@@ -91,28 +91,28 @@ FAULTS = [
         "model/amformer/clue.py",
         "cosine < self.threshold",
         "cosine > self.threshold",
-        "model/test_folding.py::test_the_clue_is_the_direct_formula",
+        "model/test_folding.py::test_clue_equals_the_direct_formulas",
     ),
     Fault(
         "threshold of the initial mask ten times too high",
         "model/amformer/clue.py",
         "threshold: float = 0.7",
         "threshold: float = 7.0",
-        "model/test_folding.py::test_the_clue_is_the_direct_formula",
+        "model/test_folding.py::test_clue_equals_the_direct_formulas",
     ),
     Fault(
-        "prior not weighed by ten",
+        "prior not multiplied by ten",
         "model/amformer/clue.py",
         "prior * 10",
         "prior",
-        "model/test_folding.py::test_the_clue_is_the_direct_formula",
+        "model/test_folding.py::test_clue_equals_the_direct_formulas",
     ),
     Fault(
-        "largest prior of the shots in place of their mean",
+        "maximum instead of mean of the shots' priors",
         "model/prior.py",
         "for shot in episode]).mean(0)",
         "for shot in episode]).amax(0)",
-        "model/test_folding.py::test_the_prior_is_that_of_f5_then_f4_averaged_over_shots",
+        "model/test_folding.py::test_prior_is_from_f5_then_f4_averaged_over_shots",
     ),
     Fault(
         "background's similarity of 0 left out of the prior",
@@ -126,66 +126,66 @@ FAULTS = [
         "model/prior.py",
         ".norm(dim=2) / query.shape[1]",
         ".norm(dim=2)",
-        "model/test_folding.py::test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots",
+        "model/test_folding.py::test_gram_distance_is_between_each_query_and_each_of_its_shots",
     ),
     Fault(
         "support not multiplied by its mask",
         "model/encoder.py",
         "image * (mask == 1)[:, None]",
         "image * (mask > 0)[:, None]",
-        "model/test_model.py::test_a_support_is_multiplied_by_its_mask_before_the_backbone",
+        "model/test_model.py::test_support_is_multiplied_by_its_mask_before_the_backbone",
     ),
     Fault(
         "dropout of the base learner off",
         "model/encoder.py",
         "mode and self.keep_dropout",
         "False",
-        "model/test_model.py::test_base_dropout_is_on_in_training_only_and_only_if_asked_for",
+        "model/test_model.py::test_base_dropout_acts_only_in_training_and_only_if_configured",
     ),
     Fault(
-        "base class left in",
+        "class of the episode left in the base probability",
         "model/ensemble.py",
         "class_index + 1] = 0",
         "class_index] = 0",
-        "model/test_parts.py::test_the_episodes_own_class_is_left_out_of_the_base_probability",
+        "model/test_parts.py::test_base_probability_leaves_out_the_class_of_the_episode",
     ),
     Fault(
         "K-shot weights from unsorted distances",
         "model/ensemble.py",
         "distances.sort(dim=1).values",
         "distances",
-        "model/test_parts.py::test_weights_of_the_shots_come_from_sorted_distances_and_go_in_shot_order",
+        "model/test_parts.py::test_shot_weights_come_from_sorted_distances_and_apply_in_shot_order",
     ),
     Fault(
         "hard mask at another threshold",
         "model/ensemble.py",
         "foreground > 0.5",
         "foreground > 0.6",
-        "model/test_parts.py::test_scores_are_merged_with_psi_and_the_background_with_the_base_learner",
+        "model/test_parts.py::test_ensemble_merges_scores_with_psi_and_background_with_base_learner",
     ),
     Fault(
         "base learner and background swapped",
         "model/ensemble.py",
         "torch.cat((background, base), dim=1)",
         "torch.cat((base, background), dim=1)",
-        "model/test_parts.py::test_scores_are_merged_with_psi_and_the_background_with_the_base_learner",
+        "model/test_parts.py::test_ensemble_merges_scores_with_psi_and_background_with_base_learner",
     ),
     Fault(
-        "D judges the part that differs least",
+        "D scores the part that differs least",
         "model/amformer/detail_mining.py",
         ".argmin(1)",
         ".argmax(1)",
-        "model/test_parts.py::test_d_judges_the_part_whose_two_forms_differ_most",
+        "model/test_parts.py::test_d_scores_the_part_whose_fake_and_real_forms_differ_most",
     ),
     Fault(
         "D's tokens not masked",
         "model/amformer/detail_mining.py",
         "tokens = tokens * mask[..., None]",
         "tokens = tokens * 1",
-        "model/test_parts.py::test_d_judges_the_part_whose_two_forms_differ_most",
+        "model/test_parts.py::test_d_scores_the_part_whose_fake_and_real_forms_differ_most",
     ),
     Fault(
-        "scales of the pyramid from fine to coarse",
+        "pyramid ordered from fine to coarse",
         "model/amformer/object_mining.py",
         "scales.insert(0, x)",
         "scales.append(x)",
@@ -213,7 +213,7 @@ FAULTS = [
         "model/test_folding.py -k enlarged",
     ),
     Fault(
-        "shift of a folded batch norm lost",
+        "shift of a folded batch norm dropped",
         "model/folding.py",
         "(scale * (start - mean) + bias)",
         "(scale * (start - mean))",
@@ -242,28 +242,28 @@ FAULTS = [
         "test_part_maps_of_the_diversity_loss_are_a_function_of_seed_and_iteration",
     ),
     Fault(
-        "schedule off by one",
+        "learning rate schedule off by one",
         "util/train/optimizers.py",
         "(1 - (iteration + 1) / total)",
         "(1 - iteration / total)",
         RATES,
     ),
     Fault(
-        "rate of D not set",
+        "learning rate of D not set",
         "util/train/adversarial.py",
         "set_lr(self.optimizer_d, rate)",
         "pass",
         RATES,
     ),
     Fault(
-        "weight decay of G lost",
+        "weight decay of G dropped",
         "util/train/optimizers.py",
         'AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay',
         'AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=0.0',
         GROUPS,
     ),
     Fault(
-        "bias of D's norms at the transformers' rate",
+        "biases of D's norms at the learning rate of the transformers",
         "util/train/optimizers.py",
         '"other" if name.endswith(".bias") else "transformer"',
         '"transformer"',
@@ -277,7 +277,7 @@ FAULTS = [
         SUM,
     ),
     Fault(
-        "losses given out with their graph",
+        "losses returned with their graph",
         "util/train/adversarial.py",
         "key: value.detach() for key",
         "key: value for key",
@@ -291,49 +291,49 @@ FAULTS = [
         SUM,
     ),
     Fault(
-        "diversity of D's parts not weighed",
+        "weight of the diversity loss dropped",
         "util/train/adversarial.py",
         'self.cfg.diversity_weight * terms["diversity"]',
         'terms["diversity"]',
         SUM,
     ),
     Fault(
-        "gradient of the last part of a batch alone",
+        "only the gradient of the last part of a batch",
         "util/train/adversarial.py",
         "[a + b for a, b in zip(gradients, new, strict=True)]",
         "[b for a, b in zip(gradients, new, strict=True)]",
         f"{PARTS}[G]",
     ),
     Fault(
-        "a part weighs as much as the whole batch",
+        "part of a batch weighted like the whole batch",
         "util/train/adversarial.py",
         "return len(part) / len(batch)",
         "return 1.0",
         f"{PARTS}[D]",
     ),
     Fault(
-        "ignored pixels counted in the mean",
+        "ignored pixels counted in the loss",
         "util/train/adversarial.py",
         "(mask != IGNORE).sum()",
         "(mask >= 0).sum()",
         "train/test_adversarial.py::test_segmentation_losses_are_means_over_the_labelled_pixels",
     ),
     Fault(
-        "sum of the levels in place of their mean",
+        "sum instead of mean over the levels",
         "util/train/adversarial.py",
         "torch.stack(levels).mean()",
         "torch.stack(levels).sum()",
         "train/test_adversarial.py::test_segmentation_losses_are_means_over_the_labelled_pixels",
     ),
     Fault(
-        "a step although the loss is not finite",
+        "step taken although the loss is not finite",
         "util/train/adversarial.py",
         "if not distributed.all_reduce_sum((~good).float()):",
         "if True:",
         "train/test_adversarial.py::test_nonfinite_loss_leaves_every_parameter_unchanged",
     ),
     Fault(
-        "a step although a gradient is not finite",
+        "step taken although a gradient is not finite",
         "util/train/adversarial.py",
         "torch.nn.utils.get_total_norm(gradients).isfinite()",
         "torch.isfinite(loss)",
@@ -368,14 +368,14 @@ FAULTS = [
         "system/test_properties.py::test_base_totals_are_those_of_a_confusion_matrix_and_add_up",
     ),
     Fault(
-        "object above the threshold only",
+        "pixels at the threshold left out",
         "util/evaluate/metrics.py",
         "self.totals.flip(-1).cumsum(-1).flip(-1)",
         "(self.totals.flip(-1).cumsum(-1).flip(-1) - self.totals)",
         "evaluate/test_metrics.py::test_the_best_threshold_is_the_best_of_all_tried_out",
     ),
     Fault(
-        "totals of the other ranks forgotten",
+        "totals of the other ranks ignored",
         "util/evaluate/metrics.py",
         "    for each in totals:\n        distributed.all_reduce_sum(each.totals)",
         "    pass",

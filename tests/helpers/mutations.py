@@ -1,10 +1,10 @@
-"""Would the tests notice? Each fault is put into a copy of the tree, and a test must fail.
+"""Mutation tests: plant each fault into a copy of the tree; a test must then fail.
 
     python tests/helpers/mutations.py            # all faults, some minutes on two cores
-    python tests/helpers/mutations.py schedule   # those with this word in their name
+    python tests/helpers/mutations.py schedule   # the faults with this word in their name
 
-The faults are in `mutants.py`. Prints a line for each; the exit status is 2 when one survives.
-`pytest -m slow tests/system/test_mutations.py` does the same.
+The faults are in `mutants.py`. Prints one line per fault. The exit status is 2 if a fault goes
+unnoticed. `pytest -m slow tests/system/test_mutations.py` does the same.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from helpers.mutants import FAULTS, Fault
 
 
 def tree(folder: Path) -> None:
-    """A copy of what git tracks, tests included."""
+    """Copy the files that git tracks, including the tests, to a folder."""
     names = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-z", "model", "util", "tests", "*.py", "*.toml"],
         check=True,
@@ -38,24 +38,24 @@ def tree(folder: Path) -> None:
 
 
 def inject(fault: Fault, folder: Path) -> None:
-    """Puts the fault into the tree.
+    """Plant the fault in the tree.
 
     Raises:
-        ValueError: its text is not there exactly once.
+        ValueError: the file does not hold its text exactly once.
     """
     path = folder / fault.file
     text = path.read_text(encoding="utf-8")
     if (count := text.count(fault.old)) != 1:
-        raise ValueError(f"{fault.file}: {fault.old!r} is there {count} times; mend the fault")
+        raise ValueError(f"{fault.file}: {fault.old!r} occurs {count} times; update mutants.py")
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
 
 
 def fails(test: str, folder: Path) -> bool:
-    """Whether a test fails in a tree; in a fork, so that the libraries are imported once."""
+    """Check whether a test fails in a tree; in a fork, so libraries are imported only once."""
     child = multiprocessing.get_context("fork").Process(target=_run, args=(test, folder))
     child.start()
     child.join()
-    if child.exitcode not in (0, 1):  # pytest's own: 1 is tests that failed
+    if child.exitcode not in (0, 1):  # of pytest: 1 means that tests failed
         raise ValueError(f"{test}: pytest ended with status {child.exitcode}; does it exist?")
     return child.exitcode == 1
 
@@ -73,8 +73,8 @@ def _run(test: str, folder: Path) -> None:
 
 
 def survivors(faults: list[Fault]) -> list[Fault]:
-    """The faults that no test notices; says what happens to each."""
-    import mmcv.cnn  # noqa: F401  slow to import, and the same in every tree
+    """Return the faults that no test notices; print the result of each."""
+    import mmcv.cnn  # noqa: F401  slow to import and the same in every tree
     import mmseg.ops  # noqa: F401
     import timm  # noqa: F401
     import torchvision  # noqa: F401
@@ -94,7 +94,7 @@ def survivors(faults: list[Fault]) -> list[Fault]:
 
 
 def untouched(faults: list[Fault]) -> list[str]:
-    """The tests of the faults that fail without any fault: they would prove nothing."""
+    """Return the tests that fail without any fault: they prove nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         tree(Path(scratch))
         tests = dict.fromkeys(fault.test for fault in faults)

@@ -1,4 +1,4 @@
-"""A small system and random episodes, for tests of the numeric core."""
+"""A small system and random episodes, for tests of the networks and of training."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ SIZE, GRID, BASE_CLASSES = 65, 9, 15  # pixels a side, cells a side
 
 
 def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
-    """Query [B,3,S,S], support [B,K,3,S,S], support_mask [B,K,S,S] of 0, 1 and 255."""
+    """Return random query [B,3,S,S], support [B,K,3,S,S], support_mask [B,K,S,S] of 0, 1, 255."""
     mask = torch.zeros(batch, shot, size, size, dtype=torch.long)
     mask[..., size // 4 : size // 2, size // 5 : size // 2] = 1
     mask[..., size // 2, :] = 255
@@ -31,7 +31,7 @@ def images(batch: int, shot: int, size: int = SIZE) -> tuple[Tensor, Tensor, Ten
 def episode_batch(
     shot: int, batch: int = 2, size: int = SIZE, *, dtype: torch.dtype = torch.float32
 ) -> EpisodeBatch:
-    """A training batch of random episodes."""
+    """Return a training batch of random episodes."""
     query, support, support_mask = images(batch, shot, size)
     truth = torch.zeros(batch, size, size, dtype=torch.long)
     truth[..., : size // 2] = 1
@@ -48,7 +48,7 @@ def episode_batch(
 
 
 def encoded(model: AMFormer, shot: int, *, empty: bool = False) -> EncodedBatch:
-    """The same, encoded; `empty`: no support has an object."""
+    """Return a training batch, encoded; with `empty` no support has an object."""
     batch = episode_batch(shot)
     if empty:
         batch.support_mask.zero_()
@@ -56,15 +56,15 @@ def encoded(model: AMFormer, shot: int, *, empty: bool = False) -> EncodedBatch:
 
 
 @torch.no_grad()
-def centre(model: AMFormer, *episode: Tensor) -> None:
-    """Moves the heads' biases until each finds an object in half of the image."""
+def balance_heads(model: AMFormer, *episode: Tensor) -> None:
+    """Shift the heads' biases until each finds an object in half of the image."""
     for index, head in enumerate(model.object_mining.heads):
         logits = model(*episode).logits[index]
         head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
 
 
 class Recorded:
-    """A function that remembers what it returned."""
+    """A function that records what it returns."""
 
     def __init__(self, function: Callable):
         self.function, self.results = function, []
@@ -75,16 +75,19 @@ class Recorded:
 
 
 def config(**method: object) -> Config:
+    """Return a config with these keys of `Method`, on the small backbone."""
     made = Config()
     method = {"backbone": LITE0, **method}
     return replace(made, Method=replace(made.Method, **method))
 
 
 def trainer_of(model: AMFormer, **method: object) -> AdversarialTrainer:
+    """Return the trainer of a model on the CPU, with these keys of `Method`."""
     return AdversarialTrainer(model, config(**method), 100, Ranks(0, 1, torch.device("cpu")))
 
 
 def all_finite(prediction: Prediction) -> bool:
+    """Check that all 20 arrays of a prediction are finite."""
     maps = [v for v in vars(prediction).values() if isinstance(v, Tensor)]
     maps += [m for v in vars(prediction).values() if isinstance(v, list) for m in v]
     return len(maps) == 20 and all(m.isfinite().all() for m in maps)

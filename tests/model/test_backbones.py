@@ -1,4 +1,4 @@
-"""Backbones: each kind carries the system; weights are found or refused."""
+"""Backbones: the system runs with each kind; pretrained weights load or are refused."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torchvision
 from helpers.small import BASE_CLASSES, all_finite, images
 from torch import nn
 
-from model import AMFormer
+from model import AMFormer, UserError
 from model.backbones import LITE0, build_backbone, load_pretrained, pixel_statistics
 
 
@@ -33,7 +33,7 @@ def seed() -> None:
         ("timm/pvt_v2_b0", 65, 5),
     ],
 )
-def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: int) -> None:
+def test_system_runs_with_every_kind_of_backbone(name: str, size: int, grid: int) -> None:
     model = AMFormer(name, BASE_CLASSES, 1).eval()
     with torch.no_grad():
         got = model(*images(1, 1, size))
@@ -45,12 +45,12 @@ def test_every_kind_of_backbone_carries_the_system(name: str, size: int, grid: i
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg19", "timm/no_such_model", "timm/vit_nothing"])
-def test_an_unknown_backbone_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^Method\.backbone: .*" + name):
+def test_unknown_backbone_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UserError, match=r"^Method\.backbone: .*" + name):
         build_backbone(name)
 
 
-def test_packaged_weights_load_and_are_not_random() -> None:
+def test_packaged_weights_replace_every_random_weight() -> None:
     backbone = build_backbone(LITE0)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     load_pretrained(backbone, LITE0, "package")
@@ -74,15 +74,15 @@ def test_packaged_weights_load_and_are_not_random() -> None:
         ("vgg16", "no/such/file.pth", "there is no file no/such/file.pth"),
     ],
 )
-def test_weights_that_cannot_be_had_are_refused(name: str, source: str, part: str) -> None:
+def test_unavailable_pretrained_weights_are_refused(name: str, source: str, part: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(name)
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(UserError, match=part):
         load_pretrained(backbone, name, source)
 
 
 def family_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """timm's names of a ResNet with a deep stem -> those of the files that this family hands on."""
+    """Rename timm's deep-stem ResNet to the names in the weight files of this family."""
     stem = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2"}
     stem |= {"conv1.6": "conv3", "bn1": "bn3"}
     split = {name: name.rpartition(".") for name in state}
@@ -92,12 +92,12 @@ def family_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "renamed", [dict, family_names, lambda state: {f"module.{k}": v for k, v in state.items()}]
 )
-def test_imagenet_weights_of_a_resnet_come_to_their_places(tmp_path: Path, renamed) -> None:
+def test_imagenet_weights_load_into_the_right_layers_of_resnet(tmp_path: Path, renamed) -> None:
     torch.manual_seed(0)
     source = timm.create_model("resnet50s").eval()
     for name, value in source.state_dict().items():
         if name.endswith(("running_mean", "bn1.bias", "bn1.weight")):
-            value.uniform_(0.5, 1.5)  # so that one in another's place is seen
+            value.uniform_(0.5, 1.5)  # so that a swap would be noticed
     torch.save({"state_dict": renamed(source.state_dict())}, tmp_path / "r50.pth")
     backbone = build_backbone("resnet50").eval()
     load_pretrained(backbone, "resnet50", str(tmp_path / "r50.pth"))
@@ -110,7 +110,7 @@ def test_imagenet_weights_of_a_resnet_come_to_their_places(tmp_path: Path, renam
         assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
-def test_imagenet_weights_of_vgg_come_to_their_places(tmp_path: Path) -> None:
+def test_imagenet_weights_load_into_the_right_layers_of_vgg(tmp_path: Path) -> None:
     source = torchvision.models.vgg16_bn(init_weights=False).features
     state = {f"features.{name}": value for name, value in source.state_dict().items()}
     torch.save(state | {"classifier.0.weight": torch.ones(1)}, tmp_path / "vgg.pth")
@@ -120,7 +120,7 @@ def test_imagenet_weights_of_vgg_come_to_their_places(tmp_path: Path) -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
-def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path: Path) -> None:
+def test_weight_file_with_missing_or_wrong_weights_is_refused(tmp_path: Path) -> None:
     state = timm.create_model("resnet50s").state_dict()
     backbone, path = build_backbone("resnet50"), tmp_path / "r50.pth"
     for content, part in (
@@ -128,12 +128,12 @@ def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path: Path) -> N
         (state | {"layer3.0.conv1.weight": torch.ones(3)}, "does not fit resnet50"),
     ):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=f"Method.pretrained: .*r50.pth {part}"):
+        with pytest.raises(UserError, match=f"Method.pretrained: .*r50.pth {part}"):
             load_pretrained(backbone, "resnet50", str(path))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg16", "timm/resnet18"])
-def test_without_a_network_a_download_asks_for_a_file(
+def test_download_without_network_asks_for_a_file(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*args, **options):
@@ -142,11 +142,11 @@ def test_without_a_network_a_download_asks_for_a_file(
     backbone = build_backbone(name)
     monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(ValueError, match=f"weights of {name} cannot be downloaded here"):
+    with pytest.raises(UserError, match=f"weights of {name} cannot be downloaded here"):
         load_pretrained(backbone, name, "download")
 
 
-def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
+def test_weight_file_of_another_model_is_refused_for_timm_backbones(tmp_path: Path) -> None:
     name = "timm/resnet18"
     backbone, path = build_backbone(name), tmp_path / "weights.pth"
     good = timm.create_model("resnet18").state_dict()
@@ -159,7 +159,7 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         if part:
-            with pytest.raises(ValueError, match=f"Method.pretrained: .*{part}"):
+            with pytest.raises(UserError, match=f"Method.pretrained: .*{part}"):
                 load_pretrained(backbone, name, str(path))
         else:
             load_pretrained(backbone, name, str(path))
@@ -167,7 +167,7 @@ def test_a_file_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_resnet_is_dilated_to_stride_8_from_the_first_block_of_a_stage(depth: int) -> None:
+def test_resnet_stages_3_and_4_are_dilated_from_their_first_block(depth: int) -> None:
     with torch.device("meta"):
         backbone = build_backbone(f"resnet{depth}")
         maps = backbone(torch.empty(1, 3, 97, 97))

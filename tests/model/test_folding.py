@@ -1,4 +1,4 @@
-"""Every piece of cheap algebra gives the numbers, and the gradients, of the direct formula."""
+"""Each cheap form gives the numbers and the gradients of the direct formula, in float64."""
 
 import pytest
 import torch
@@ -45,12 +45,12 @@ def assert_same_with_gradients(got: Tensor, expected: Tensor, inputs: list[Tenso
         assert_same(ours, direct)
 
 
-# --- the convolution of enlarged cells ----------------------------------------------------------
+# --- convolution of enlarged cells --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cells", [(1, 1), (2, 2), (3, 3), (6, 6), (2, 5)])
 @pytest.mark.parametrize("size", [(9, 9), (13, 8), (5, 17), (5, 4), (1, 3)])
-def test_the_convolution_of_an_enlarged_map_needs_only_its_cells(
+def test_conv3x3_of_enlarged_equals_convolution_of_the_enlarged_map(
     cells: tuple[int, int], size: tuple[int, int]
 ) -> None:
     x, weight = draw(2, 3, *cells, trainable=True), draw(4, 3, 3, 3, trainable=True)
@@ -63,7 +63,7 @@ def test_the_convolution_of_an_enlarged_map_needs_only_its_cells(
 
 
 def chain(out: int, *, last_norm: bool) -> LinearChain:
-    """A chain whose batch norms have weights and statistics of their own."""
+    """Return a chain whose batch norms have random weights and statistics."""
     made = LinearChain(5, out, hidden=16, last_norm=last_norm).double()
     with torch.no_grad():
         for name, value in made.state_dict().items():
@@ -76,7 +76,7 @@ def chain(out: int, *, last_norm: bool) -> LinearChain:
 
 @pytest.mark.parametrize(("out", "last_norm"), [(5, True), (2, False)], ids=["parse", "head"])
 @pytest.mark.parametrize("size", [(6, 6), (4, 9), (1, 2), (1, 1)])
-def test_a_frozen_chain_is_one_convolution_that_trains_as_the_chain(
+def test_frozen_chain_equals_its_layers_in_output_and_gradients(
     out: int, last_norm: bool, size: tuple[int, int]
 ) -> None:
     made = chain(out, last_norm=last_norm).eval()
@@ -87,7 +87,7 @@ def test_a_frozen_chain_is_one_convolution_that_trains_as_the_chain(
 
 
 @pytest.mark.parametrize("last_norm", [True, False])
-def test_a_chain_with_training_batch_norms_runs_as_it_stands(
+def test_chain_with_training_batch_norms_runs_layer_by_layer(
     last_norm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = chain(5, last_norm=last_norm).train()
@@ -119,7 +119,7 @@ def unit(*shape: int) -> Tensor:
 
 
 def keep_of(kind: str) -> Tensor:
-    """[2,12]; `mixed` has an empty row."""
+    """Return the kept keys [2,12]; `mixed` has an empty row."""
     rows = {
         "some": [[1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]],
         "all": [[1] * 12] * 2,
@@ -131,14 +131,16 @@ def keep_of(kind: str) -> Tensor:
 
 @pytest.mark.parametrize("over_keys", [False, True], ids=["over queries", "over keys"])
 @pytest.mark.parametrize("kind", ["some", "all", "mixed", "none"])
-def test_mining_attention_is_the_dense_softmax(kind: str, over_keys: bool) -> None:
+def test_mining_attention_equals_dense_attention_in_output_and_gradients(
+    kind: str, over_keys: bool
+) -> None:
     q, k, v = unit(2, 2, 12, 4), unit(2, 2, 12, 4), draw(2, 2, 12, 4, trainable=True)
     keep = keep_of(kind)
     got = mining_attention(q, k, v, keep, over_keys=over_keys)
     expected = dense_mining(q, k, v, keep, over_keys=over_keys)
     if kind in ("mixed", "none"):
         assert not got[0].any()
-    if over_keys and kind in ("mixed", "none"):  # the dense form has no gradient: 0 / 0
+    if over_keys and kind in ("mixed", "none"):  # the dense form has no gradient there: 0 / 0
         assert_same(got, expected)
         assert all(g.isfinite().all() for g in torch.autograd.grad(got.sum(), [q, k, v]))
     else:
@@ -146,7 +148,7 @@ def test_mining_attention_is_the_dense_softmax(kind: str, over_keys: bool) -> No
 
 
 @pytest.mark.parametrize("over_keys", [False, True])
-def test_mining_attention_survives_the_largest_scores_in_float32(over_keys: bool) -> None:
+def test_mining_attention_does_not_overflow_in_float32(over_keys: bool) -> None:
     q = F.normalize(torch.ones(1, 1, 50, 8), dim=-1)
     k = torch.cat((q[:, :, :25], -q[:, :, 25:]), dim=2)
     v = torch.randn(1, 1, 50, 8)
@@ -156,7 +158,7 @@ def test_mining_attention_survives_the_largest_scores_in_float32(over_keys: bool
 
 
 @pytest.mark.parametrize("kind", ["some", "all", "mixed", "none"])
-def test_the_correlation_is_the_masked_mean_of_all_scores(kind: str) -> None:
+def test_soft_correlation_equals_masked_mean_of_all_scores(kind: str) -> None:
     q, k = unit(2, 2, 12, 4), unit(2, 2, 12, 4)
     mask = (torch.rand(2, 12, dtype=torch.float64) * keep_of(kind)).requires_grad_()
     scores = q @ k.transpose(-2, -1) / 0.1
@@ -166,7 +168,7 @@ def test_the_correlation_is_the_masked_mean_of_all_scores(kind: str) -> None:
 
 
 @pytest.mark.parametrize("softmax", ["query", "key"])
-def test_masked_mining_normalises_per_head_and_takes_any_mask_but_zero(softmax: str) -> None:
+def test_masked_mining_normalizes_per_head_and_keeps_every_nonzero_key(softmax: str) -> None:
     layer = MaskedMiningAttention(8, heads=2, softmax=softmax).double()
     x, mask = draw(2, 12, 8), 10 * torch.rand(2, 12, dtype=torch.float64) * keep_of("some")
 
@@ -182,7 +184,7 @@ def test_masked_mining_normalises_per_head_and_takes_any_mask_but_zero(softmax: 
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4])
-def test_reduced_attention_is_the_dense_softmax_over_a_coarser_map(reduction: int) -> None:
+def test_reduced_attention_equals_dense_attention_over_a_coarser_map(reduction: int) -> None:
     layer = ReducedAttention(8, heads=2, reduction=reduction).double()
     x = draw(2, 5 * 6, 8)
     source = x
@@ -202,7 +204,7 @@ def test_reduced_attention_is_the_dense_softmax_over_a_coarser_map(reduction: in
 
 
 def direct_similarity(query: Tensor, support: Tensor, inside: Tensor) -> Tensor:
-    """max over ALL support positions of <s m, q> / (|s m| |q| + 1e-7)."""
+    """Return the max over ALL support positions of <s m, q> / (|s m| |q| + 1e-7)."""
     q, s = query.flatten(1).t(), (support * inside).flatten(1).t()  # [hw,C]
     norms = q.norm(dim=1)[:, None] * s.norm(dim=1)[None]
     return ((q @ s.t()) / (norms + 1e-7)).amax(1).view(query.shape[1:])
@@ -222,7 +224,7 @@ def inside_of(kind: str) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["full", "partial", "all but one", "empty"])
 @pytest.mark.parametrize("sign", [1, -1], ids=["alike", "all similarities negative"])
-def test_the_similarity_of_object_positions_is_that_of_the_masked_support(
+def test_max_similarity_equals_maximum_over_all_positions_of_the_masked_support(
     kind: str, sign: int
 ) -> None:
     query, support = draw(7, 4, 5).abs(), sign * draw(7, 4, 5).abs()
@@ -243,7 +245,7 @@ def by_query(supports: list[SupportFeatures], shot: int) -> list[list[SupportFea
     return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 
 
-def test_the_prior_is_that_of_f5_then_f4_averaged_over_shots() -> None:
+def test_prior_is_from_f5_then_f4_averaged_over_shots() -> None:
     query, support = features(2, 4, 5), features(6, 4, 5)
     kinds = ("partial", "empty", "full", "partial", "all but one", "partial")
     inside = torch.stack([inside_of(kind) for kind in kinds])
@@ -257,7 +259,7 @@ def test_the_prior_is_that_of_f5_then_f4_averaged_over_shots() -> None:
             assert_same(got[b, channel], torch.stack(each).mean(0))
 
 
-def test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots() -> None:
+def test_gram_distance_is_between_each_query_and_each_of_its_shots() -> None:
     query, support = draw(2, 6, 4, 5), draw(6, 6, 4, 5)
     support[4] = 0  # an empty shot
 
@@ -266,8 +268,8 @@ def test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots() -> None:
         return torch.stack([torch.stack(row) for row in rows])
 
     maps = Features(support, *features(6, 4, 5).maps()[1:])
-    seen = by_query(SupportFeatures.from_features(maps, torch.ones(6, 4, 5)), shot=3)
-    got = gram_distances(gram_matrix(query), seen)
+    supports = by_query(SupportFeatures.from_features(maps, torch.ones(6, 4, 5)), shot=3)
+    got = gram_distances(gram_matrix(query), supports)
     assert got.shape == (2, 3)
     for b in range(2):
         for j in range(3):
@@ -275,7 +277,7 @@ def test_the_gram_distance_is_that_of_each_query_to_each_of_its_shots() -> None:
             assert_same(got[b, j], difference.square().sum().sqrt() / 6)
 
 
-def test_the_clue_is_the_direct_formula() -> None:
+def test_clue_equals_the_direct_formulas() -> None:
     extractor = ClueExtractor((6, 3, 7)).double().eval()
     query, support = features(2, 5, 5), features(6, 5, 5)
     mask = torch.randint(0, 3, (2, 3, 17, 17))
@@ -290,15 +292,15 @@ def test_the_clue_is_the_direct_formula() -> None:
     cosine = (q * prototype).sum(1) / (q.norm(dim=1) * prototype.norm(dim=1)) / 0.1
     assert extractor.threshold == 0.7
     middle = cosine.flatten().sort().values[24:26]
-    extractor.threshold = middle.mean().item()  # bites on random features, and on no rounding
-    seen = by_query(SupportFeatures.from_features(support, mask.flatten(0, 1)), shot=3)
-    clue = extractor(QueryFeatures.from_features(query, (17, 17)), seen)
+    extractor.threshold = middle.mean().item()  # in the middle of random values, far from rounding
+    supports = by_query(SupportFeatures.from_features(support, mask.flatten(0, 1)), shot=3)
+    clue = extractor(QueryFeatures.from_features(query, (17, 17)), supports)
     assert_same(clue.initial_mask[:, 0], cosine * (cosine >= extractor.threshold))
     tokens = torch.cat((q, prototype.expand_as(q), clue.prior * 10), 1)
     assert_same(clue.tokens, extractor.query_merge(tokens))
 
 
-def test_frozen_batch_norms_become_part_of_their_convolutions() -> None:
+def test_folding_removes_frozen_batch_norms_and_keeps_the_features() -> None:
     base = BaseLearner(LITE0, 15).double().eval()
     for name, value in base.state_dict().items():
         if name.endswith("running_var"):
@@ -315,6 +317,6 @@ def test_frozen_batch_norms_become_part_of_their_convolutions() -> None:
         ):
             assert_same(got, expected)
     depthwise = [m for m in folded.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    assert max(m.padding[0] for m in depthwise) == 4  # 8 as built, and equal all the same
+    assert max(m.padding[0] for m in depthwise) == 4  # 8 before folding
     base.backbone.train()
     assert fold_batch_norms(base) is base

@@ -1,7 +1,8 @@
-"""The published code's own numbers, on the same weights and episodes: evaluation and training.
+"""Numbers of the published code, with the same weights and episodes: evaluation and training.
 
-How close an honest implementation comes is told by the golden files' README; a tolerance here is
-at most about ten times that, so that it hides no mistake.
+The README of the golden files says how close a correct implementation comes. A tolerance here is at
+most about ten times that, so it hides no mistake. In float32 no threshold is at risk: the nearest
+value is 50 times the rounding error away from it.
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from util.config import Config
 from util.data.dataset import EpisodeBatch
 from util.features import EncodedBatch, encode
 from util.runtime.distributed import Ranks
-from util.train import adversarial as game
+from util.train import adversarial
 
 ARRAYS = {
     *("prior", "psi", "initial_mask", "mask1", "mask2", "final", "meta", "base"),
@@ -34,13 +35,13 @@ ARRAYS = {
     ),
 }
 HARD_MASKS = ("mask1", "mask2")
-AUX_WEIGHT2 = 1.3  # of the published code: multiplies the base learner's loss, a constant
+AUX_WEIGHT2 = 1.3  # of the published code: multiplies the base learner's loss, which is constant
 BASE_CLASSES = 15
 
 
 @pytest.fixture(scope="module")
 def evaluation_weights(golden: ModuleType, official_shapes: dict) -> dict[int, dict[str, Tensor]]:
-    """Shots -> published state dict; a weight depends on its name alone, so one draw does."""
+    """Return K -> published state dict; a weight depends on its name only, so one draw suffices."""
     state = golden.fill_state(official_shapes[5], seed=37)
     assert all(official_shapes[5][name] == shape for name, shape in official_shapes[1].items())
     return {5: state, 1: {name: state[name] for name in official_shapes[1]}}
@@ -78,7 +79,7 @@ def evaluation(
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 5e-5)], ids=["f64", "f32"]
 )
-def test_every_array_of_an_evaluation_is_the_published_one(
+def test_every_array_of_an_evaluation_equals_the_published_one(
     evaluation: Evaluation, dtype: torch.dtype, tolerance: float
 ) -> None:
     model = evaluation.model.to(dtype)
@@ -93,7 +94,7 @@ def test_every_array_of_an_evaluation_is_the_published_one(
         assert got.dtype == dtype and got.shape == expected.shape, name
         difference = np.abs(got.double().numpy() - expected)
         if name in HARD_MASKS:
-            assert 0 < expected.mean() < 1  # else it would say nothing
+            assert 0 < expected.mean() < 1  # else the comparison means nothing
             error, limit = (difference != 0).mean(), 1e-3
         else:
             error, limit = difference.max() / np.abs(expected).max(), tolerance
@@ -103,7 +104,7 @@ def test_every_array_of_an_evaluation_is_the_published_one(
 
 
 @pytest.mark.parametrize("shot", [1, 5])
-def test_a_checkpoint_of_several_gpus_gives_the_same_weights(
+def test_module_prefix_of_a_checkpoint_changes_no_weight(
     evaluation_weights: dict, shot: int
 ) -> None:
     state = evaluation_weights[shot]
@@ -118,7 +119,14 @@ def test_a_checkpoint_of_several_gpus_gives_the_same_weights(
 
 @dataclass
 class Run:
-    """What a training run did, by published names; gradients: iteration -> {name: norm}."""
+    """Results of a training run, by published names.
+
+    Attributes:
+        losses: of each iteration.
+        gradients: iteration -> {name: norm}.
+        norms: of the parameters after the run.
+        changes: norm of what the run changed.
+    """
 
     losses: list[list[float]]
     gradients: dict[int, dict[str, float]]
@@ -154,7 +162,7 @@ def train(
     dtype: torch.dtype,
     iterations: Iterable[int],
 ) -> Run:
-    """Plays the game as the golden run did: no dropout, and the part maps of its choice."""
+    """Train as the golden run did: without dropout, with its choice of part maps."""
     model = AMFormer("resnet50", BASE_CLASSES, 1)
     model.load_state_dict(weights)
     model.to(dtype).train()
@@ -163,20 +171,20 @@ def train(
             module.p = 0.0
     config = Config()
     config = replace(config, Train=replace(config.Train, lr=1e-5, aux_weight1=0.7, batch_size=2))
-    player = game.AdversarialTrainer(model, config, 40, Ranks(0, 1, torch.device("cpu")))
+    trainer = adversarial.AdversarialTrainer(model, config, 40, Ranks(0, 1, torch.device("cpu")))
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     run = Run([], {}, {}, {})
     with pytest.MonkeyPatch.context() as patch:
         chosen = torch.from_numpy(published["subsets"])
-        patch.setattr(game, "choose_parts", lambda _, iteration: chosen[iteration])
-        inspected, predicted = Recorded(player.discriminator_outputs), Recorded(player.predict)
-        patch.setattr(player, "discriminator_outputs", inspected)
-        patch.setattr(player, "predict", predicted)
+        patch.setattr(adversarial, "choose_parts", lambda _, iteration: chosen[iteration])
+        judged, predicted = Recorded(trainer.discriminator_outputs), Recorded(trainer.predict)
+        patch.setattr(trainer, "discriminator_outputs", judged)
+        patch.setattr(trainer, "predict", predicted)
         for i in iterations:
             batch = encoded_episode(golden, i, model, dtype)
-            result = player.step(batch, iteration=i, in_epoch=i)
-            seen = predicted.results.pop(), inspected.results.pop()
-            terms = losses_of_both(player, result, *seen, batch, chosen[i])
+            result = trainer.step(batch, iteration=i, in_epoch=i)
+            recorded = predicted.results.pop(), judged.results.pop()
+            terms = losses_of_both(trainer, result, *recorded, batch, chosen[i])
             terms["main_plus_aux"] = terms["main"] + terms["aux"]
             if i % 2 == 0:
                 terms["backward"] = terms["loss_g"] + AUX_WEIGHT2 * terms["base"]
@@ -205,18 +213,18 @@ def encoded_episode(
 
 @torch.no_grad()
 def losses_of_both(
-    player: game.AdversarialTrainer,
+    trainer: adversarial.AdversarialTrainer,
     result: dict[str, Tensor],
     prediction: Prediction,
-    details: list[DiscriminatorOutputs],
+    outputs: list[DiscriminatorOutputs],
     batch: EncodedBatch,
     chosen: Tensor,
 ) -> dict[str, Tensor]:
-    """All losses of both players before a step, whoever's turn it was; its own as it gave them."""
-    others = player.segmentation_losses(prediction, batch, player.count_labeled_pixels(batch)) | {
-        "adversarial_g": losses.generator(details),
-        "adversarial_d": losses.discriminator(details),
-        "diversity": losses.diversity(details, chosen),
+    """Return all losses of G and D before a step; those that the step computed are its own."""
+    others = trainer.segmentation_losses(prediction, batch, trainer.count_labeled_pixels(batch)) | {
+        "adversarial_g": losses.generator(outputs),
+        "adversarial_d": losses.discriminator(outputs),
+        "diversity": losses.diversity(outputs, chosen),
     }
     return others | result
 
@@ -232,7 +240,7 @@ def largest_error(got: dict[str, float], expected: dict[str, float]) -> float:
     return max(abs(got[name] / norm - 1) for name, norm in expected.items())
 
 
-def test_all_losses_of_a_training_run_are_the_published_ones(
+def test_all_losses_of_twelve_iterations_equal_the_published_ones(
     run64: Run, published_run: dict
 ) -> None:
     assert len(published_run["loss_names"]) == 7
@@ -240,7 +248,7 @@ def test_all_losses_of_a_training_run_are_the_published_ones(
 
 
 @pytest.mark.parametrize(("iteration", "count"), [(0, 298), (1, 42), (4, 298)])
-def test_the_player_alone_gets_gradients_and_they_are_the_published_ones(
+def test_gradients_equal_the_published_ones_and_reach_only_the_network_of_the_step(
     run64: Run, published_run: dict, iteration: int, count: int
 ) -> None:
     expected = gradients_of(published_run, iteration)
@@ -265,14 +273,16 @@ def test_twelve_iterations_move_every_parameter_as_published(
     assert max(abs(got[name] / value - 1) for name, value in expected.items()) <= 1e-6
 
 
-def test_what_the_published_run_did_not_train_stays(run64: Run, published_run: dict) -> None:
+def test_parameters_that_the_published_run_does_not_train_stay_unchanged(
+    run64: Run, published_run: dict
+) -> None:
     trained = set(published_run["param_names"].tolist())
     assert {
         name for name, change in run64.changes.items() if change and name not in trained
     } == set()
 
 
-def test_the_first_two_iterations_are_the_published_ones_in_float32(
+def test_first_two_iterations_equal_the_published_ones_in_float32(
     run32: Run, published_run: dict
 ) -> None:
     np.testing.assert_allclose(run32.losses, published_run["losses"][:2], rtol=6e-5, atol=0)

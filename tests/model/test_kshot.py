@@ -1,11 +1,14 @@
-"""Eval.kshot: K supports for a model that was trained with another number of them."""
+"""Eval.kshot: K supports for a model that was trained with another K.
+
+In float64: in float32 the order of sums can move a position across a threshold of a mask.
+"""
 
 import pytest
 import torch
-from helpers.small import BASE_CLASSES, centre, images
+from helpers.small import BASE_CLASSES, balance_heads, images
 from torch import Tensor
 
-from model import AMFormer, Prediction
+from model import AMFormer, Prediction, UserError
 from model.amformer.system import KSHOT
 from model.backbones import LITE0
 from util.config.schema import EvalSection
@@ -15,9 +18,9 @@ SHOTS = 3
 
 
 def system(shot: int) -> AMFormer:
-    """A model of random weights whose masks are neither empty nor full, and hear psi."""
+    """Return a random model whose masks are neither empty nor full and depend on psi."""
     torch.manual_seed(0)
-    model = AMFormer(LITE0, BASE_CLASSES, shot).eval()
+    model = AMFormer(LITE0, BASE_CLASSES, shot).eval().double()
     with torch.no_grad():
         for head in model.object_mining.heads:
             head[-1].weight *= 100
@@ -27,29 +30,29 @@ def system(shot: int) -> AMFormer:
 
 @pytest.fixture(scope="module")
 def episode() -> tuple[Tensor, Tensor, Tensor]:
-    """Two queries with supports that differ in object, size and place."""
+    """Return two queries with supports whose objects differ in look, size and place."""
     torch.manual_seed(1)
     query, support, mask = images(2, SHOTS)
     for k in range(SHOTS):
         mask[:, k] = mask[:, k].roll((9 * k, 7 * k), (-2, -1))
         mask[:, k, : 10 * k] = 0
         support[:, k] += k * mask[:, k, None].eq(1)
-    return query, support, mask
+    return query.double(), support.double(), mask
 
 
 @pytest.fixture(scope="module")
 def one_shot(episode: tuple[Tensor, Tensor, Tensor]) -> AMFormer:
     query, support, mask = episode
     model = system(1)
-    centre(model, query, support[:, :1], mask[:, :1])
+    balance_heads(model, query, support[:, :1], mask[:, :1])
     return model
 
 
 @torch.no_grad()
 def predict(model: AMFormer, episode: tuple, shots: list[int], kshot: str) -> Prediction:
     query, support, mask = episode
-    seen = [model.encoder.supports(support[:, k], mask[:, k]) for k in shots]
-    return model.match(model.encoder.query(query), list(zip(*seen, strict=True)), kshot=kshot)
+    supports = [model.encoder.supports(support[:, k], mask[:, k]) for k in shots]
+    return model.match(model.encoder.query(query), list(zip(*supports, strict=True)), kshot=kshot)
 
 
 def maps(prediction: Prediction) -> dict[str, Tensor]:
@@ -61,46 +64,46 @@ def maps(prediction: Prediction) -> dict[str, Tensor]:
     return found
 
 
-def test_the_option_offers_what_the_model_knows() -> None:
+def test_kshot_option_offers_the_choices_of_the_model() -> None:
     choices = EvalSection.__dataclass_fields__["kshot"].metadata["choices"]
     assert choices == KSHOT and EvalSection().kshot == "model"
 
 
-def test_one_support_gives_the_same_in_every_way(one_shot: AMFormer, episode: tuple) -> None:
+def test_one_support_gives_the_same_result_for_every_kshot(
+    one_shot: AMFormer, episode: tuple
+) -> None:
     expected = maps(predict(one_shot, episode, [0], "model"))
     for kshot in ("ensemble", "prototype"):
         got = maps(predict(one_shot, episode, [0], kshot))
         assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
-def test_an_ensemble_is_the_mean_of_one_shot_predictions(
-    one_shot: AMFormer, episode: tuple
-) -> None:
-    alone = [maps(predict(one_shot, episode, [k], "model")) for k in range(SHOTS)]
-    finals = [each["final"] for each in alone]
+def test_ensemble_is_the_mean_of_one_shot_predictions(one_shot: AMFormer, episode: tuple) -> None:
+    one_by_one = [maps(predict(one_shot, episode, [k], "model")) for k in range(SHOTS)]
+    finals = [each["final"] for each in one_by_one]
     assert not any(torch.allclose(finals[0], other, atol=1e-3) for other in finals[1:])
     together = maps(predict(one_shot, episode, list(range(SHOTS)), "ensemble"))
     for name, value in together.items():
-        mean = torch.stack([each[name] for each in alone]).mean(0)
+        mean = torch.stack([each[name] for each in one_by_one]).mean(0)
         assert torch.equal(value, mean), name
 
 
 @pytest.mark.parametrize("kshot", ["ensemble", "prototype"])
-def test_the_order_of_supports_does_not_matter(
+def test_order_of_supports_does_not_change_the_scores(
     one_shot: AMFormer, episode: tuple, kshot: str
 ) -> None:
     first = predict(one_shot, episode, [0, 1, 2], kshot)
     for order in ([2, 0, 1], [1, 0, 2]):
         other = predict(one_shot, episode, order, kshot)
-        assert torch.allclose(first.final, other.final, atol=1e-4)
+        assert torch.allclose(first.final, other.final, atol=1e-9)
         for scores in zip(first.scores, other.scores, strict=True):
             a, b = map(argmax_channels, scores)
-            assert (a != b).float().mean() < 1e-3 and 0.02 < a.float().mean() < 0.98
+            assert torch.equal(a, b) and 0.02 < a.float().mean() < 0.98
 
 
-def test_a_prototype_is_the_published_k_shot_model_with_equal_weights(episode: tuple) -> None:
+def test_prototype_equals_the_published_k_shot_model_with_equal_weights(episode: tuple) -> None:
     model = system(SHOTS)
-    centre(model, *episode)
+    balance_heads(model, *episode)
     with torch.no_grad():
         model.ensemble.kshot[2].weight.mul_(20)
         model.ensemble.kshot[0].bias.fill_(0.3)
@@ -114,15 +117,15 @@ def test_a_prototype_is_the_published_k_shot_model_with_equal_weights(episode: t
             parameter.zero_()
     even = maps(predict(model, episode, shots, "model"))
     for name, value in maps(prototype).items():
-        assert torch.allclose(value, even[name], atol=1e-4), name
+        assert torch.allclose(value, even[name], atol=1e-9), name
 
 
-def test_a_k_shot_model_takes_another_k(episode: tuple) -> None:
+def test_k_shot_model_accepts_another_k_unless_kshot_is_model(episode: tuple) -> None:
     model = system(5)
     for kshot in ("ensemble", "prototype"):
         for shots in ([0], [0, 1, 2]):
             assert predict(model, episode, shots, kshot).final.isfinite().all()
-    with pytest.raises(ValueError, match="built for 5 .* got 3: .* or Eval.kshot to ensemble"):
+    with pytest.raises(UserError, match="built for 5 .* got 3: .* or Eval.kshot to ensemble"):
         predict(model, episode, [0, 1, 2], "model")
-    with pytest.raises(ValueError, match="kshot is 'mean': use one of model, ensemble, prototype"):
+    with pytest.raises(UserError, match="kshot is 'mean': use one of model, ensemble, prototype"):
         predict(model, episode, [0], "mean")

@@ -1,4 +1,6 @@
-"""What the model promises beyond the golden numbers: inference, training, parts, backbones."""
+"""Behavior of the model beyond the golden numbers: inference, training, dropout, frozen parts."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from helpers.small import (
 )
 from torch import Tensor, nn
 
-from model import AMFormer, build_model
+from model import AMFormer, UserError, build_model
 from model.backbones import LITE0
 from util.train.adversarial import choose_parts
 
@@ -41,7 +43,7 @@ def test_inference_needs_images_and_support_masks_only(shot: int) -> None:
     assert all_finite(got)
 
 
-def test_a_query_is_segmented_alike_alone_and_in_a_batch() -> None:
+def test_query_gives_the_same_scores_alone_and_in_a_batch() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 2).eval().double()
     query, support, mask = images(3, 2)
     query, support = query.double(), support.double()
@@ -51,7 +53,7 @@ def test_a_query_is_segmented_alike_alone_and_in_a_batch() -> None:
     torch.testing.assert_close(batched.scores[1:2], alone.scores, rtol=1e-9, atol=1e-12)
 
 
-def test_float64_stays_float64() -> None:
+def test_float64_inputs_give_float64_results() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1).eval().double()
     query, support, mask = images(1, 1)
     with torch.no_grad():
@@ -62,9 +64,9 @@ def test_float64_stays_float64() -> None:
 
 
 @pytest.mark.parametrize("given", [1, 3])
-def test_another_number_of_supports_is_refused(given: int) -> None:
+def test_wrong_number_of_supports_is_refused(given: int) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 2).eval()
-    with pytest.raises(ValueError, match=f"built for 2 supports per query and got {given}"):
+    with pytest.raises(UserError, match=f"built for 2 supports per query and got {given}"):
         model(*images(1, given))
 
 
@@ -76,10 +78,10 @@ def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) 
         LITE0, BASE_CLASSES, 1, mask_threshold=threshold, mining_softmax=softmax
     ).train()
     batch = encoded(model, 1, empty=empty != "initial mask")
-    game = trainer_of(model)
-    game.predict = Recorded(game.predict)
-    result = game.generator_step(batch, weight=0.1)
-    [prediction] = game.predict.results
+    trainer = trainer_of(model)
+    trainer.predict = Recorded(trainer.predict)
+    result = trainer.generator_step(batch, weight=0.1)
+    [prediction] = trainer.predict.results
     if empty != "support mask":
         assert not prediction.initial_mask.any()
     if empty != "initial mask":
@@ -90,7 +92,7 @@ def test_empty_masks_give_finite_output_and_gradients(empty: str, softmax: str) 
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_names_of_the_golden_files_are_attributes_and_others_are_not() -> None:
+def test_prediction_has_the_names_of_the_golden_files_and_no_others() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
     with torch.no_grad():
         got = model(*images(1, 1))
@@ -100,7 +102,7 @@ def test_names_of_the_golden_files_are_attributes_and_others_are_not() -> None:
         assert not hasattr(got, name)
 
 
-def test_the_config_reaches_the_model() -> None:
+def test_every_method_key_reaches_the_model() -> None:
     made = build_model(
         config(
             fix_bn=False,
@@ -117,23 +119,23 @@ def test_the_config_reaches_the_model() -> None:
     assert made.shot == 1 and made.encoder.base.classifier.out_channels == BASE_CLASSES + 1
 
 
-# --- the game -----------------------------------------------------------------------------------
+# --- training steps -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("switches", [False, True], ids=["as published", "all trained"])
-def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) -> None:
+def test_5_shot_step_of_g_or_d_changes_only_its_own_parameters(switches: bool) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 5).train()
-    game = trainer_of(model, train_parts=switches, train_kshot=switches)
-    game.predict = Recorded(game.predict)
+    trainer = trainer_of(model, train_parts=switches, train_kshot=switches)
+    trainer.predict = Recorded(trainer.predict)
     batch = encoded(model, 5)
-    for player, of_d in (("G", False), ("D", True)):
+    for network, of_d in (("G", False), ("D", True)):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        if player == "G":
-            result = game.generator_step(batch, weight=0.1)
+        if network == "G":
+            result = trainer.generator_step(batch, weight=0.1)
         else:
-            result = game.discriminator_step(batch, choose_parts(0, 1))
+            result = trainer.discriminator_step(batch, choose_parts(0, 1))
         assert all(value.isfinite() for value in result.values())
-        assert all_finite(game.predict.results[-1])
+        assert all_finite(trainer.predict.results[-1])
         for name, p in model.named_parameters():
             own = p.requires_grad and name.startswith("detail_mining.") == of_d
             assert (p.grad is not None) == own, name
@@ -143,27 +145,27 @@ def test_a_5_shot_step_of_each_player_moves_that_player_alone(switches: bool) ->
                 assert torch.equal(p, before[name]), name
 
 
-def test_every_part_of_g_gets_a_gradient_that_is_not_zero() -> None:
+def test_every_parameter_of_g_gets_a_nonzero_gradient() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 5, mask_threshold=-10.0).train()
-    with torch.no_grad():  # at their start values these two are blind to psi and the base learner
+    with torch.no_grad():  # initially these two ignore psi and the base learner
         model.ensemble.gram_merge.weight += 0.1
         model.ensemble.cls_merge.weight += 0.1
-        model.ensemble.kshot[0].bias += 1.0  # or its ReLU may be shut
-        for head in model.object_mining.heads:  # so that the refinements have a mask to mine
+        model.ensemble.kshot[0].bias += 1.0  # else its ReLU may give 0
+        for head in model.object_mining.heads:  # so that the masks of the refinements are not empty
             head[-1].bias[1] += 1.0
-    game = trainer_of(model, train_kshot=True)
-    game.predict = Recorded(game.predict)
-    game.generator_step(encoded(model, 5), weight=0.1)
-    assert all(mask.any() for mask in game.predict.results[0].masks)
-    still = [
+    trainer = trainer_of(model, train_kshot=True)
+    trainer.predict = Recorded(trainer.predict)
+    trainer.generator_step(encoded(model, 5), weight=0.1)
+    assert all(mask.any() for mask in trainer.predict.results[0].masks)
+    without_gradient = [
         name
         for name, p in model.named_parameters()
         if p.requires_grad and not name.startswith("detail_mining.") and not p.grad.any()
     ]
-    assert still == []
+    assert without_gradient == []
 
 
-# --- dropout, as method 2, 3 and 5 state it -----------------------------------------------------
+# --- dropout (methods 1, 2, 3 and 5) ------------------------------------------------------------
 
 DROPOUT_TABLE = {
     "encoder.base.dropout": (nn.Dropout2d, 0.1),
@@ -196,24 +198,26 @@ def test_dropout_has_the_published_rates(backbone: str) -> None:
     assert got == DROPOUT_TABLE
 
 
-def test_dropout_acts_in_the_published_places() -> None:
+def test_dropout_acts_at_the_published_places() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1).train()
-    game = trainer_of(model)
+    trainer = trainer_of(model)
     batch = encoded(model, 1)
     seen: dict[str, list[Tensor]] = {name: [] for name in DROPOUT_TABLE}
     for name, module in dropouts(model).items():
         module.register_forward_hook(lambda _, given, out, name=name: seen[name].append(given[0]))
-    game.generator_step(batch, weight=0.1)
+    trainer.generator_step(batch, weight=0.1)
 
     def shapes(name: str) -> list[tuple[int, ...]]:
         return [tuple(x.shape) for x in seen[name]]
 
     cells = GRID * GRID
     assert shapes("encoder.base.dropout") == [(2, 512, GRID, GRID)]
-    inside = max(len(shots[0].weight) for shots in batch.supports)  # only these are computed
+    inside = max(
+        len(shots[0].weight) for shots in batch.supports
+    )  # only these positions are computed
     for side, positions in (("query", (GRID, GRID)), ("supp", (inside, 1))):
         assert shapes(f"clue.down_{side}.2") == [(2, 256, *positions)]
-        assert (seen[f"clue.down_{side}.2"][0] >= 0).all()  # behind the ReLU
+        assert (seen[f"clue.down_{side}.2"][0] >= 0).all()  # after the ReLU
     for name in DROPOUT_TABLE:
         if not name.startswith("object_mining."):
             continue
@@ -224,24 +228,24 @@ def test_dropout_acts_in_the_published_places() -> None:
             tokens = (3, 5, GRID)[int(stage[1])] ** 2  # coarse to fine
         else:
             tokens = cells
-        if name.endswith(".ffn.dropout"):  # behind the GELU, and at the end
+        if name.endswith(".ffn.dropout"):  # after the GELU, and at the end
             assert shapes(name) == [(2, tokens, 256), (2, tokens, 64)], name
             assert seen[name][0].min() > -0.2  # GELU's minimum is -0.17
-        else:  # behind the attention
+        else:  # after the attention
             assert shapes(name) == [(2, tokens, 64)], name
     for level in range(3):
         name = f"detail_mining.attention.{level}.dropout"
         once = [(2, 4, 14, cells), (2, 14, 64), (2, 14, 192), (2, 14, 64)]
-        assert shapes(name) == once * 2  # of the fake and of the real mask
+        assert shapes(name) == once * 2  # for the fake and the real mask
         attention, _, hidden, _ = seen[name][:4]
         torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, 14))  # over ALL tokens
-        assert (hidden >= 0).all()  # behind the ReLU
+        assert (hidden >= 0).all()  # after the ReLU
 
 
-# --- what is frozen -----------------------------------------------------------------------------
+# --- frozen parts, options ----------------------------------------------------------------------
 
 
-def test_the_encoder_gives_no_gradient_and_its_batch_norms_never_move() -> None:
+def test_encoder_gives_no_gradient_and_its_batch_norms_never_change() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=False).train()
     norms = [m for m in model.encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and not any(m.training for m in norms)
@@ -258,7 +262,7 @@ def test_the_encoder_gives_no_gradient_and_its_batch_norms_never_move() -> None:
     ("base_dropout", "training", "random"),
     [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
 )
-def test_base_dropout_is_on_in_training_only_and_only_if_asked_for(
+def test_base_dropout_acts_only_in_training_and_only_if_configured(
     base_dropout: bool, training: bool, random: bool
 ) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1, base_dropout=base_dropout).train(training)
@@ -269,7 +273,7 @@ def test_base_dropout_is_on_in_training_only_and_only_if_asked_for(
     assert all(torch.equal(logits[0], other) for other in logits[1:]) != random
 
 
-def test_a_support_is_multiplied_by_its_mask_before_the_backbone() -> None:
+def test_support_is_multiplied_by_its_mask_before_the_backbone() -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
     image, mask = torch.randn(1, 3, SIZE, SIZE), images(1, 1)[2][:, 0]
     assert {0, 1, 255} == set(mask.unique().tolist())
@@ -278,16 +282,39 @@ def test_a_support_is_multiplied_by_its_mask_before_the_backbone() -> None:
 
 
 @pytest.mark.parametrize("fix_bn", [True, False])
-def test_new_batch_norms_train_unless_fixed(fix_bn: bool) -> None:
+def test_new_batch_norms_train_unless_fix_bn(fix_bn: bool) -> None:
     model = AMFormer(LITE0, BASE_CLASSES, 1, fix_bn=fix_bn).eval().train()
     norms = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d) and not name.startswith("encoder.")
     }
-    assert len(norms) == 5 + 3 * 3 + 2 * 3 + 3 * 2  # ConvModules, parses, refining ones, heads
+    assert len(norms) == 5 + 3 * 3 + 2 * 3 + 3 * 2  # ConvModules, parses, refinements, heads
     assert {m.training for m in norms.values()} == {not fix_bn}
     trainer_of(model).generator_step(encoded(model, 1), weight=0.1)
     moved = {name for name, module in norms.items() if module.running_mean.any()}
     assert moved == (set() if fix_bn else set(norms))
     assert not any(m.training for m in model.eval().modules())
+
+
+def test_compile_with_sends_encoder_and_pyramid_through_the_compiler() -> None:
+    model = AMFormer(LITE0, BASE_CLASSES, 1).eval()
+    compiled, calls = [], []
+
+    def compiler(function: Callable) -> Callable:
+        compiled.append(function)
+
+        def run(*args: Tensor) -> object:
+            calls.append(function)
+            return function(*args)
+
+        return run
+
+    with torch.no_grad():
+        episode = images(1, 1)
+        expected, names = model(*episode), list(model.state_dict())
+        model.compile_with(compiler)
+        got = model(*episode)
+    assert list(model.state_dict()) == names
+    assert len(compiled) == 2 and sorted(map(calls.count, compiled)) == [1, 2]  # query and support
+    assert torch.equal(got.final, expected.final)

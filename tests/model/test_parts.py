@@ -1,4 +1,4 @@
-"""Losses, ensemble and D against their formulas, written out with NumPy."""
+"""Losses, ensemble and D against their formulas in NumPy."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 # --- losses -------------------------------------------------------------------------------------
 
 
-def test_the_cross_entropy_counts_labelled_pixels_alone() -> None:
+def test_cross_entropy_counts_only_labeled_pixels() -> None:
     scores, target = draw(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
     target[:, 0] = 255
     target[1, :, 3] = 255
@@ -50,7 +50,7 @@ def test_the_cross_entropy_counts_labelled_pixels_alone() -> None:
     assert_same(losses.cross_entropy(scores, target, torch.tensor(7.0)), sum(rows) / 7)
 
 
-def test_scores_are_brought_to_the_size_of_the_target_with_aligned_corners() -> None:
+def test_cross_entropy_resizes_scores_with_aligned_corners() -> None:
     scores, target = draw(1, 2, 3, 3), torch.randint(0, 2, (1, 9, 9))
     large = F.interpolate(scores, (9, 9), mode="bilinear", align_corners=True)
     one = torch.tensor(1.0)
@@ -59,7 +59,7 @@ def test_scores_are_brought_to_the_size_of_the_target_with_aligned_corners() -> 
     )
 
 
-def test_distillation_is_the_divergence_over_the_positions_of_each_scale() -> None:
+def test_distillation_is_the_kl_divergence_over_positions_of_each_scale() -> None:
     target = torch.zeros(3, 12, 12, dtype=torch.long)
     target[0, 2:9, 3:8], target[1, 4:12, 0:6], target[2, :, :1] = 1, 1, 255
     correlations = [draw(3, 3, 3), draw(3, 6, 6), draw(3, 12, 12)]
@@ -74,7 +74,7 @@ def test_distillation_is_the_divergence_over_the_positions_of_each_scale() -> No
     assert_same(losses.distillation(correlations, target), np.mean(expected))
 
 
-def details(levels: int = 3) -> list[DiscriminatorOutputs]:
+def discriminator_outputs(levels: int = 3) -> list[DiscriminatorOutputs]:
     return [
         DiscriminatorOutputs(
             draw(2, 14, 9).sigmoid(), draw(2, 14, 9).sigmoid(), draw(2, 1), draw(2, 1)
@@ -83,26 +83,26 @@ def details(levels: int = 3) -> list[DiscriminatorOutputs]:
     ]
 
 
-def bce(verdict: Tensor, label: float) -> float:
-    p = sigmoid(verdict.numpy())
+def bce(score: Tensor, label: float) -> float:
+    p = sigmoid(score.numpy())
     return -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean()
 
 
-def test_g_wants_its_mask_to_be_taken_for_real_and_d_tells_them_apart() -> None:
-    made = details()
+def test_adversarial_losses_of_g_and_d_equal_their_formulas() -> None:
+    made = discriminator_outputs()
     assert_same(losses.generator(made), np.mean([bce(d.fake_score, 1.0) for d in made]))
     each = [(bce(d.fake_score, 0.0) + bce(d.real_score, 0.9)) / 2 for d in made]
     assert_same(losses.discriminator(made), np.mean(each))
 
 
-def test_diversity_is_the_mean_cosine_of_different_chosen_maps() -> None:
-    made = details()
+def test_diversity_is_the_mean_cosine_of_distinct_chosen_part_maps() -> None:
+    made = discriminator_outputs()
     chosen = torch.stack(
         [torch.stack([torch.randperm(14)[:9] for _ in range(2)]) for _ in range(3)]
     )
     expected = []
-    for detail, rows in zip(made, chosen, strict=True):
-        for maps, picked in zip((detail.fake_maps, detail.real_maps), rows, strict=True):
+    for level, rows in zip(made, chosen, strict=True):
+        for maps, picked in zip((level.fake_maps, level.real_maps), rows, strict=True):
             m = maps[:, picked].numpy()
             per_image = []
             for image in m:
@@ -128,7 +128,7 @@ def ensemble(shot: int) -> Ensemble:
     return made
 
 
-def test_scores_are_merged_with_psi_and_the_background_with_the_base_learner() -> None:
+def test_ensemble_merges_scores_with_psi_and_background_with_base_learner() -> None:
     logits, base, psi = draw(2, 2, 12, 12), draw(2, 1, 12, 12).sigmoid(), draw(2).abs() / 10
     made = ensemble(1)
     final, foreground = made(logits, base, psi)
@@ -140,12 +140,14 @@ def test_scores_are_merged_with_psi_and_the_background_with_the_base_learner() -
     mask = made.hard_mask(logits, base, psi)
     wanted = (merged[:, 1:] > 0.5) & ~(background > merged[:, 1:])
     assert np.array_equal(mask.numpy(), wanted) and 0 < wanted.mean() < 1
-    assert ((merged[:, 1:] > 0.5) != wanted).any()  # the base learner takes some away ...
+    assert ((merged[:, 1:] > 0.5) != wanted).any()  # the base learner removes some ...
     between = (merged[:, 1:] > 0.5) & (merged[:, 1:] < 0.6)
     assert (between & wanted).any()  # ... and some are near the threshold
+    made.keep_every_position = True
+    assert made.hard_mask(logits, base, psi).eq(1).all()
 
 
-def test_weights_of_the_shots_come_from_sorted_distances_and_go_in_shot_order() -> None:
+def test_shot_weights_come_from_sorted_distances_and_apply_in_shot_order() -> None:
     made, distances = ensemble(3), draw(4, 3).abs()
     assert_same(ensemble(1).psi(distances[:, :1]), distances[:, 0])
     first, _, last = made.kshot
@@ -161,7 +163,7 @@ def test_weights_of_the_shots_come_from_sorted_distances_and_go_in_shot_order() 
     assert_same(made.psi(distances), (weights * distances.numpy()).sum(1))
 
 
-def test_the_episodes_own_class_is_left_out_of_the_base_probability() -> None:
+def test_base_probability_leaves_out_the_class_of_the_episode() -> None:
     logits = draw(3, 5, 2, 2)  # background and four classes
     p = softmax(logits.numpy(), 1)
     assert_same(base_probability(logits, None), p[:, 1:].sum(1, keepdims=True))
@@ -180,7 +182,7 @@ def norm(x: np.ndarray) -> np.ndarray:
 
 
 def parts_by_hand(attend: PartAttention, tokens: np.ndarray, mask: np.ndarray) -> tuple:
-    """(parts [14,64], maps [14,N]) of one image, head by head."""
+    """Return parts [14,64] and part maps [14,N] of one image, computed head by head."""
     weight = {n: p.detach().numpy() for n, p in attend.named_parameters()}
     masked = tokens * mask[:, None]
     q, k, v = (x @ weight[f"{n}.weight"].T for n, x in
@@ -199,24 +201,24 @@ def parts_by_hand(attend: PartAttention, tokens: np.ndarray, mask: np.ndarray) -
     return x * weight["norm.weight"] + weight["norm.bias"], maps
 
 
-def test_d_judges_the_part_whose_two_forms_differ_most() -> None:
+def test_d_scores_the_part_whose_fake_and_real_forms_differ_most() -> None:
     made = DetailMining(sigmoid=False).double().eval()
     features = [draw(2, 64, 3, 4) for _ in range(3)]
     fake, real = draw(2, 1, 3, 4).sigmoid(), (draw(2, 1, 3, 4) > 0).double()
     got = made(features, fake, real)
-    judged = []
-    for level, detail in enumerate(got):
+    chosen = []
+    for level, outputs in enumerate(got):
         attend, judge = made.attention[level], made.discriminators[level]
         for image in range(2):
             tokens = features[level][image].flatten(1).T.numpy()
             pairs = []
-            for mask, maps in ((fake, detail.fake_maps), (real, detail.real_maps)):
+            for mask, maps in ((fake, outputs.fake_maps), (real, outputs.real_maps)):
                 parts, wanted = parts_by_hand(attend, tokens, mask[image].flatten().numpy())
                 np.testing.assert_allclose(maps[image].detach(), wanted, rtol=1e-9, atol=1e-12)
                 pairs.append(parts)
             worst = int(np.argmin((norm(pairs[0]) * norm(pairs[1])).sum(1)))
-            judged.append(worst)
-            for parts, verdict in zip(pairs, (detail.fake_score, detail.real_score), strict=True):
+            chosen.append(worst)
+            for parts, score in zip(pairs, (outputs.fake_score, outputs.real_score), strict=True):
                 expected = judge(torch.from_numpy(parts[worst])).detach().numpy()
-                np.testing.assert_allclose(verdict[image].detach(), expected, rtol=1e-9)
-    assert len(set(judged)) > 1
+                np.testing.assert_allclose(score[image].detach(), expected, rtol=1e-9)
+    assert len(set(chosen)) > 1

@@ -1,8 +1,8 @@
-"""The cheap formulation against the plain one, on the same weights: predictions, steps, memory."""
+"""The cheap formulation against the plain one, with the same weights: results, steps, memory."""
 
 import pytest
 import torch
-from helpers.small import BASE_CLASSES, SIZE, centre, config, episode_batch, images
+from helpers.small import BASE_CLASSES, SIZE, balance_heads, config, episode_batch, images
 from torch import Tensor
 
 from model import AMFormer
@@ -23,8 +23,8 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def alive(model: AMFormer) -> AMFormer:
-    """Norms with statistics and a trace of psi and the base learner, so that every part counts."""
+def with_every_part_active(model: AMFormer) -> AMFormer:
+    """Give norms statistics, and psi and the base learner weights, so that every part matters."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name.endswith("running_var"):
@@ -32,7 +32,7 @@ def alive(model: AMFormer) -> AMFormer:
             elif name.endswith(("running_mean", "norm.bias", "bn.bias")):
                 value.normal_(0, 0.1)
         for head in model.object_mining.heads:
-            head[-1].weight *= 100  # else all logits are nearly equal
+            head[-1].weight *= 100  # else all logits are almost equal
         model.ensemble.gram_merge.weight += 0.01
         model.ensemble.cls_merge.weight += 0.01
     return model
@@ -46,15 +46,19 @@ def assert_same(got: Tensor, expected: Tensor, name: str) -> None:
 
 @pytest.mark.parametrize("softmax", ["query", "key"])
 @pytest.mark.parametrize(("backbone", "shot"), [(LITE0, 1), (LITE0, 3), ("resnet50", 1)])
-def test_every_array_is_that_of_the_plain_formulation(
-    backbone: str, shot: int, softmax: str
-) -> None:
-    model = alive(AMFormer(backbone, BASE_CLASSES, shot, mining_softmax=softmax)).eval().double()
+def test_every_array_equals_the_plain_formulation(backbone: str, shot: int, softmax: str) -> None:
+    model = (
+        with_every_part_active(AMFormer(backbone, BASE_CLASSES, shot, mining_softmax=softmax))
+        .eval()
+        .double()
+    )
     query, support, mask = images(2, shot)
-    mask[1] = mask[1].roll(9, -1) * (torch.arange(SIZE) % 3 > 0)  # another number of positions
+    mask[1] = mask[1].roll(9, -1) * (
+        torch.arange(SIZE) % 3 > 0
+    )  # another number of positions inside
     mask[1, 0, : SIZE // 2] = 0
     episode = query.double(), support.double(), mask
-    centre(model, *episode)
+    balance_heads(model, *episode)
     with torch.no_grad():
         got, expected = model(*episode), plain.predict(model, *episode)
     assert 0 < expected.mask1.mean() < 1
@@ -65,8 +69,8 @@ def test_every_array_is_that_of_the_plain_formulation(
             assert_same(mine, theirs, name)
 
 
-def test_one_query_may_stand_for_all_episodes_of_a_batch() -> None:
-    model = alive(AMFormer(LITE0, BASE_CLASSES, 2)).eval().double()
+def test_one_query_can_serve_all_episodes_of_a_batch() -> None:
+    model = with_every_part_active(AMFormer(LITE0, BASE_CLASSES, 2)).eval().double()
     query, support, mask = images(3, 2)
     query = query[:1].double()
     supports = model.encoder.supports(support.double().flatten(0, 1), mask.flatten(0, 1))
@@ -78,24 +82,24 @@ def test_one_query_may_stand_for_all_episodes_of_a_batch() -> None:
         assert_same(getattr(together, name), getattr(apart, name), name)
 
 
-@pytest.mark.parametrize("player", ["G", "D"])
-def test_a_training_step_is_that_of_the_plain_formulation(player: str) -> None:
+@pytest.mark.parametrize("network", ["G", "D"])
+def test_training_step_equals_the_plain_formulation(network: str) -> None:
     steps = []
     for kind, encoded in (
         (AdversarialTrainer, lambda m, b: encode(m.encoder, b)),
         (PlainAdversarialTrainer, plain_training.encode),
     ):
         torch.manual_seed(3)
-        model = alive(AMFormer(LITE0, BASE_CLASSES, 1)).double().train()
+        model = with_every_part_active(AMFormer(LITE0, BASE_CLASSES, 1)).double().train()
         for module in model.modules():
             if isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
                 module.p = 0.0
-        game = kind(model, config(), 100, CPU)
+        trainer = kind(model, config(), 100, CPU)
         batch = encoded(model, episode_batch(1, dtype=torch.float64))
-        if player == "G":
-            result = game.generator_step(batch, weight=0.1)
+        if network == "G":
+            result = trainer.generator_step(batch, weight=0.1)
         else:
-            result = game.discriminator_step(batch, choose_parts(0, 1))
+            result = trainer.discriminator_step(batch, choose_parts(0, 1))
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         steps.append((result, gradients))
     (losses, gradients), (expected, directions) = steps
@@ -106,8 +110,8 @@ def test_a_training_step_is_that_of_the_plain_formulation(player: str) -> None:
         assert_same(value, directions[name], name)
 
 
-def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
-    """Memory that G's graph keeps for its backward pass, weights and the batch not counted."""
+def kept_bytes(trainer: AdversarialTrainer, batch: object) -> int:
+    """Return what G's graph keeps for its backward pass, without weights and batch."""
     storages = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -115,11 +119,13 @@ def kept_bytes(game: AdversarialTrainer, batch: object) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        prediction = game.predict(batch)
+        prediction = trainer.predict(batch)
         loss = sum(
-            game.segmentation_losses(prediction, batch, game.count_labeled_pixels(batch)).values()
+            trainer.segmentation_losses(
+                prediction, batch, trainer.count_labeled_pixels(batch)
+            ).values()
         )
-    for known in (*game.model.parameters(), *maps_of(batch)):
+    for known in (*trainer.model.parameters(), *maps_of(batch)):
         storages.pop(known.untyped_storage().data_ptr(), None)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in storages.values())
@@ -131,8 +137,8 @@ def maps_of(batch: object) -> list[Tensor]:
     return [*batch.query.tensors(), *(t for [s] in batch.supports for t in s.tensors())]
 
 
-def test_a_step_of_g_keeps_a_fraction_of_what_the_plain_formulation_keeps() -> None:
-    """At 257 px; the larger the image, the smaller the fraction: nothing of hw x hw is kept."""
+def test_step_of_g_keeps_a_third_of_the_memory_of_the_plain_formulation() -> None:
+    """At 257 px. The fraction falls with the size, because no matrix of N x N is kept."""
     model, batch = AMFormer(LITE0, BASE_CLASSES, 1).train(), episode_batch(1, size=257)
     mine = kept_bytes(AdversarialTrainer(model, config(), 100, CPU), encode(model.encoder, batch))
     theirs = kept_bytes(

@@ -1,4 +1,4 @@
-"""Any timm family as a backbone: it carries the system, or is refused at start and told why."""
+"""Any timm family as a backbone: the system runs with it, or it is refused with the reason."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from helpers.small import BASE_CLASSES, all_finite, images
 from torch import nn
 
 import train_base
-from model import AMFormer, build_model
+from model import AMFormer, UserError, build_model
 from model.backbones import build_backbone, check_size
 from util.config import Config
 
@@ -22,10 +22,10 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def test_a_config_of_a_size_that_does_not_fit_builds_no_model() -> None:
+def test_config_with_an_unsuitable_size_builds_no_model() -> None:
     method = replace(Config().Method, backbone="timm/vit_tiny_patch16_224")
     cfg = replace(Config(), Method=method)  # Data.size 473
-    with pytest.raises(ValueError, match="^Data.size must be 1 mod 16 .* the nearest is 481$"):
+    with pytest.raises(UserError, match="^Data.size must be 1 mod 16 .* the nearest is 481$"):
         with torch.device("meta"):
             build_model(cfg)
 
@@ -37,26 +37,26 @@ def test_a_config_of_a_size_that_does_not_fit_builds_no_model() -> None:
         ("timm/mixer_s32_224", "so its size is fixed (Input height (65) doesn't match model (224)"),
     ],
 )
-def test_a_family_of_fixed_size_is_refused_at_start(name: str, reason: str) -> None:
-    with pytest.raises(ValueError) as refusal, torch.device("meta"):
+def test_model_with_fixed_input_size_is_refused_when_built(name: str, reason: str) -> None:
+    with pytest.raises(UserError) as refusal, torch.device("meta"):
         build_backbone(name)
     message = str(refusal.value)
     assert message.startswith(f"Method.backbone: {name} ") and reason in message
     assert "ViTs work, see docs/backbones.md" in message and "\n" not in message
 
 
-def test_cells_of_a_patched_backbone_lie_where_bilinear_ac_looks_for_them() -> None:
+def test_cell_centers_of_a_patch_backbone_lie_where_bilinear_ac_expects_them() -> None:
     backbone, size = build_backbone("timm/vit_tiny_patch16_224"), 97
     columns = torch.arange(size, dtype=torch.float32).expand(1, 3, size, size)
     patches = nn.functional.avg_pool2d(backbone._pad_to_patches(columns), 16)[0, 0]
     assert patches.shape == (7, 7)  # (97 - 1) / 16 + 1
-    centres = 16 * torch.arange(1, 6) - 0.5  # a patch has an even number of pixels
-    assert torch.allclose(patches[3, 1:-1], centres)
+    centers = 16 * torch.arange(1, 6) - 0.5  # a patch has an even number of pixels
+    assert torch.allclose(patches[3, 1:-1], centers)
     rows = backbone._pad_to_patches(columns.mT)
     assert torch.equal(rows, backbone._pad_to_patches(columns).mT)
 
 
-def test_plain_transformers_give_half_three_quarters_and_the_whole_of_their_depth() -> None:
+def test_plain_transformer_gives_outputs_at_half_three_quarters_and_full_depth() -> None:
     with torch.device("meta"):
         plain = build_backbone("timm/vit_tiny_patch16_224")
         staged = build_backbone("timm/pvt_v2_b0")
@@ -75,7 +75,7 @@ def test_plain_transformers_give_half_three_quarters_and_the_whole_of_their_dept
         ("resnet50", 8, 33, 64, 65),
     ],
 )
-def test_a_size_that_does_not_fit_is_refused_before_anything_runs(
+def test_unsuitable_size_is_refused_with_the_nearest_that_fits(
     name: str, step: int, smallest: int, wrong: int, nearest: int
 ) -> None:
     with torch.device("meta"):
@@ -85,19 +85,19 @@ def test_a_size_that_does_not_fit_is_refused_before_anything_runs(
         f"Data.size must be 1 mod {step} and at least {smallest} for this Method.backbone, given "
         f"{wrong}; the nearest is {nearest}"
     )
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         check_size(backbone, wrong, "Data.size")
     assert str(refusal.value) == expected
 
 
-def test_the_smallest_size_carries_the_system() -> None:
+def test_system_runs_at_the_smallest_size() -> None:
     model = AMFormer("timm/vit_tiny_patch16_224", BASE_CLASSES, 1).eval()
     with torch.no_grad():
         got = model(*images(1, 1, model.encoder.base.backbone.smallest))
     assert all_finite(got)
 
 
-def test_the_page_plugs_in_the_transformer_of_mmsegmentation() -> None:
+def test_docs_example_adds_the_transformer_of_mmsegmentation() -> None:
     page = (ROOT / "docs/backbones.md").read_text()
     [(code, expected)] = re.findall(r"```python\n(.*?)```\n```\n(.*?)```", page, re.DOTALL)
     words = [sys.executable, "-c", code]
@@ -105,16 +105,16 @@ def test_the_page_plugs_in_the_transformer_of_mmsegmentation() -> None:
     assert done.stdout == expected, done.stderr[-2000:]
 
 
-def test_the_page_shows_the_refusal_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docs_show_the_error_message_of_an_unsuitable_size(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs/backbones.md").read_text()
     [(command, expected)] = re.findall(
         r"```sh\n# not run .*?\npython (.*?)\n```\n```\nerror: (.*?)\n```", page
     )
     monkeypatch.setattr(sys, "argv", command.split())
     monkeypatch.setattr(train_base, "open_base_images", lambda *_: ([0] * 12, []))
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(UserError) as refusal:
         train_base.train_base()
     assert str(refusal.value) == expected
     monkeypatch.setattr(sys, "argv", command.replace("Data.size", "Base.size").split())
-    with pytest.raises(ValueError, match="^Base.size must be 1 mod 16 .* the nearest is 129$"):
+    with pytest.raises(UserError, match="^Base.size must be 1 mod 16 .* the nearest is 129$"):
         train_base.train_base()

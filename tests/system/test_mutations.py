@@ -1,4 +1,4 @@
-"""Hand-made faults in the numeric core: each is still where it is put, and some test notices it."""
+"""Hand-made faults in the numeric core: each still fits the code, and a test notices it."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from helpers.mutants import FAULTS, Fault
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_every_fault_has_its_place_in_the_code(fault: Fault, tmp_path: Path) -> None:
+def test_every_planted_fault_still_fits_the_code(fault: Fault, tmp_path: Path) -> None:
     path = tmp_path / fault.file
     path.parent.mkdir(parents=True)
     shutil.copy(mutations.ROOT / fault.file, path)
@@ -21,7 +21,7 @@ def test_every_fault_has_its_place_in_the_code(fault: Fault, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_every_fault_is_noticed() -> None:
+def test_every_planted_fault_fails_a_test() -> None:
     words = [sys.executable, "tests/helpers/mutations.py"]
     got = subprocess.run(words, cwd=mutations.ROOT, capture_output=True, text=True)
     assert got.returncode == 0, got.stdout + got.stderr
