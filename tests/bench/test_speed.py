@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.small import BASE_CLASSES, centre, config, encoded, images
+from helpers.small import BASE_CLASSES, balance_heads, config, encoded, images
 from torch import Tensor, nn
 
 from model import AMFormer
@@ -15,7 +15,7 @@ from util.bench import measure
 from util.bench.__main__ import bench
 from util.config import Config, load_config
 from util.evaluate.metrics import argmax_channels
-from util.runtime import speed
+from util import speed
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
 from util.train.adversarial import AdversarialTrainer, choose_parts
@@ -36,7 +36,7 @@ def model() -> tuple[AMFormer, tuple[Tensor, ...]]:
     with torch.no_grad():
         for head in made.object_mining.heads:
             head[-1].weight *= 100
-    centre(made, *episode)
+    balance_heads(made, *episode)
     return made, episode
 
 
@@ -97,7 +97,7 @@ def test_a_row_that_is_killed_says_so(
         main(bench)
     error = capfd.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1
-    assert "--work G --shot 1 --size 65: signal 9 ended it" in error
+    assert "--work G --shot 1 --size 65: ended by signal 9" in error
 
 
 def test_more_parts_than_episodes_are_refused(tmp_path) -> None:
