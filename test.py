@@ -1,4 +1,4 @@
-"""Tests a trained model as published: several seeds, mean and standard deviation.
+"""Test a trained model: several seeds, mean and standard deviation.
 
     sh test.sh split0 pascal 1
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
@@ -10,10 +10,9 @@ Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6
 
     python test.py --verify exp/pascal/split0_resnet50/result.json
 
-tests again as that file says and compares: exit status 0 when every number is equal, else 2.
+repeats the test of that file and compares; the exit status is 0 if every number is equal, else 2.
 """
 
-from util.config import to_dict
 from util.config.arguments import TEST_FLAGS, arguments, check_first
 
 if __name__ == "__main__":
@@ -24,15 +23,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from model.backbones import pixel_statistics
+from util import speed
 from util.checkpoint.file import read_checkpoint
 from util.checkpoint.load import checkpoint_path, require_unseen, trained_model
+from util.config import to_dict
 from util.data.dataset import open_episodes
-from util.evaluate.evaluator import Evaluator, Scores, summarize, summed, table
+from util.evaluate.evaluator import Evaluator
+from util.evaluate.scores import Scores, add_confusions, summarize, table
 from util.evaluate.visualize import GALLERIES, Gallery, save_strips
 from util.reproduce import verify
-from util.reproduce.environment import environment, file_hash
-from util.runtime import distributed, speed
+from util.reproduce.environment import file_hash, record_environment
+from util.runtime import distributed
 from util.runtime.cli import main
 from util.runtime.cost import peak_gb
 from util.runtime.files import atomic_write
@@ -41,6 +45,7 @@ from util.runtime.progress import Progress
 
 
 def test() -> None:
+    """Run the test."""
     cfg, gpus = arguments(__doc__, TEST_FLAGS)
     ranks = distributed.init(gpus)
     path = checkpoint_path(cfg)
@@ -50,39 +55,40 @@ def test() -> None:
     model.to(ranks.device)
     options = speed.set_up(model, cfg, ranks.device)
     statistics = pixel_statistics(cfg.Method.backbone)
-    with distributed.main_first(ranks):  # it makes the lists
+    with distributed.main_first(ranks):  # rank 0 writes the fold lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     evaluator = Evaluator(model, episodes, cfg, ranks)
     record = {
         "checkpoint": str(path),
         "checkpoint_sha256": file_hash(path),
         "iteration": state.get("iteration"),
-        "environment": environment(cfg, ranks, {"val": episodes.sampler.fold}),
+        "environment": record_environment(cfg, ranks, {"val": episodes.sampler.fold}),
         "config": to_dict(cfg),
     }
-    earlier = verify.refuse_another(cfg.Eval.verify, record) if cfg.Eval.verify else None
+    earlier = verify.read_comparable(cfg.Eval.verify, record) if cfg.Eval.verify else None
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    work = evaluator.order(count, seeds)
-    progress = Progress(work.episodes, max(1, work.episodes // 10), active=ranks.is_main)
+    order = evaluator.order(count, seeds)
+    progress = Progress(order.episodes, max(1, order.episodes // 10), active=ranks.is_main)
     for line in report + options:
         log.info(line)
     log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
 
-    gallery = Gallery(episodes, cfg.Eval.visualize, work.episodes, extremes=True)
+    gallery = Gallery(episodes, cfg.Eval.visualize, order.episodes, extremes=True)
     begin = time.monotonic()
-    results = evaluator.run(work, watch=lambda done: progress.step(done, {}), show=gallery.add)
+    results = evaluator.run(
+        order, on_progress=lambda done: progress.step(done, {}), on_episode=gallery.add
+    )
     seconds, strips = time.monotonic() - begin, gallery.gathered()
+    progress.close()
     for seed, scores in results.items():
         log.info(f"seed {seed}: {scores.line()}")
 
     if ranks.is_main:
-        summary = summarize(list(results.values()))
         log.info(table(results))
-        folder = Path(cfg.Train.save_path)
         result = record | {
-            "summary": summary,
+            "summary": summarize(list(results.values())),
             "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},
-            "confusion": summed(scores.confusion for scores in results.values()),
+            "confusion": add_confusions(scores.confusion for scores in results.values()),
             "cost": {
                 "seconds": seconds,
                 "episodes_per_s": count * len(seeds) / seconds,
@@ -90,22 +96,27 @@ def test() -> None:
             },
         }
         if earlier:
-            verify.compare(cfg.Eval.verify, earlier, result, log.info)
-            return distributed.close()
-        atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
-        log.info(f"written: {folder / 'result.json'}")
-        for name in GALLERIES:
-            path = folder / f"{name}.png"
-            if name in strips:
-                save_strips(strips[name], path)
-                log.info(f"written: {path}")
-            else:
-                path.unlink(missing_ok=True)  # an earlier test's, and not of these scores
+            verify.compare_results(cfg.Eval.verify, earlier, result, log.info)
+        else:
+            write(Path(cfg.Train.save_path), result, strips)
     distributed.close()
 
 
+def write(folder: Path, result: dict, strips: dict[str, list[np.ndarray]]) -> None:
+    """Write `result.json` and the pictures; remove pictures of an earlier test."""
+    atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
+    log.info(f"written: {folder / 'result.json'}")
+    for name in GALLERIES:
+        path = folder / f"{name}.png"
+        if name in strips:
+            save_strips(strips[name], path)
+            log.info(f"written: {path}")
+        else:
+            path.unlink(missing_ok=True)
+
+
 def without_confusion(scores: Scores) -> dict:
-    """A seed's scores; the confusion is written once, summed over the seeds."""
+    """Return the scores of a seed without its confusion, which is summed over the seeds."""
     return {name: value for name, value in asdict(scores).items() if name != "confusion"}
 
 

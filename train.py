@@ -105,9 +105,9 @@ def train() -> None:
 def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> bool:
     """Score the first validation episodes and write the checkpoints; False if asked to stop."""
     cfg = evaluator.cfg
-    work = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
-    gallery = Gallery(evaluator.episodes, STRIPS, work.episodes)
-    results = evaluator.run(work, show=gallery.add, stop=lambda: stop.requested)
+    order = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
+    gallery = Gallery(evaluator.episodes, STRIPS, order.episodes)
+    results = evaluator.run(order, on_episode=gallery.add, stop=lambda: stop.requested)
     if not results:
         return False
     scores = results[cfg.Eval.val_seed]

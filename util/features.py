@@ -1,13 +1,14 @@
-"""Episodes as the frozen encoder sees them: encoded as they come, or out of a store.
+"""Episodes as the frozen encoder sees them: encoded when needed, or taken from a store.
 
-The encoder never changes, so what it makes of an un-augmented image (and of an image with the mask
-of one class) is the same in every episode: `FeatureStore` keeps it, up to a budget of memory, and
-of a support only what anyone reads (`model.query_support`).
+The encoder never changes. So its features of an image without augmentation are the same in every
+episode, and `FeatureStore` keeps them, up to a memory budget. Of a support it keeps only what the
+model reads (`model.query_support`).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +27,19 @@ from util.data.transform import FlipTransform
 
 @dataclass
 class EncodedBatch:
-    """B episodes with K shots; masks as in `EpisodeBatch`, what the encoder saw in place of images.
+    """A batch of B episodes with K shots, features in place of images.
 
-    `query` holds B queries, or one for all; `supports` is [B][K]. What only training reads
-    (`query_base_mask`, `class_index`) is None in an evaluation.
+    Attributes:
+        query: features of B queries, or of one query that all episodes share.
+        supports: features of the supports, [B][K].
+        query_mask: as in `EpisodeBatch`, int64 [B,S,S].
+        plans: the episodes by name.
+        query_base_mask: as in `EpisodeBatch`; None in an evaluation.
+        class_index: as in `EpisodeBatch`; None in an evaluation.
     """
 
     query: QueryFeatures
     supports: list[list[SupportFeatures]]
-    support_mask: Tensor
     query_mask: Tensor
     plans: list[EpisodePlan]
     query_base_mask: Tensor | None = None
@@ -44,178 +49,195 @@ class EncodedBatch:
         return len(self.supports)
 
     def split(self, parts: int) -> list["EncodedBatch"]:
-        """At most so many parts, as even as can be; for a batch in which every episode has a query
-        of its own."""
+        """Split a training batch into at most `parts` parts, as even as possible."""
         size = -(-len(self) // parts)
-        return [self._rows(slice(i, i + size)) for i in range(0, len(self), size)]
-
-    def _rows(self, rows: slice) -> "EncodedBatch":
-        return EncodedBatch(**{name: value[rows] for name, value in vars(self).items()})
+        rows = [slice(i, i + size) for i in range(0, len(self), size)]
+        return [
+            EncodedBatch(**{k: value[part] for k, value in vars(self).items()}) for part in rows
+        ]
 
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
-    """Images -> features, B + B*K passes through the encoder."""
+    """Encode a batch of images: B + B*K passes through the encoder."""
     shot = batch.support.shape[1]
     supports = encoder.supports(batch.support.flatten(0, 1), batch.support_mask.flatten(0, 1))
     return EncodedBatch(
-        query=encoder.query(batch.query),
-        supports=[supports[i : i + shot] for i in range(0, len(supports), shot)],
-        support_mask=batch.support_mask,
-        query_mask=batch.query_mask,
-        query_base_mask=batch.query_base_mask,
-        class_index=batch.class_index,
-        plans=batch.plans,
+        encoder.query(batch.query),
+        [supports[i : i + shot] for i in range(0, len(supports), shot)],
+        batch.query_mask,
+        batch.plans,
+        batch.query_base_mask,
+        batch.class_index,
     )
 
 
-def encode_image(
-    encoder: Encoder, image: Tensor, mask: Tensor | None = None
-) -> QueryFeatures | SupportFeatures:
-    """One image [3,S,S] as a query or, with a mask [S,S] of 0, 1 and 255, as a support."""
+def encode_query(encoder: Encoder, image: Tensor) -> QueryFeatures:
+    """Encode one query image [3,S,S]."""
+    return encoder.query(image.to(next(encoder.parameters()).device)[None])
+
+
+def encode_support(encoder: Encoder, image: Tensor, mask: Tensor) -> SupportFeatures:
+    """Encode one support image [3,S,S] with its mask [S,S] of 0, 1 and 255."""
     device = next(encoder.parameters()).device
-    image = image.to(device)[None]
-    if mask is None:
-        return encoder.query(image)
-    [support] = encoder.supports(image, mask.to(device)[None])
+    [support] = encoder.supports(image.to(device)[None], mask.to(device)[None])
     return support
 
 
 @dataclass
-class EncodedImage:
-    """An encoded image: a query, or a support of one class.
+class EncodedQuery:
+    """A query image.
 
     Attributes:
-        view: what the encoder saw.
+        features: of this image, N = 1.
         label: class ids [S,S].
-        base_label: the base learner's labels [S,S], of a query in training.
+        base_label: the base learner's labels [S,S]; None in an evaluation.
     """
 
-    view: QueryFeatures | SupportFeatures
+    features: QueryFeatures
     label: Tensor
     base_label: Tensor | None = None
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors."""
+        labels = (self.label,) if self.base_label is None else (self.label, self.base_label)
+        return *self.features.tensors(), *labels
+
     @property
     def bytes(self) -> int:
-        tensors = [*self.view.tensors(), self.label]
-        tensors += [] if self.base_label is None else [self.base_label]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """The memory that the query takes."""
+        return _count_bytes(self)
+
+
+def _count_bytes(entry: EncodedQuery | SupportFeatures) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in entry.tensors())
 
 
 class FeatureStore:
-    """Encoded images, the least recently used dropped first.
+    """Encoded images; the least recently used ones are dropped when the budget is used up.
 
     Args:
         encoder: frozen, on its device; features stay on that device.
-        episodes: reads and transforms the images; all that may be random is a mirror (`Data.flip`).
-        gigabytes: the most that the features may take; None: no limit.
+        episodes: reads and transforms the images, without randomness but for `Data.flip`.
+        gigabytes: the most memory that features may take; None: no limit. The newest entry always
+            stays, even if it alone takes more.
 
     Attributes:
-        passes: images that went through the encoder.
+        passes: number of images that went through the encoder.
     """
 
     def __init__(self, encoder: Encoder, episodes: EpisodeDataset, gigabytes: float | None = None):
         self.encoder, self.episodes = encoder, episodes
         self.budget = float("inf") if gigabytes is None else gigabytes * 1e9
         self.used, self.passes = 0, 0
-        self._entries: OrderedDict[tuple[str, int | None, bool], EncodedImage] = OrderedDict()
+        # (image, class if it is a support, flipped) -> EncodedQuery or SupportFeatures
+        self._entries: OrderedDict[tuple[str, int | None, bool], Any] = OrderedDict()
+
+    def reserve(self, size: int) -> None:
+        """Leave `size` bytes of the budget to the caller."""
+        self.budget -= size
 
     def batch(self, indices: list[int]) -> EncodedBatch:
-        """These episodes, on the encoder's device, as a DataLoader would give them."""
-        made = [self.episodes.first_readable(self._episode, index) for index in indices]
-        plans, queries, supports = (list(column) for column in zip(*made, strict=True))
-        batch = self._joined(QueryFeatures.cat([q.view for q in queries]), queries, supports, plans)
-        places = [self.episodes.classes.index(plan.class_id) for plan in plans]
+        """Return training episodes by their numbers, on the encoder's device."""
+        found = [self.episodes.first_readable(self._episode, index) for index in indices]
+        plans, queries, supports = (list(column) for column in zip(*found, strict=True))
+        features = QueryFeatures.cat([query.features for query in queries])
+        classes = [self.episodes.classes.index(plan.class_id) for plan in plans]
         return replace(
-            batch,
-            query_base_mask=torch.stack([q.base_label for q in queries]).long(),
-            class_index=torch.tensor(places).to(queries[0].label.device),
+            _join(features, queries, supports, plans),
+            query_base_mask=torch.stack([query.base_label for query in queries]).long(),
+            class_index=torch.tensor(classes).to(queries[0].label.device),
         )
 
-    def _episode(self, index: int) -> tuple[EpisodePlan, EncodedImage, list[EncodedImage]]:
-        sampler = self.episodes.sampler
-        plan, rng = sampler.plan(index), sampler.rng(index)
-        query = self._kept(plan.query, None, self._mirrored(rng))
-        names = plan.supports
-        return plan, query, [self._kept(n, plan.class_id, self._mirrored(rng)) for n in names]
+    def batch_of_query(self, query: EncodedQuery, plans: list[EpisodePlan]) -> EncodedBatch:
+        """Return the episodes of these plans, which all have this query, for evaluation."""
+        supports = [
+            [self._support(s, plan.class_id, False) for s in plan.supports] for plan in plans
+        ]
+        return _join(query.features, [query] * len(plans), supports, plans)
 
-    def of_query(self, query: EncodedImage, plans: list[EpisodePlan]) -> EncodedBatch:
-        """The episodes of these plans, all of which ask for one query: `image(plan.query)`."""
-        supports = [[self._kept(s, plan.class_id, False) for s in plan.supports] for plan in plans]
-        return self._joined(query.view, [query] * len(plans), supports, plans)
-
-    def image(
-        self, name: str, class_id: int | None = None, mirrored: bool = False
-    ) -> tuple[EncodedImage, Tensor]:
-        """Encodes an image as a query (class_id None) or as a support of a class; keeps nothing.
+    def encode_query(self, name: str, flipped: bool = False) -> tuple[EncodedQuery, Tensor]:
+        """Encode an image as a query, without storing it.
 
         Returns:
-            It, and its class ids at the image's own size [H,W].
+            The encoded query, and its class ids at the image's size [H,W].
         """
-        image, label, original = self.episodes.load_pair(name, None, class_id)
-        if mirrored:
-            image, label = image.flip(-1), label.flip(-1)
-        label = label.to(next(self.encoder.parameters()).device)
-        self.passes += 1
-        mask = None if class_id is None else binary_mask(label, class_id)
-        return EncodedImage(encode_image(self.encoder, image, mask), label), original
+        image, label, original = self._load(name, None, flipped)
+        return EncodedQuery(encode_query(self.encoder, image), label), original
 
-    def _joined(
-        self,
-        query: QueryFeatures,
-        queries: list[EncodedImage],
-        supports: list[list[EncodedImage]],
-        plans: list[EpisodePlan],
-    ) -> EncodedBatch:
-        classes = [plan.class_id for plan in plans]
-        masks = [
-            torch.stack([binary_mask(s.label, class_id) for s in shots])
-            for shots, class_id in zip(supports, classes, strict=True)
-        ]
-        pairs = zip(queries, classes, strict=True)
-        return EncodedBatch(
-            query=query,
-            supports=[[s.view for s in shots] for shots in supports],
-            support_mask=torch.stack(masks).long(),
-            query_mask=torch.stack([binary_mask(q.label, c) for q, c in pairs]).long(),
-            plans=plans,
+    def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
+        plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)
+        query = self._query(plan.query, self._draw_flip(rng))
+        return (
+            plan,
+            query,
+            [self._support(name, plan.class_id, self._draw_flip(rng)) for name in plan.supports],
         )
 
-    def _mirrored(self, rng: np.random.Generator) -> bool:
+    def _draw_flip(self, rng: np.random.Generator) -> bool:
         transform = self.episodes.transform
         return isinstance(transform, FlipTransform) and transform.draw_flip(rng)
 
-    def _kept(self, name: str, class_id: int | None, mirrored: bool) -> EncodedImage:
-        """As `image`, out of the store where it is there."""
-        key = (name, class_id, mirrored)
+    def _query(self, name: str, flipped: bool) -> EncodedQuery:
+        def make() -> EncodedQuery:
+            query, _ = self.encode_query(name, flipped)
+            query.base_label = self.episodes.base_mask(query.label.cpu()).to(query.label.device)
+            return query
+
+        return self._cached((name, None, flipped), make)
+
+    def _support(self, name: str, class_id: int, flipped: bool) -> SupportFeatures:
+        return self._cached(
+            (name, class_id, flipped), lambda: self._encode_support(name, class_id, flipped)
+        )
+
+    def _encode_support(self, name: str, class_id: int, flipped: bool) -> SupportFeatures:
+        image, label, _ = self._load(name, class_id, flipped)
+        return encode_support(self.encoder, image, binary_mask(label, class_id))
+
+    def _load(self, name: str, class_id: int | None, flipped: bool) -> tuple[Tensor, ...]:
+        """Read an image that is about to be encoded, its label, and its label at full size."""
+        image, label, original = self.episodes.load_pair(name, None, class_id)
+        if flipped:
+            image, label = image.flip(-1), label.flip(-1)
+        self.passes += 1
+        return image, label.to(next(self.encoder.parameters()).device), original
+
+    def _cached(self, key: tuple[str, int | None, bool], make: Callable[[], Any]) -> Any:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
-        seen, _ = self.image(name, class_id, mirrored)
-        if class_id is None:  # only training keeps queries
-            seen.base_label = self.episodes.base_mask(seen.label.cpu()).to(seen.label.device)
-        self._entries[key] = seen
-        self.used += seen.bytes
+        entry = self._entries[key] = make()
+        self.used += _count_bytes(entry)
         while self.used > self.budget and len(self._entries) > 1:
-            self.used -= self._entries.popitem(last=False)[1].bytes
-        return seen
+            self.used -= _count_bytes(self._entries.popitem(last=False)[1])
+        return entry
+
+
+def _join(
+    features: QueryFeatures,
+    queries: list[EncodedQuery],
+    supports: list[list[SupportFeatures]],
+    plans: list[EpisodePlan],
+) -> EncodedBatch:
+    pairs = zip(queries, plans, strict=True)
+    masks = torch.stack([binary_mask(query.label, plan.class_id) for query, plan in pairs]).long()
+    return EncodedBatch(features, supports, masks, plans)
 
 
 def encoded_batches(
-    encoder: Encoder, episodes: EpisodeDataset, schedule: Batches | FixedBatches, cfg: Config
+    encoder: Encoder, episodes: EpisodeDataset, batches: Batches | FixedBatches, cfg: Config
 ) -> Iterator[EncodedBatch]:
-    """This rank's share of every training batch, on the encoder's device."""
+    """Yield this rank's share of every training batch, on the encoder's device."""
     device = next(encoder.parameters()).device
     if cfg.Train.feature_store:
         store = FeatureStore(encoder, episodes)
-        for indices in schedule:
+        for indices in batches:
             with speed.autocast(cfg.Train.precision, device):
                 batch = store.batch(indices)
             yield batch
         return
-    pinned = device.type == "cuda"
-    for images in load_batches(
-        episodes, schedule, cfg.workers, collate_fn=collate, pin_memory=pinned
-    ):
+    options = {"collate_fn": collate, "pin_memory": device.type == "cuda"}
+    for images in load_batches(episodes, batches, cfg.workers, **options):
         with speed.autocast(cfg.Train.precision, device):
             batch = encode(encoder, images.to(device))
         yield batch

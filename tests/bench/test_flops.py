@@ -14,7 +14,7 @@ from util.bench.counting import count
 from util.config import load_config
 from util.data.lists import FoldList
 from util.evaluate.order import evaluation_order
-from util.features import EncodedImage, FeatureStore
+from util.features import FeatureStore
 from util.runtime.distributed import Ranks
 
 SMALL = 129
@@ -75,13 +75,10 @@ class Counter(FeatureStore):
     def __init__(self, gigabytes: float):
         super().__init__(None, None, gigabytes)
 
-    def image(
-        self, name: str, class_id: int | None = None, mirrored: bool = False
-    ) -> tuple[EncodedImage, torch.Tensor]:
+    def _encode_support(self, name: str, class_id: int, flipped: bool) -> SimpleNamespace:
         self.passes += 1
         taken = torch.empty(8_500_000, dtype=torch.uint8, device="meta")
-        nothing = torch.empty(0)
-        return EncodedImage(SimpleNamespace(tensors=lambda: (taken,)), nothing), nothing
+        return SimpleNamespace(tensors=lambda: (taken,))
 
 
 def test_evaluation_of_five_seeds_encodes_every_image_about_once(
@@ -100,7 +97,7 @@ def test_evaluation_of_five_seeds_encodes_every_image_about_once(
         plan = task.plan
         queries, last = queries + (plan.query != last), plan.query
         for name in plan.supports:
-            store._kept(name, plan.class_id, False)
+            store._support(name, plan.class_id, False)
     assert work.episodes == 5000 and queries == len(images) == 364
     pairs = sum(map(len, by_class.values()))
     assert store.passes <= 1.05 * pairs

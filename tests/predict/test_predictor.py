@@ -20,7 +20,7 @@ from util.data import weak
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import EpisodePlan, EpisodeSampler
 from util.data.image_io import read_image, read_label
-from util.evaluate.evaluator import own_size
+from util.evaluate.evaluator import resize_to_image
 from util.evaluate.metrics import BinaryTotals, argmax_channels
 from util.features import FeatureStore
 from util.predict import Box, Example, Points, Predictor
@@ -111,9 +111,9 @@ def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
         target = binary_mask(torch.from_numpy(read_label(label)), plan.class_id)
         totals.add(torch.from_numpy(got.mask), target, known.index(plan.class_id))
         with torch.no_grad():  # as the evaluator computes it
-            batch = store.of_query(store.image(plan.query)[0], [plan])
+            batch = store.batch_of_query(store.encode_query(plan.query)[0], [plan])
             prediction = predictor.model.match(batch.query, batch.supports, kshot=kshot)
-            final = own_size(prediction.final, prediction.size, target)
+            final = resize_to_image(prediction.final, prediction.size, target.shape)
         assert torch.equal(torch.from_numpy(got.scores), final[1:])
         assert torch.equal(torch.from_numpy(got.mask), argmax_channels(final).byte())
     found = dict(zip(map(fold.name, known), (100 * totals.class_iou()).tolist(), strict=True))
@@ -207,7 +207,7 @@ def test_initial_stage_is_the_cosine_of_prototype_and_query(
     got = predictor.explain(image).initial
     cosine = matched[0].initial_mask * TEMPERATURE
     assert 0 <= cosine.min() and cosine.max() <= 1 + 1e-6
-    wanted = own_size(cosine, matched[0].size, torch.empty(image.shape[:2]))[0]
+    wanted = resize_to_image(cosine, matched[0].size, image.shape[:2])[0]
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-6)
 
 

@@ -275,7 +275,7 @@ def test_feature_store_returns_what_the_encoder_returns(
         for view, other in views:
             for mine, theirs in zip(view.tensors(), other.tensors(), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-        for name in ("support_mask", "query_mask", "query_base_mask", "class_index"):
+        for name in ("query_mask", "query_base_mask", "class_index"):
             assert torch.equal(getattr(stored, name), getattr(direct, name)), name
 
 

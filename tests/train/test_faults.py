@@ -20,7 +20,8 @@ from util.checkpoint import resume
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import Config, load_config
 from util.data.batches import Batches
-from util.evaluate.evaluator import Score, Scores
+from util.evaluate.metrics import Score
+from util.evaluate.scores import Scores
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write

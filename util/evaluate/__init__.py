@@ -1,1 +1,5 @@
-"""TODO."""
+"""Evaluation: the order of the work, the evaluator, metrics, scores, pictures of episodes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
-"""Intersections and unions as integers, and the scores made of them (method 7).
+"""Intersections and unions in pixels, and the scores computed from them (method 7).
 
-Totals are int64, so sums over ranks and over any order are equal to the last integer.
+Counts are int64: sums over ranks, in any order, are exact. I is an intersection, U a union.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,28 @@ from util.runtime import distributed
 
 
 def ratio(intersection: Tensor, union: Tensor) -> Tensor:
-    """I / U in float64; 0 where nothing was seen (U = 0)."""
+    """Return I / U in float64; 0 where U is 0."""
     return intersection.double() / union.clamp(min=1)
 
 
 def argmax_channels(scores: Tensor) -> Tensor:
-    """The best channel of scores [C,H,W] at each pixel [H,W], the first of equal ones: `argmax`,
-    which takes the CPU far longer."""
+    """Return scores [C,H,W].argmax(0), [H,W]: the first of equal channels, faster on a CPU."""
     if len(scores) == 2:
         return (scores[1] > scores[0]).long()
     return scores.max(0).indices
 
 
 def histogram(cells: Tensor, size: int) -> Tensor:
-    """How often each of 0..size - 1 is in a tensor of integers >= 0; larger ones are left out."""
+    """Count each of 0..size - 1 in a tensor of integers >= 0; larger values are ignored."""
     return torch.bincount(cells.flatten(), minlength=size)[:size]
 
 
 def areas(prediction: Tensor, target: Tensor) -> Tensor:
-    """I and U of background and object, [2 (background, object), 2 (I, U)].
+    """Return I and U of background and object, [2 (background, object), 2 (I, U)].
 
     Args:
         prediction: 0 and 1.
-        target: 0, 1 and 255 (left out), of the same shape.
+        target: 0, 1 and 255 (ignored), of the same shape.
     """
     right, false, missed, hit = histogram(2 * target.int() + prediction.int(), 4)
     wrong = false + missed
@@ -43,7 +42,7 @@ def areas(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class BinaryTotals:
-    """I and U of object and background, per class.
+    """I and U of background and object, for each class.
 
     Attributes:
         totals: int64 [classes, 2 (background, object), 2 (I, U)].
@@ -53,17 +52,17 @@ class BinaryTotals:
         self.totals = torch.zeros(classes, 2, 2, dtype=torch.int64, device=device)
 
     def add(self, prediction: Tensor, target: Tensor, index: int) -> Tensor:
-        """One episode of class `index`; returns its `areas`."""
+        """Count one episode of class `index`; return its `areas`."""
         found = areas(prediction, target)
         self.totals[index] += found
         return found
 
     def class_iou(self) -> Tensor:
-        """Sum I / sum U of the object, per class."""
+        """Return sum of I / sum of U of the object, for each class [classes]."""
         return ratio(self.totals[:, 1, 0], self.totals[:, 1, 1])
 
     def fb_iou(self) -> float:
-        """Mean of foreground and background IoU over all classes' sums."""
+        """Return the mean of background and foreground IoU, each from sums over all classes."""
         both = self.totals.sum(0)
         return ratio(both[:, 0], both[:, 1]).mean().item()
 
@@ -79,7 +78,7 @@ class BaseTotals:
         self.totals = torch.zeros(classes + 1, 2, dtype=torch.int64, device=device)
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
-        """Maps of 0..N (target also 255), any equal shape."""
+        """Count labels 0..N (target also 255, ignored), of equal shape."""
         rows = len(self.totals)
         counts = histogram(target.int() * rows + prediction.int(), rows * rows).view(rows, rows)
         hits = counts.diagonal()
@@ -87,20 +86,20 @@ class BaseTotals:
         self.totals[:, 1] += counts.sum(0) + counts.sum(1) - hits
 
     def miou(self) -> float:
-        """Mean IoU over the base classes that were seen (predicted or there); no background."""
+        """Return the mean IoU of the base classes with U > 0, without background."""
         seen = self.totals[1:, 1] > 0
         iou = ratio(self.totals[1:, 0], self.totals[1:, 1])
         return iou[seen].mean().item() if seen.any() else 0.0
 
 
 class ConfusionTotals:
-    """Where the pixels of each novel class went, counted by base class.
+    """Confusion of each novel class with the base classes, in pixels.
 
-    Column 0 is background, 1..N are the base classes, N + 1 is another novel class, N + 2 a hit.
+    Column 0 is background, 1..N base classes, N + 1 another novel class, N + 2 a hit.
 
     Attributes:
-        totals: int64 [classes, 2, N + 3]. Row 0: the pixels predicted as the object, by what they
-            are; row 1: the object's pixels, the missed ones by what the base learner says there.
+        totals: int64 [classes, 2, N + 3]. Row 0 counts the pixels predicted as the object, by their
+            true label; row 1 the object's pixels, missed ones by the base learner's label.
     """
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
@@ -111,14 +110,14 @@ class ConfusionTotals:
     def add(
         self, prediction: Tensor, target: Tensor, truth: Tensor, base: Tensor, index: int
     ) -> None:
-        """One episode of class `index`, all [H,W].
+        """Count one episode; all maps are [H,W].
 
         Args:
             prediction: 0 and 1.
-            target: 0, 1, 255.
-            truth: 0..N + 1, anything where the target is not 0.
-            base: the base learner's labels, 0..N.
-            index: of the class.
+            target: 0, 1 and 255.
+            truth: true labels 0..N + 1; they count only where the target is 0.
+            base: the base learner's prediction, 0..N.
+            index: of the novel class.
         """
         predicted = (prediction == 1) & (target != IGNORE)
         there, elsewhere = target == 1, self.hit + 1
@@ -130,7 +129,7 @@ class ConfusionTotals:
 
 
 class ThresholdTotals:
-    """What every threshold of a map in [0, 1] would score, from histograms of its values.
+    """Histograms of a map in 0..1, from which the scores at every threshold follow.
 
     Attributes:
         totals: int64 [classes, 2 (background, object), bins + 1].
@@ -142,14 +141,14 @@ class ThresholdTotals:
         self.totals = torch.zeros(classes, 2, self.BINS + 1, dtype=torch.int64, device=device)
 
     def add(self, values: Tensor, target: Tensor, index: int) -> None:
-        """One episode: values [H,W], target of 0, 1, 255 [H,W]."""
+        """Count one episode of class `index`: values [H,W], target of 0, 1 and 255 [H,W]."""
         bins, count = (values * self.BINS).int().clamp_(0, self.BINS), self.BINS + 1
         self.totals[index] += histogram(target.int() * count + bins, 2 * count).view(2, count)
 
     def best(self) -> tuple[float, Tensor, float]:
-        """(threshold, class IoU, FB-IoU) where the mean over classes is highest.
+        """Return the threshold with the highest mean IoU, its IoU [classes] and its FB-IoU.
 
-        Object is where value >= threshold; the mean is over the classes that were seen.
+        The object is where value >= threshold; the mean is over classes with object pixels.
         """
         above = self.totals.flip(-1).cumsum(-1).flip(-1)  # pixels at or above each threshold
         total = self.totals.sum(-1, keepdim=True)
@@ -165,7 +164,7 @@ class ThresholdTotals:
 
 @dataclass
 class Score:
-    """mIoU, FB-IoU and IoU per class name, in percent."""
+    """mIoU, FB-IoU and the IoU of each class by name, in percent."""
 
     miou: float
     fb_iou: float
@@ -173,13 +172,13 @@ class Score:
 
     @staticmethod
     def of(iou: Tensor, fb_iou: float, names: list[str]) -> "Score":
-        """Percentages of the IoU per class [classes] (in 0..1) and the FB-IoU."""
+        """Convert IoU [classes] and FB-IoU, both in 0..1, to percent."""
         per_class = {n: 100 * v for n, v in zip(names, iou.tolist(), strict=True)}
         return Score(100 * iou.mean().item(), 100 * fb_iou, per_class)
 
 
 def object_iou(prediction: Tensor, target: Tensor) -> float:
-    """IoU of the object in 0..1; prediction of 0 and 1, target of 0, 1, 255, both [H,W]."""
+    """Return the object's IoU in 0..1: prediction of 0 and 1, target of 0, 1 and 255, [H,W]."""
     return ratio(*areas(prediction, target)[1]).item()
 
 
@@ -187,6 +186,6 @@ Totals = BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals
 
 
 def sum_over_ranks(*totals: Totals) -> None:
-    """Adds up the totals of all ranks, in place."""
+    """Sum the counts over all ranks, in place."""
     for each in totals:
         distributed.all_reduce_sum(each.totals)

@@ -1,4 +1,4 @@
-"""The order in which episodes are evaluated: cheap for the encoder, the same scores."""
+"""The order in which episodes are evaluated: few passes through the encoder, the same scores."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ class EvaluationOrder:
     """This rank's share of an evaluation.
 
     Attributes:
-        seeds: of all ranks' episodes.
-        count: episodes a seed, over all ranks.
-        groups: batches of episodes with one query each; groups of one query follow each other.
+        seeds: of all episodes, over all ranks.
+        count: number of episodes for each seed, over all ranks.
+        groups: episodes that run as one batch; they share their query. Groups of the same query
+            follow each other.
     """
 
     seeds: tuple[int, ...]
@@ -33,27 +34,26 @@ class EvaluationOrder:
 
     @property
     def episodes(self) -> int:
-        """Episodes of this rank, over all seeds."""
+        """Number of episodes of this rank, over all seeds."""
         return sum(map(len, self.groups))
 
 
 def evaluation_order(
     fold: FoldList, shot: int, count: int, seeds: Sequence[int], ranks: Ranks, size: int
 ) -> EvaluationOrder:
-    """Episodes 0..count-1 of every seed, ordered by query and shared out over the ranks.
+    """Order episodes 0..count-1 of every seed by query, and share them out over the ranks.
 
-    Queries are in the order of the classes that are asked for in them, so that the supports of one
-    class are wanted one after the other: a store that holds a class's supports loses none that it
-    needs again. Groups are made before they are shared out, so that every episode meets the same
-    others whatever the number of ranks.
+    Queries are sorted by the class that their episodes ask for, so that a store which holds the
+    supports of one class encodes each of them once. Groups are made before they are shared out:
+    an episode runs in the same batch on any number of ranks.
 
     Args:
-        fold: the list.
+        fold: the list of images.
         shot: K.
-        count: episodes a seed.
+        count: episodes for each seed.
         seeds: of the episodes.
-        ranks: this process's place.
-        size: the most episodes of a group.
+        ranks: this process.
+        size: the most episodes in a group.
     """
     by_query: dict[str, list[Task]] = defaultdict(list)
     for seed in seeds:
@@ -66,6 +66,6 @@ def evaluation_order(
     for query in sorted(by_query, key=lambda query: (first[query], query)):
         tasks = sorted(by_query[query], key=lambda task: task.plan.class_id)
         groups += [tasks[i : i + size] for i in range(0, len(tasks), size)]
-    # Rounded up, so that the main rank, which draws pictures, has a group whenever there is one.
+    # Rounded up: the main rank, which draws pictures, gets a group whenever there is one.
     begin, end = (-(-len(groups) * part // ranks.world) for part in (ranks.rank, ranks.rank + 1))
     return EvaluationOrder(tuple(seeds), count, groups[begin:end])

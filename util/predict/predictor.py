@@ -20,9 +20,9 @@ from util.checkpoint.file import read_checkpoint
 from util.checkpoint.load import trained_model
 from util.config import Config, config_from
 from util.data.transform import EvalTransform
-from util.evaluate.evaluator import own_size
+from util.evaluate.evaluator import resize_to_image
 from util.evaluate.metrics import argmax_channels
-from util.features import encode_image
+from util.features import encode_query, encode_support
 from util.predict.example import Example, Picture, as_rgb
 from util.runtime.errors import UserError
 
@@ -165,7 +165,7 @@ class Predictor:
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
         for index, prediction in enumerate(self._match_all(image, self.names), 1):
-            final = own_size(prediction.final, prediction.size, mask).float()
+            final = resize_to_image(prediction.final, prediction.size, mask.shape).float()
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
             scores.append(final[1])
@@ -185,11 +185,10 @@ class Predictor:
             known = ", ".join(self.names) or "none yet; call add_class first"
             raise UserError(f"class {name}: unknown; the classes are: {known}")
         image = as_rgb(image)
-        like = torch.empty(image.shape[:2])
         [prediction] = self._match_all(image, [name] if name else self.names[:1])
 
         def resized(maps: Tensor) -> Tensor:
-            return own_size(maps, prediction.size, like).float()
+            return resize_to_image(maps, prediction.size, image.shape[:2]).float()
 
         def fraction(values: Tensor) -> np.ndarray:
             return values.clamp(0, 1).cpu().numpy()
@@ -211,7 +210,7 @@ class Predictor:
             raise UserError("there is no class yet; call add_class first")
         with speed.autocast(self.cfg.Eval.precision, self.device):
             tensor, _ = self.transform.deterministic(image, np.zeros(image.shape[:2], np.uint8))
-            query = encode_image(self.model.encoder, tensor)
+            query = encode_query(self.model.encoder, tensor)
             return [self._match(query, self._supports[name]) for name in names]
 
     def _match(self, query: QueryFeatures, supports: list[SupportFeatures]) -> Prediction:
@@ -222,7 +221,7 @@ class Predictor:
         return self.model.match(query, [supports], kshot=kshot)
 
     def _encode_support(self, example: Example, name: str) -> SupportFeatures:
-        support = encode_image(
+        support = encode_support(
             self.model.encoder, *self.transform.deterministic(*example.load(name))
         )
         if not len(support.weight):
@@ -245,7 +244,7 @@ def _for_cpu(cfg: Config) -> Config:
         cfg,
         Speed=replace(cfg.Speed, tf32=False, cudnn_benchmark=False),
         Train=replace(cfg.Train, precision="fp32"),
-        Eval=replace(cfg.Eval, precision=cfg.Eval.precision.replace("fp16", "fp32")),
+        Eval=replace(cfg.Eval, precision="bf16" if cfg.Eval.precision == "bf16" else "fp32"),
     )
 
 

@@ -18,67 +18,54 @@ from util.checkpoint import resume
 from util.checkpoint.file import serialize_checkpoint
 from util.checkpoint.load import load_checkpoint
 from util.config import Config, save_config, to_dict
-from util.data.batches import Batches
-from util.evaluate.evaluator import Scores
-from util.reproduce.compare import tree_differences
-from util.runtime import distributed
+from util.data import Batches
+from util.evaluate.scores import Scores
+from util.reproduce.compare import setting_differences
+from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
 from util.runtime.cost import Cost
-from util.runtime.distributed import Ranks
-from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write, sweep
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.runtime.stop import Stop, resume_command
+from util.runtime.stop import resume_command
 from util.train.curves import Curves
 
 LOG = "log.txt"
 
 
-class Trainer(Protocol):
+class _Trainer(Protocol):
     """What a run saves: a model, and the state of its optimizers by name."""
 
     @property
-    def model(self) -> nn.Module:
-        """The model, whose own state is saved, too."""
+    def model(self) -> nn.Module: ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizers."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Run(ABC):
     """What both stages share. All ranks call the same methods; rank 0 alone writes.
 
-    Args:
-        trainer: its model and optimizers are saved.
-        cfg: the whole config.
-        ranks: this process.
-        batches: of the run; `start` sets their first iteration.
-        path: file or folder of the run, for messages.
-
     Attributes:
+        path: file or folder of the run.
         done: iterations that are done.
         owes_validation: the validation of the last of them is still to come.
         setting: what a resumed run is compared with: config, versions.
     """
 
     def __init__(
-        self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
+        self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
     ) -> None:
         self.trainer, self.cfg, self.ranks, self.batches = trainer, cfg, ranks, batches
-        self.path = path
-        self.done, self.owes_validation = 0, False
+        self.path, self.done, self.owes_validation = path, 0, False
         self.setting: dict[str, Any] = {"config": to_dict(cfg), "versions": library_versions()}
         self._saved, self._saved_at = (0, False), time.monotonic()
         self._failure = ""  # why the last checkpoint could not be written
 
     def start(self) -> list[str]:
-        """Resume as `Train.resume` says; open the log file.
+        """Resume as `Train.resume` says, so that `batches` start there; open the log file.
 
-        Returns:
-            Lines about where the run starts.
+        Returns lines about where the run starts.
 
         Raises:
             UserError: the checkpoint is missing, torn, of another architecture or holds no training
@@ -90,7 +77,7 @@ class Run(ABC):
         choice = self._choose(restarted) if self.ranks.is_main else None
         path, notes = distributed.gather(choice)[0]
         if path:
-            notes = notes + self._resume(Path(path))
+            notes += self._resume(Path(path))
         if self.ranks.is_main:
             self._open()
         return notes
@@ -110,7 +97,7 @@ class Run(ABC):
                 f"{path}: its optimizers or random states do not fit this run; name another file"
             ) from None
         self._saved, self.batches.start = (self.done, self.owes_validation), self.done
-        changed = tree_differences(state, self.setting)
+        changed = setting_differences(state, self.setting)
         return [
             f"resumed from {path}: {self.done} of {self.batches.total} iterations are done",
             *(f"changed since that checkpoint: {line}" for line in changed),
@@ -130,11 +117,7 @@ class Run(ABC):
         self.done += 1
 
     def save_if_due(self, stop: Stop) -> bool:
-        """Save if `Train.save_minutes` have passed or a stop is requested.
-
-        Returns:
-            Whether any rank was asked to stop.
-        """
+        """Save if due or if any rank was asked to stop; return whether it was."""
         period = 60 * self.cfg.Train.save_minutes
         is_due = self.ranks.is_main and 0 < period <= time.monotonic() - self._saved_at
         stopping, saving = distributed.any_rank((stop.requested, is_due), self.ranks)
@@ -176,16 +159,15 @@ class Run(ABC):
         model = {"model": self.trainer.model.state_dict(), "iteration": self.done}
         return {**model, **self.trainer.state_dict(), **self.setting}
 
-    @abstractmethod
     def _write(self, content: bytes) -> None:
         """Write a checkpoint, or raise OSError."""
+        atomic_write(self.path, content)
 
     @contextmanager
     def saved_on_failure(self) -> Iterator[None]:
         """Save if the block of the iterations fails, so that a bad image or step costs no hours.
 
-        With several ranks, one alone cannot save for all: what was done since the last checkpoint
-        is lost.
+        With several ranks, one cannot save for all: what the last checkpoint lacks is lost.
         """
         try:
             yield
@@ -216,7 +198,7 @@ class AdversarialRun(Run):
         stale: epochs since then, for early stopping.
     """
 
-    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
+    def __init__(self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
         self.setting |= {"ranks": ranks.world, "images": batches.samples}
         self.best, self.stale = -1.0, 0
@@ -226,8 +208,6 @@ class AdversarialRun(Run):
         self._unwritten_best = b""  # a best checkpoint that a failing disk has not taken yet
         self._number = 1  # of this run among those that used the folder
         self._foreign_files: set[str] = set()  # checkpoints there of other runs, or unusable
-
-    # --- resuming ---------------------------------------------------------------------------------
 
     def _choose(self, restarted: bool) -> tuple[str, list[str]]:
         asked, auto = self.cfg.Train.resume, self.cfg.Train.resume == "auto"
@@ -241,13 +221,11 @@ class AdversarialRun(Run):
         launch = resume.launch_id()
         latest = resume.latest(one for one in good if auto or one.launch == launch)
         notes = [f"passed over: {line}" for line in bad]
-        if latest:
-            path = str(latest)
-        elif auto:
-            path, notes = "", [f"nothing to resume in {self.path}: starts from scratch"]
-        else:
-            path = asked
-            notes = ["restarted by the launcher, before any checkpoint was written"]
+        path = str(latest or "")
+        if not latest and auto:
+            notes = [f"nothing to resume in {self.path}: starts from scratch"]
+        elif not latest:
+            path, notes = asked, ["restarted by the launcher, before any checkpoint was written"]
         return path, notes + self._identify_run(path, good)
 
     def _identify_run(self, path: str, good: list[resume.Candidate]) -> list[str]:
@@ -255,8 +233,7 @@ class AdversarialRun(Run):
         resumed = [one.run for one in good if one.path.resolve() == Path(path).resolve()]
         self._number = resumed[0] if resumed else 1 + max((one.run for one in good), default=0)
         own = {one.path.name for one in good if one.run == self._number}
-        names = (resume.LAST, resume.PREVIOUS, resume.BEST)
-        self._foreign_files = {n for n in names if n not in own and (self.path / n).exists()}
+        self._foreign_files = {n for n in resume.CHECKPOINTS if (self.path / n).exists()} - own
         if resumed or not self._foreign_files:
             return []
         return [f"{self.path} holds an earlier run, which this one replaces"]
@@ -265,15 +242,13 @@ class AdversarialRun(Run):
         notes = super()._resume(path)
         if self.owes_validation or not (self.done >= self.batches.total or self.exhausted()):
             return notes
-        reason = (
-            f"{path} has all {self.done} of {self.batches.total} iterations; raise Train.epochs"
-        )
+        reason = f"has all {self.done} of {self.batches.total} iterations; raise Train.epochs"
         if self.exhausted():
-            reason = f"{path} has stopped early at iteration {self.done}; raise Train.stop_interval"
+            reason = f"has stopped early at iteration {self.done}; raise Train.stop_interval"
         if path == Path(self.cfg.Train.resume):
-            raise UserError(f"Train.resume: {reason} to continue")
+            raise UserError(f"Train.resume: {path} {reason} to continue")
         self.batches.start = self.batches.total
-        return [f"nothing left to do: {reason} to continue"]
+        return [f"nothing left to do: {path} {reason} to continue"]
 
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
@@ -292,12 +267,10 @@ class AdversarialRun(Run):
                 f"Train.save_path: {self.path} cannot be written to ({error.strerror}); name "
                 "another folder"
             ) from None
-        for name in (resume.LAST, resume.PREVIOUS, resume.BEST):
+        for name in resume.CHECKPOINTS:
             sweep(self.path / name)
         add_log_file(self.path / LOG)
         self._curves = Curves(self.path, self.batches.start, log.warning)
-
-    # --- training ---------------------------------------------------------------------------------
 
     def step_done(self) -> None:
         """Count an iteration; at the end of an epoch its validation is due (`Train.val_period`)."""
@@ -314,11 +287,8 @@ class AdversarialRun(Run):
     def record_validation(self, scores: Scores, strips: list[np.ndarray]) -> None:
         """Record a validation: `best.pth` if its mIoU is the best, `last.pth`, curves, pictures.
 
-        Also counts the epochs without a better mIoU, for early stopping.
-
-        Args:
-            scores: of this validation, which the state before it owed.
-            strips: pictures of episodes, uint8 [H,W,3] each.
+        Also counts the epochs without a better mIoU, for early stopping. The `strips` are pictures
+        of episodes, uint8 [H,W,3] each.
         """
         miou = scores.final.miou
         self._is_best = miou > self.best
@@ -337,8 +307,6 @@ class AdversarialRun(Run):
     def exhausted(self) -> bool:
         """Return whether `Train.stop_interval` epochs have brought no better mIoU."""
         return 0 < self.cfg.Train.stop_interval <= self.stale
-
-    # --- saving -----------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write `last.pth`, and `best.pth` after the best validation; see `Run.save`."""

@@ -1,0 +1,155 @@
+"""Scores of an evaluation, and the table that shows them."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from util.evaluate.metrics import (
+    BaseTotals,
+    BinaryTotals,
+    ConfusionTotals,
+    Score,
+    ThresholdTotals,
+    sum_over_ranks,
+)
+
+PRIORS = ("f5", "f4")
+"""The prior's channels, named after the features that they compare."""
+
+Confusion = dict[str, dict[str, dict[str, int]]]
+"""Novel class -> "predicted" or "object" -> label -> pixels; see `name_confusion`."""
+
+
+@dataclass
+class Scores:
+    """The scores of an evaluation, in percent.
+
+    Attributes:
+        final: the system.
+        meta: G without the ensemble.
+        base_miou: the base learner, on the base classes in the same queries.
+        prior: the better channel of the training-free prior, at its best threshold.
+        prior_channel: that channel, one of `PRIORS`.
+        prior_threshold: that threshold, 0..1.
+        episodes: their number.
+        confusion: pixels by class.
+    """
+
+    final: Score
+    meta: Score
+    base_miou: float
+    prior: Score
+    prior_channel: str
+    prior_threshold: float
+    episodes: int
+    confusion: Confusion
+
+    def line(self) -> str:
+        """Return the scores in one line."""
+        return (
+            f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  "
+            f"meta {self.meta.miou:.2f}  base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
+        )
+
+
+class ScoreTotals:
+    """Pixel counts of the episodes of one seed.
+
+    Args:
+        classes: number of novel classes.
+        base_classes: number of base classes.
+        device: of the counts.
+    """
+
+    def __init__(self, classes: int, base_classes: int, device: torch.device):
+        self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
+        self.base = BaseTotals(base_classes, device)
+        self.confusion = ConfusionTotals(classes, base_classes, device)
+        self.priors = [ThresholdTotals(classes, device) for _ in PRIORS]
+
+    def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
+        """Sum the counts over all ranks, in place, and return the scores.
+
+        Args:
+            names: of the novel classes, in the order of their counts.
+            base_names: of the base classes.
+            episodes: number of episodes over all ranks.
+        """
+        sum_over_ranks(self.final, self.meta, self.base, self.confusion, *self.priors)
+        priors = [prior.best() for prior in self.priors]
+        best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
+        threshold, iou, fb_iou = priors[best]
+        return Scores(
+            final=Score.of(self.final.class_iou(), self.final.fb_iou(), names),
+            meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
+            base_miou=100 * self.base.miou(),
+            prior=Score.of(iou, fb_iou, names),
+            prior_channel=PRIORS[best],
+            prior_threshold=threshold,
+            episodes=episodes,
+            confusion=name_confusion(self.confusion, names, base_names),
+        )
+
+
+def name_confusion(totals: ConfusionTotals, names: list[str], base_names: list[str]) -> Confusion:
+    """Name the nonzero counts of confused pixels.
+
+    Returns:
+        For each novel class, `predicted`: the true labels of the pixels that were predicted as the
+        object; and `object`: what the object's pixels were taken for, that is a hit, or the label
+        of the base learner. Labels are base classes, `background`, `another novel class`, `hit`.
+    """
+    columns = ["background", *base_names, "another novel class", "hit"]
+    return {
+        name: {
+            kind: {column: n for column, n in zip(columns, counts, strict=True) if n}
+            for kind, counts in zip(("predicted", "object"), rows, strict=True)
+        }
+        for name, rows in zip(names, totals.totals.tolist(), strict=True)
+    }
+
+
+def add_confusions(parts: Iterable[Confusion]) -> Confusion:
+    """Return the sum of the counts of several evaluations."""
+    total: dict[str, dict[str, Counter[str]]] = {}
+    for part in parts:
+        for name, kinds in part.items():
+            for kind, counts in kinds.items():
+                total.setdefault(name, {}).setdefault(kind, Counter()).update(counts)
+    return {name: {k: dict(c) for k, c in kinds.items()} for name, kinds in total.items()}
+
+
+def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
+    """Return mean and standard deviation of every score over the seeds, by the table's names."""
+    return {
+        name: {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+        for name, values in _columns(runs).items()
+    }
+
+
+def table(runs: dict[int, Scores]) -> str:
+    """Return a table: one row a score, with mean, standard deviation and the value of each seed."""
+    columns, summary = _columns(list(runs.values())), summarize(list(runs.values()))
+    width = max(map(len, columns))
+    seeds = [f"{seed:>7}" for seed in runs] if len(runs) > 1 else []
+    lines = ["  ".join([" " * width, "   mean", "    std", *seeds])]
+    for name, values in columns.items():
+        cells = [summary[name]["mean"], summary[name]["std"], *(values if seeds else [])]
+        lines.append("  ".join([name.ljust(width), *(f"{cell:7.2f}" for cell in cells)]))
+    return "\n".join(lines)
+
+
+def _columns(runs: list[Scores]) -> dict[str, list[float]]:
+    """Return the name of each score -> its value in each run."""
+    columns: dict[str, list[float]] = {}
+    for kind in ("final", "meta", "prior"):
+        scores: list[Score] = [getattr(run, kind) for run in runs]
+        columns[f"{kind} mIoU"] = [s.miou for s in scores]
+        columns[f"{kind} FB-IoU"] = [s.fb_iou for s in scores]
+        for name in scores[0].classes:
+            columns[f"  {kind} {name}"] = [s.classes[name] for s in scores]
+    columns["base mIoU"] = [run.base_miou for run in runs]
+    return columns
