@@ -54,11 +54,11 @@ def voc(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("split", range(4))
-def test_the_tested_classes_are_the_published_ones(split: int) -> None:
+def test_tested_classes_are_the_published_ones(split: int) -> None:
     assert names(split) == PUBLISHED[split].split()
 
 
-def test_every_class_of_pascal_has_one_of_coco_and_is_tested_in_one_fold() -> None:
+def test_every_pascal_class_has_a_coco_name_and_is_tested_in_one_fold() -> None:
     counterparts = [COCO_NAMES.get(name, name) for name in CLASSES["pascal"]]
     assert len(set(counterparts)) == 20 and set(counterparts) < set(CLASSES["coco"])
     assert set(COCO_NAMES) < set(CLASSES["pascal"])
@@ -66,7 +66,7 @@ def test_every_class_of_pascal_has_one_of_coco_and_is_tested_in_one_fold() -> No
 
 
 @pytest.mark.parametrize("split", range(4))
-def test_base_labels_are_those_of_the_coco_fold(split: int) -> None:
+def test_base_labels_are_numbered_as_in_the_coco_fold(split: int) -> None:
     fold, learned = coco_to_pascal(split), published_fold("coco", split)
     table = fold.base_table()
     assert table[255] == 255 and table[0] == 0 and not table[21:255].any()
@@ -76,7 +76,7 @@ def test_base_labels_are_those_of_the_coco_fold(split: int) -> None:
         assert (table[c] == 0) == (c in fold.novel)
 
 
-def test_each_fold_has_a_config_that_tests_what_its_coco_config_trains() -> None:
+def test_each_fold_has_a_config_for_the_model_of_its_coco_config() -> None:
     for split in range(4):
         for shots in ("", "_5shot"):
             name = f"split{split}{shots}_resnet50"
@@ -91,7 +91,7 @@ def test_each_fold_has_a_config_that_tests_what_its_coco_config_trains() -> None
 # --- refusals ------------------------------------------------------------------------------------
 
 
-def test_it_only_tests(voc: list[str]) -> None:
+def test_cross_domain_config_refuses_to_train(voc: list[str]) -> None:
     cfg = load_config(FOLD_1, voc)
     refused(["Data.trained_on coco", "only tests", "config/coco/"], open_episodes, cfg, "train", 1)
     wrong = ["Data.trained_on=coco", "Data.data_set=coco"]
@@ -99,7 +99,7 @@ def test_it_only_tests(voc: list[str]) -> None:
     refused(["Data.trained_on wants '' or coco"], load_config, FOLD_1, ["Data.trained_on=ade"])
 
 
-def test_a_checkpoint_that_saw_a_tested_class_is_refused() -> None:
+def test_checkpoint_trained_on_a_tested_class_is_refused() -> None:
     def state(path: str) -> dict:
         data = vars(load_config(ROOT / path).Data)
         return {"config": {"Data": {**data, "of_a_later_version": 1}}}
@@ -117,7 +117,7 @@ def test_a_checkpoint_that_saw_a_tested_class_is_refused() -> None:
 
 
 @pytest.mark.parametrize("odd", [3, None, ["Data"], {"Data": 3}])
-def test_a_checkpoint_whose_config_is_none_is_refused(odd: object) -> None:
+def test_checkpoint_with_an_unusable_config_is_refused(odd: object) -> None:
     cfg = load_config(FOLD_1)
     refused(["best.pth: its config"], require_unseen, {"config": odd}, Path("best.pth"), cfg)
     refused(["best.pth: its config"], config_from, odd, "best.pth")
@@ -126,7 +126,7 @@ def test_a_checkpoint_whose_config_is_none_is_refused(odd: object) -> None:
 # --- lists and episodes --------------------------------------------------------------------------
 
 
-def test_lists_hold_the_tested_classes_only(voc: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_lists_hold_only_the_tested_classes(voc: list[str], capsys: pytest.CaptureFixture) -> None:
     data = load_config(FOLD_1, voc).Data
     folder = Path(data.list_dir)
     assert write_lists(data) == [] and list_name(data, "val").endswith("/val_1_coco")
@@ -140,7 +140,7 @@ def test_lists_hold_the_tested_classes_only(voc: list[str], capsys: pytest.Captu
     assert not list(folder.glob("train*"))
 
 
-def test_classes_that_no_mask_can_hold_count_as_background(voc: list[str]) -> None:
+def test_predicted_classes_that_pascal_lacks_count_as_background(voc: list[str]) -> None:
     episodes, _ = open_episodes(load_config(FOLD_1, [*voc, "Data.missing=skip"]), "val", 1)
     base = [CLASSES["coco"][c - 1] for c in published_fold("coco", 1).base]
     got = episodes.keep_annotated(torch.arange(61))
@@ -153,7 +153,7 @@ def _coco(name: str) -> str:
     return COCO_NAMES.get(name, name)
 
 
-def test_a_model_of_real_coco_images_is_tested_on_real_pascal_images(
+def test_model_trained_on_real_coco_images_is_tested_on_real_pascal_images(
     tree: Path, voc: list[str], tmp_path: Path
 ) -> None:
     prepare_coco(tree / "MSCOCO2014", tmp_path, copy=False, workers=1)

@@ -56,12 +56,12 @@ def brute_force(episodes: list[Episode], threshold: float) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("channels", [2, 16])
-def test_labels_are_the_best_channels_and_the_first_of_equals(channels: int) -> None:
+def test_argmax_takes_the_first_of_equal_channels(channels: int) -> None:
     scores = torch.from_numpy(np.random.default_rng(2).integers(0, 4, (channels, 40, 30))).float()
     assert np.array_equal(argmax_channels(scores).numpy(), scores.numpy().argmax(0))
 
 
-def test_intersection_and_union_leave_255_out() -> None:
+def test_intersection_and_union_ignore_255() -> None:
     totals = BinaryTotals(2, CPU)
     prediction = torch.tensor([[1, 1, 1, 0, 0, 0]])
     target = torch.tensor([[1, 0, 255, 1, 0, 255]])
@@ -71,7 +71,7 @@ def test_intersection_and_union_leave_255_out() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_class_iou_and_fb_iou_are_those_of_counting(
+def test_class_iou_and_fb_iou_equal_those_of_counting_pixels(
     episodes: list[Episode], dtype: torch.dtype
 ) -> None:
     totals = BinaryTotals(CLASSES, CPU)
@@ -84,7 +84,7 @@ def test_class_iou_and_fb_iou_are_those_of_counting(
     assert iou[2] == 0 and (iou[[0, 1, 3]] > 0).all()
 
 
-def test_the_best_threshold_is_the_best_of_all_tried_out(episodes: list[Episode]) -> None:
+def test_best_threshold_is_the_best_of_all_thresholds(episodes: list[Episode]) -> None:
     totals = ThresholdTotals(CLASSES, CPU)
     for values, target, index in episodes:
         totals.add(torch.from_numpy(values), torch.from_numpy(target), index)
@@ -99,12 +99,12 @@ def test_the_best_threshold_is_the_best_of_all_tried_out(episodes: list[Episode]
     assert fb_iou == pytest.approx(tried[best][1], rel=1e-12)
 
 
-def test_a_threshold_has_no_score_to_speak_of_before_the_first_episode() -> None:
+def test_best_threshold_without_an_episode_scores_zero() -> None:
     threshold, iou, fb_iou = ThresholdTotals(CLASSES, CPU).best()
     assert (threshold, iou.tolist(), fb_iou) == (0.0, [0.0] * CLASSES, 0.0)
 
 
-def test_base_miou_is_that_of_counting_without_background_and_unseen_classes() -> None:
+def test_base_miou_leaves_out_background_and_absent_classes() -> None:
     rng = np.random.default_rng(1)
     totals, areas = BaseTotals(5, CPU), np.zeros((6, 2), dtype=int)
     for _ in range(4):
@@ -122,11 +122,11 @@ def test_base_miou_is_that_of_counting_without_background_and_unseen_classes() -
     assert totals.miou() == pytest.approx(expected, rel=1e-12)
 
 
-def test_base_miou_of_nothing_is_zero() -> None:
+def test_base_miou_without_an_image_is_zero() -> None:
     assert BaseTotals(5, CPU).miou() == 0.0
 
 
-def test_confusion_is_that_of_counting_pixels() -> None:
+def test_confusion_equals_that_of_counting_pixels() -> None:
     rng = np.random.default_rng(3)
     base_classes, totals = 4, ConfusionTotals(CLASSES, 4, CPU)
     counted = np.zeros((CLASSES, 2, base_classes + 3), dtype=int)
@@ -153,18 +153,20 @@ def test_confusion_is_that_of_counting_pixels() -> None:
     assert (counted[0] > 0).sum() > 8 and not counted[3].any()
 
 
-def test_an_episodes_iou_is_that_of_its_labelled_pixels() -> None:
+def test_iou_of_an_episode_counts_labeled_pixels_only() -> None:
     prediction, target = torch.tensor([[1, 1, 1, 0, 0]]), torch.tensor([[1, 0, 255, 1, 0]])
     assert object_iou(prediction, target) == pytest.approx(1 / 3)
     assert object_iou(torch.zeros(1, 2), torch.tensor([[0, 255]])) == 0.0
 
 
-def test_a_score_is_in_percent_under_the_names_of_the_classes() -> None:
+def test_score_is_in_percent_by_class_name() -> None:
     score = Score.of(torch.tensor([0.5, 0.25]).double(), 0.75, ["cat", "sofa"])
     assert score == Score(37.5, 75.0, {"cat": 50.0, "sofa": 25.0})
 
 
-def test_one_process_alone_has_all_totals(episodes: list[Episode]) -> None:
+def test_totals_of_one_process_stay_unchanged_by_the_sum_over_ranks(
+    episodes: list[Episode],
+) -> None:
     totals = BinaryTotals(CLASSES, CPU)
     values, target, index = episodes[0]
     totals.add(torch.from_numpy(values > 0.5), torch.from_numpy(target), index)

@@ -6,7 +6,7 @@ None of these tests needs `../shared`.
 from dataclasses import dataclass
 
 PLAIN = "model/test_plain.py::test_every_array_equals_the_plain_formulation"
-PARTS = "bench/test_speed.py::test_a_batch_in_parts_is_the_same_step"
+PARTS = "bench/test_speed.py::test_accumulated_step_equals_the_step_on_the_whole_batch"
 TURNS = (
     "train/test_adversarial.py::"
     "test_g_and_d_alternate_and_one_g_step_per_period_has_the_full_weight"
@@ -328,8 +328,8 @@ FAULTS = [
     Fault(
         "step taken although the loss is not finite",
         "util/train/adversarial.py",
-        "if not distributed.all_reduce_sum((~good).float()):",
-        "if True:",
+        "if distributed.all_reduce_sum((~good).float()):",
+        "if False:",
         "train/test_adversarial.py::test_nonfinite_loss_leaves_every_parameter_unchanged",
     ),
     Fault(
@@ -372,7 +372,7 @@ FAULTS = [
         "util/evaluate/metrics.py",
         "self.totals.flip(-1).cumsum(-1).flip(-1)",
         "(self.totals.flip(-1).cumsum(-1).flip(-1) - self.totals)",
-        "evaluate/test_metrics.py::test_the_best_threshold_is_the_best_of_all_tried_out",
+        "evaluate/test_metrics.py::test_best_threshold_is_the_best_of_all_thresholds",
     ),
     Fault(
         "totals of the other ranks ignored",
