@@ -11,6 +11,7 @@ import torch
 from helpers import ROOT
 from helpers.pictures import data_config
 from helpers.small import balance_heads
+from hypothesis import settings
 
 from model import build_model
 from model.backbones import load_pretrained, pixel_statistics
@@ -18,6 +19,10 @@ from util.checkpoint.file import write_checkpoint
 from util.config import Config, load_config, to_dict
 from util.data.dataset import collate, open_episodes
 from util.data.demo.make import make_demo
+
+# Properties: the same examples every time, however slow the machine.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,23 @@
-"""Classes of a data set, and which of them are novel in a fold."""
+"""Folds: the classes of a data set, and which of them are novel."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from model.constants import IGNORE
 from util.runtime.errors import UserError
 
-# Written out although mmseg knows them: importing mmseg takes 5 s.
+if TYPE_CHECKING:
+    import numpy as np
+
+AnnotationKind = Literal["mask", "bbox", "scribble", "point"]
+ANNOTATION_KINDS: tuple[str, ...] = get_args(AnnotationKind)
+"""How supports may be labeled (`Data.ann_type`)."""
+
+FOLDS = 4
+"""Number of folds of PASCAL-5i and of COCO-20i."""
+
+# Written out although mmseg has them: importing mmseg takes 5 s.
 _PASCAL = (
     "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,"
     "person,pottedplant,sheep,sofa,train,tvmonitor"
@@ -24,14 +32,14 @@ _COCO = (
     "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 )
 
-FOLDS = 4
-"""Folds of PASCAL-5i and COCO-20i."""
-
 CLASSES: dict[str, tuple[str, ...]] = {
     "pascal": tuple(_PASCAL.split(",")),
     "coco": tuple(_COCO.split(",")),
 }
-"""Class names; class id = position + 1 (COCO: ascending category id). 0 is background."""
+"""Data set -> class names in the order of their ids, which start at 1; 0 is background.
+
+COCO's ids skip some numbers; ours do not, and keep the order.
+"""
 
 COCO_NAMES = {
     "aeroplane": "airplane",
@@ -41,18 +49,18 @@ COCO_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
-"""What COCO calls a class of PASCAL; the other fourteen have one name in both."""
+"""PASCAL's name of a class -> COCO's; the other fourteen names are the same in both."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The classes of a data set, and which of them are held out.
+    """The classes of a data set, and which of them are novel.
 
     Attributes:
         names: class names; class id = position + 1.
-        novel: ids of the classes held out, ascending.
-        trained_on: the fold of COCO that the model was trained on, where it is tested on PASCAL;
-            None: it is this one.
+        novel: ids of the classes that are never trained on, ascending.
+        trained_on: the fold of COCO that the model was trained on, if it is tested on PASCAL; None:
+            the model is trained on this fold.
     """
 
     names: tuple[str, ...]
@@ -61,25 +69,27 @@ class Fold:
 
     @property
     def learned(self) -> "Fold":
-        """The fold whose base classes the base learner knows."""
+        """The fold that the model is trained on; the base learner knows its base classes."""
         return self.trained_on or self
 
     @property
     def base(self) -> tuple[int, ...]:
-        """Ids of the classes that are trained on, ascending: all that are not novel."""
+        """Ids of the classes that are not novel, ascending."""
         return tuple(c for c in range(1, len(self.names) + 1) if c not in self.novel)
 
     def classes(self, subset: str) -> tuple[int, ...]:
-        """Ids of the classes that episodes ask for: base in 'train', novel in 'val'."""
+        """Return the ids of the classes that episodes segment: base in 'train', novel in 'val'."""
         return self.base if subset == "train" else self.novel
 
-    def base_table(self) -> np.ndarray:
-        """Returns the look-up from a label to the base learner's label (uint8 [256]).
+    def base_table(self) -> "np.ndarray":
+        """Return the table that turns labels into labels of the base learner (uint8 [256]).
 
-        Base classes are numbered 1.. in ascending order, 255 stays, everything else is 0. It
-        replaces the `base_annotation/` folders of the published code: `base_table()[label]`. Where
-        the model was trained on another data set, the numbers are those of its base classes.
+        `base_table()[label]` numbers base classes 1, 2, ... in ascending order, keeps 255, and is 0
+        elsewhere. It replaces the `base_annotation/` folders of the published code. If the model
+        was trained on another data set, the numbers are those of that set's base classes.
         """
+        import numpy as np  # not for `--help`: it takes a quarter of a second
+
         table = np.zeros(256, np.uint8)
         if self.trained_on is None:
             table[list(self.base)] = np.arange(1, len(self.base) + 1)
@@ -93,22 +103,22 @@ class Fold:
 
 
 def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fold:
-    """Returns a fold of PASCAL-5i or COCO-20i.
+    """Return a fold of PASCAL-5i or COCO-20i, as published.
 
-    PASCAL-5i fold i holds out 5i+1..5i+5; COCO-20i fold i holds out i+1, i+5, i+9, ...
+    The novel classes of fold i are 5i+1 to 5i+5 in PASCAL-5i and i+1, i+5, i+9, ... in COCO-20i.
 
     Args:
         data_set: 'pascal' or 'coco'.
         split: the fold, 0 to 3.
-        use_split_coco: False takes 20i+1..20i+20 on COCO instead; PASCAL ignores it.
+        use_split_coco: False: the novel classes of COCO are 20i+1 to 20i+20 instead.
 
     Raises:
-        UserError: for an unknown data set or fold.
+        UserError: the data set or the fold is unknown.
     """
     if data_set not in CLASSES:
         raise UserError(f"Data.data_set is {data_set!r}: use one of {', '.join(CLASSES)}")
     if split not in range(FOLDS):
-        raise UserError(f"Data.split is {split!r}: the folds are 0, 1, 2, 3")
+        raise UserError(f"Data.split is {split!r}: use 0, 1, 2 or 3")
     names = CLASSES[data_set]
     count = len(names)
     if data_set == "coco" and use_split_coco:
@@ -118,62 +128,79 @@ def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fo
 
 
 def coco_to_pascal(split: int, use_split_coco: bool = True) -> Fold:
-    """Returns the classes of PASCAL that a model trained on a fold of COCO-20i never saw.
+    """Return the fold of PASCAL for a model that was trained on a fold of COCO-20i.
 
-    They are those whose COCO counterpart the fold holds out: six, four, six and four of the twenty
-    in folds 0 to 3. The protocol is that of Boudiaf et al., "Few-Shot Segmentation Without
+    Its novel classes are those that are novel in the fold of COCO: six, four, six and four of the
+    twenty in folds 0 to 3. The protocol is from Boudiaf et al., "Few-Shot Segmentation Without
     Meta-Learning: A Good Transductive Inference Is All You Need?", CVPR 2021 (RePRI).
     """
     learned = published_fold("coco", split, use_split_coco)
-    held_out = {learned.names[c - 1] for c in learned.novel}
+    novel_in_coco = {learned.names[c - 1] for c in learned.novel}
     names = CLASSES["pascal"]
-    novel = (c for c, n in enumerate(names, 1) if COCO_NAMES.get(n, n) in held_out)
+    novel = (c for c, n in enumerate(names, 1) if COCO_NAMES.get(n, n) in novel_in_coco)
     return Fold(names, tuple(novel), learned)
 
 
-def fold_of(data: Any) -> Fold:
-    """Returns the fold of a config's `Data` section.
+class FoldKeys(Protocol):
+    """The keys of a config's `Data` section that name a fold."""
 
-    Args:
-        data: `.data_set`, `.split`, `.use_split_coco` and `.trained_on`; for 'custom' `.classes`
-            and `.novel`.
+    @property
+    def data_set(self) -> str: ...
+    @property
+    def data_root(self) -> str: ...
+    @property
+    def split(self) -> int: ...
+    @property
+    def use_split_coco(self) -> bool: ...
+    @property
+    def trained_on(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def novel(self) -> tuple[str, ...]: ...
+
+
+def fold_of(data: FoldKeys) -> Fold:
+    """Return the fold of a config's `Data` section.
+
+    For a custom data set without `classes`, the names are read from its `classes.txt`.
 
     Raises:
-        UserError: for an unknown data set, fold or class.
+        UserError: the data set, the fold or a class is unknown, no class is left to train on, or
+            `classes.txt` cannot be used.
     """
     if data.trained_on:
         return coco_to_pascal(data.split, data.use_split_coco)
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
+    names = data.classes or read_classes(data.data_root)
     for name in data.novel:
-        if name not in data.classes:
-            known = ", ".join(data.classes)
-            raise UserError(f"Data.novel names {name!r}, which is no class; there is {known}")
-    return Fold(data.classes, tuple(sorted(data.classes.index(name) + 1 for name in data.novel)))
+        if name not in names:
+            raise UserError(f"Data.novel: no class is named {name!r}; there is {', '.join(names)}")
+    if not set(names) - set(data.novel):
+        raise UserError("Data.novel leaves no class to train on; remove a name")
+    return Fold(names, tuple(sorted(names.index(name) + 1 for name in data.novel)))
 
 
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
-    """Reads the class names of one's own data set: a line each, in the order of their ids.
+    """Read the class names of a custom data set: one per line, in the order of their ids.
 
     Raises:
-        UserError: when `classes.txt` is missing, empty, too long, or names a class twice.
+        UserError: `classes.txt` is missing, unreadable, empty, too long, or names a class twice.
     """
     path = Path(data_root) / "classes.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; write the class names there, a line each, or set Data.data_root"
+            f"{path}: no such file; write the class names there, one a line, or set Data.data_root"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not 1 < len(names) < IGNORE:
-        raise UserError(f"{path}: names {len(names)} classes; a mask has room for 2 to 254")
+        raise UserError(f"{path}: names {len(names)} classes; write 2 to 254")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: names {twice!r} twice; merge the two or rename one")
     return names
-
-
-ANNOTATION_KINDS = ("mask", "bbox", "scribble", "point")

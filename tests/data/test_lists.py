@@ -13,7 +13,7 @@ from helpers import ROOT
 from helpers.pictures import refused
 from PIL import Image
 
-from util.config import load_config
+from util.config import load_config, with_class_names
 from util.data.base_images import open_base_images
 from util.data.check import check
 from util.data.dataset import open_episodes
@@ -52,7 +52,7 @@ def own(tmp_path: Path) -> Callable:
     text = f"Data: {{data_set: custom, data_root: {root}, list_dir: {tmp_path}/lists, size: 65,"
     text += " novel: [leaf, ring], min_pixels: 100}"
     (tmp_path / "mine.yaml").write_text(text)
-    return lambda *more: load_config(tmp_path / "mine.yaml", list(more))
+    return lambda *more: with_class_names(load_config(tmp_path / "mine.yaml", list(more)))
 
 
 # --- the published lists -------------------------------------------------------------------------

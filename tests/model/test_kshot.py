@@ -3,6 +3,8 @@
 In float64: in float32 the order of sums can move a position across a threshold of a mask.
 """
 
+from typing import get_args
+
 import pytest
 import torch
 from helpers.small import BASE_CLASSES, balance_heads, images
@@ -11,7 +13,7 @@ from torch import Tensor
 from model import AMFormer, Prediction, UserError
 from model.amformer.system import KSHOT
 from model.backbones import LITE0
-from util.config.schema import EvalSection
+from util.config import KEYS, Config
 from util.evaluate.metrics import argmax_channels
 
 SHOTS = 3
@@ -65,8 +67,7 @@ def maps(prediction: Prediction) -> dict[str, Tensor]:
 
 
 def test_kshot_option_offers_the_choices_of_the_model() -> None:
-    choices = EvalSection.__dataclass_fields__["kshot"].metadata["choices"]
-    assert choices == KSHOT and EvalSection().kshot == "model"
+    assert get_args(KEYS["Eval.kshot"].annotation) == KSHOT and Config().Eval.kshot == "model"
 
 
 def test_one_support_gives_the_same_result_for_every_kshot(

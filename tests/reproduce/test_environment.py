@@ -1,4 +1,4 @@
-"""The record of what a number was measured with."""
+"""The record of the environment, and which config keys can change a number."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import torch
 from helpers.pictures import a_fold
 
 from util.checkpoint.file import read_checkpoint, write_checkpoint
-from util.config import Config, to_dict
+from util.config import Config, keys_with, to_dict
 from util.reproduce import environment
-from util.reproduce.compare import NO_NUMBERS, config_hash
+from util.reproduce.compare import config_hash, numeric_keys, setting_differences
 from util.runtime.distributed import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -27,8 +27,8 @@ def hash_of(cfg: Config) -> str:
     return config_hash(to_dict(cfg))
 
 
-def test_the_record_names_everything_and_goes_into_json_and_checkpoints(tmp_path: Path) -> None:
-    made = environment.environment(Config(), ALONE, {"val": a_fold(c1=3)})
+def test_record_is_complete_and_can_be_written_to_json_and_checkpoints(tmp_path: Path) -> None:
+    made = environment.record_environment(Config(), ALONE, {"val": a_fold(c1=3)})
     assert set(made) == {"config", "lists", "code", "packages", "seeds", "machine"}
     assert made["packages"]["torch"] == torch.__version__
     assert all(made["packages"].values())
@@ -40,7 +40,7 @@ def test_the_record_names_everything_and_goes_into_json_and_checkpoints(tmp_path
     assert read_checkpoint(tmp_path / "x.pth")["environment"] == made
 
 
-def test_the_commit_is_that_of_the_tree_and_a_changed_file_makes_it_dirty(
+def test_record_names_the_commit_and_whether_a_tracked_file_differs_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "ROOT", tmp_path)
@@ -56,7 +56,7 @@ def test_the_commit_is_that_of_the_tree_and_a_changed_file_makes_it_dirty(
     (tmp_path / "a.py").write_text("1\n")
     git("add", "a.py")
     git("commit", "-qm", "a")
-    (tmp_path / "untracked").write_text("a run's own files do not count\n")
+    (tmp_path / "untracked").write_text("files of a run do not count\n")
     assert environment._code() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a.py").write_text("2\n")
     assert environment._code()["dirty"] is True
@@ -66,18 +66,35 @@ def test_the_commit_is_that_of_the_tree_and_a_changed_file_makes_it_dirty(
     ("section", "keys"),
     [("Data", {"size": 65}), ("Eval", {"seeds": (1,)}), ("Train", {"lr": 1.0})],
 )
-def test_a_key_that_may_change_a_number_changes_the_hash(section: str, keys: dict) -> None:
+def test_key_that_can_change_a_number_changes_the_hash(section: str, keys: dict) -> None:
     assert hash_of(changed(section, **keys)) != hash_of(Config())
 
 
-def test_where_things_lie_does_not_change_the_hash() -> None:
+def test_neutral_keys_and_paths_to_inputs_do_not_change_the_hash() -> None:
     assert hash_of(changed("Data", data_root="/x", workers=0)) == hash_of(Config())
     assert hash_of(changed("Train", save_path="/x")) == hash_of(Config())
-    known = {f"{s}.{key}" for s, keys in to_dict(Config()).items() for key in keys}
-    assert known >= NO_NUMBERS
+    neutral, inputs = keys_with("neutral"), keys_with("names_input")
+    assert inputs == {"Data.data_root", "Data.list_dir", "Method.pre_weight", "Eval.weight"}
+    assert {"Train.resume", "Data.cache", "Eval.visualize"} <= neutral and not neutral & inputs
+    assert not numeric_keys(to_dict(Config())).keys() & (neutral | inputs)
 
 
-def test_a_list_has_another_crc_when_an_image_or_a_support_changes() -> None:
+def test_differences_to_a_resumed_run_leave_out_neutral_keys_but_not_paths_to_inputs() -> None:
+    then = {"config": to_dict(Config()), "versions": {"torch": "1"}, "iteration": 3}
+    later = replace(
+        changed("Data", data_root="/x", workers=0, size=65),
+        Train=changed("Train", resume="auto").Train,
+    )
+    now = {"config": to_dict(later), "versions": {"torch": "2"}}
+    root = Config().Data.data_root
+    assert setting_differences(then, now) == [
+        f"config.Data.data_root {root} -> /x",
+        "config.Data.size 473 -> 65",
+        "versions.torch 1 -> 2",
+    ]
+
+
+def test_crc_of_a_list_changes_with_its_images_and_supports() -> None:
     fold = a_fold(c1=3, c2=2)
     crc = environment.list_crc(fold)
     assert crc == environment.list_crc(a_fold(c1=3, c2=2))

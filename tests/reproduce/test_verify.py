@@ -1,4 +1,4 @@
-"""The same run twice is the same to the bit; a result is repeated, or what differs is named."""
+"""The same run twice gives the same bits; `--verify` repeats a result or names what differs."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def verify(path: Path, *more: str) -> int:
     return call(test_entry.test, "--verify", str(path), *more, config=False)
 
 
-def test_two_runs_are_equal_to_the_bit(words: list[str], run: Path, tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bits(words: list[str], run: Path, tmp_path: Path) -> None:
     for entry in (train_entry.train, test_entry.test):
         assert call(entry, *words, f"Train.save_path={tmp_path}") == 0
     same(run / "last.pth", tmp_path / "last.pth")
@@ -51,20 +51,22 @@ def test_two_runs_are_equal_to_the_bit(words: list[str], run: Path, tmp_path: Pa
     assert any(first["confusion"].values())
 
 
-def test_a_result_is_repeated_and_stays_as_it_is(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_result_is_repeated_and_no_file_is_written(
+    run: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.iterdir()}
     assert verify(run / "result.json") == 0
-    assert capsys.readouterr().out.endswith(f"{run}/result.json: equal, every number\n")
+    assert capsys.readouterr().out.endswith(f"{run}/result.json: every number is equal\n")
     assert before == {p: p.stat().st_mtime_ns for p in run.iterdir()}
 
 
 @pytest.mark.slow
-def test_the_command_line_alone_does_it(run: Path) -> None:
+def test_verify_needs_no_other_argument(run: Path) -> None:
     command = [sys.executable, "test.py", "--verify", str(run / "result.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     got = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     lines = got.stdout.splitlines()
-    assert got.returncode in (0, 2), got.stderr  # other threads may sum in another order
+    assert got.returncode in (0, 2), got.stderr  # with more threads, sums have another order
     assert "equal" in lines[-1] if got.returncode == 0 else "numbers differ" in got.stderr
 
 
@@ -81,38 +83,38 @@ def number(content: dict) -> None:
     content["environment"]["machine"]["threads"] = 99
 
 
-def test_each_number_that_differs_is_a_line_and_so_is_what_was_made_otherwise(
+def test_each_differing_number_and_each_difference_of_environments_is_a_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert verify(changed(run, tmp_path / "result.json", number)) == 2
     got = capsys.readouterr()
-    assert got.err == f"error: {tmp_path}/result.json: 1 numbers differ, as told above\n"
-    told = [line for line in got.out.splitlines() if line.startswith(("differs", "made"))]
-    assert told[0].startswith("made otherwise: packages.torch 1.0 -> 2.")
-    assert told[1].startswith("made otherwise: machine.threads 99 -> ")
+    assert got.err == f"error: {tmp_path}/result.json: 1 numbers differ, see above\n"
+    told = [line for line in got.out.splitlines() if line.startswith(("differs", "another"))]
+    assert told[0].startswith("another environment: packages.torch 1.0 -> 2.")
+    assert told[1].startswith("another environment: machine.threads 99 -> ")
     assert told[2].startswith("differs: seeds.2.base_miou ") and len(told) == 3
 
 
-def test_a_number_that_one_of_two_results_lacks_differs() -> None:
-    """The confusion leaves out what is 0, so 0 pixels against 7 is such a case."""
+def test_number_in_only_one_of_two_results_differs() -> None:
+    """For example 0 pixels against 7, because the confusion leaves out zeros."""
     environment = {"code": {"commit": "a"}, "packages": {}, "machine": {}}
     pixels = {"cat": {"predicted": {"hit": 3}, "object": {"hit": 3, "car": 7}}, "dog": {}}
     summary = {"mIoU": {"mean": 1.0, "std": 0.0}}
     full = {"summary": summary, "seeds": {"1": 1.0}, "confusion": pixels}
     less = {"summary": {}, "seeds": {"1": 1.0}, "confusion": {"cat": {"object": {"hit": 3}}}}
     full, less = (record | {"environment": environment} for record in (full, less))
-    lacking = {"confusion.cat.object.car": 7, "confusion.cat.predicted.hit": 3}
-    lacking |= {"summary.mIoU.mean": 1.0, "summary.mIoU.std": 0.0}
+    alone = {"confusion.cat.object.car": 7, "confusion.cat.predicted.hit": 3}
+    alone |= {"summary.mIoU.mean": 1.0, "summary.mIoU.std": 0.0}
     for then, now in ((full, less), (less, full)):
         told: list[str] = []
         with pytest.raises(ValueError, match="^x.json: 4 numbers differ"):
-            verify_module.compare("x.json", then, now, told.append)
-        sides = [(v, "absent") if then is full else ("absent", v) for v in lacking.values()]
-        pairs = zip(lacking, sides, strict=True)
+            verify_module.compare_results("x.json", then, now, told.append)
+        sides = [(v, "missing") if then is full else ("missing", v) for v in alone.values()]
+        pairs = zip(alone, sides, strict=True)
         assert told == [f"differs: {name} {old} -> {new}" for name, (old, new) in pairs]
     told = []
-    verify_module.compare("x.json", full, full, told.append)
-    assert told == ["x.json: equal, every number"]
+    verify_module.compare_results("x.json", full, full, told.append)
+    assert told == ["x.json: every number is equal"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_number_that_one_of_two_results_lacks_differs() -> None:
         (lambda c: c.clear(), "not a result of test.py"),
     ],
 )
-def test_another_measurement_is_refused_before_it_costs_time(
+def test_result_of_another_measurement_is_refused_before_the_test_begins(
     words: list[str],
     run: Path,
     tmp_path: Path,
@@ -140,7 +142,7 @@ def test_another_measurement_is_refused_before_it_costs_time(
     assert told in got.err and got.err.count("\n") == 1 and "seed 1" not in got.out
 
 
-def test_another_checkpoint_is_refused(
+def test_another_checkpoint_than_the_tested_one_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     state = read_checkpoint(run / "best.pth")
@@ -150,7 +152,7 @@ def test_another_checkpoint_is_refused(
     assert "best.pth is not the one that was tested" in capsys.readouterr().err
 
 
-def test_a_missing_or_torn_result_is_refused(
+def test_missing_or_torn_result_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert verify(tmp_path / "result.json") == 2

@@ -1,68 +1,72 @@
-"""Command lines with a config."""
+"""Command lines with a config.
+
+`arguments` serves train.py, train_base.py and test.py, `config_argument` the smaller tools. Both
+load the whole config, so that every mistake in it is refused before a run begins.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from util.config.load import load_config
-from util.config.schema import Config
-from util.config.validate import KEYS
+from util.config.load import load_config, with_class_names
+from util.config.schema import KEYS, Config
 from util.runtime.cli import Parser, main
 
-# Options of a script -> the keys that they are short for.
 TRAIN_FLAGS = {"--replay": "Train.replay"}
-
-
 TEST_FLAGS = {"--visualize": "Eval.visualize", "--verify": "Eval.verify"}
+"""Options of a script -> the keys that they set."""
 
-
-# Key that names a file of an earlier run -> where the config of that run is.
 _RECORDED: dict[str, Callable[[Path], Path]] = {
     "Eval.verify": lambda path: path,
     "Train.replay": lambda path: path.with_name("config.yaml"),
 }
+"""Keys that name a file of an earlier run -> where the config of that run is."""
 
 
-def arguments(text: str, flags: Mapping[str, str] | None = None) -> tuple[Config, int]:
-    """Reads the command line of an entry point.
+def arguments(text: str | None, flags: Mapping[str, str] | None = None) -> tuple[Config, int]:
+    """Read the command line of an entry point.
 
     Args:
-        text: what `--help` says, the docstring of the script.
-        flags: `--flag VALUE` -> the key that it is another way to set.
+        text: what `--help` shows, the docstring of the script.
+        flags: `--flag` -> the key that `--flag VALUE` sets.
 
     Returns:
-        The configuration and GPUS (0: the CPU).
+        The config, with the class names of a custom data set, and the number of GPUs (0: the CPU).
+
+    Raises:
+        UserError: a mistake in the command line or in the config.
     """
     parser = Parser(text)
     parser.add_argument("--config", metavar="FILE", help="a YAML file of config/")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of this machine; 0: the CPU")
     for flag, name in (flags or {}).items():
         kind = "FILE" if name in _RECORDED else "N"
-        about = f"{KEYS[name].metadata['help']}; as {name}={kind}"
+        about = f"{KEYS[name].description}; the same as {name}={kind}"
         parser.add_argument(flag, dest=name, metavar=kind, help=about)
     add_overrides(parser)
     args = parser.parse_intermixed_args()
     given = {name: getattr(args, name) for name in (flags or {}).values()}
     given = {name: value for name, value in given.items() if value is not None}
     for name, config_of in _RECORDED.items():
-        if name in given:  # that file knows its config
+        if name in given:  # the config of that run is the default
             args.config = args.config or config_of(Path(given[name]))
             args.gpus = args.gpus or 0
-    absent = [f"--{name}" for name in ("config", "gpus") if getattr(args, name) is None]
-    if absent:
-        parser.error(f"the following arguments are required: {', '.join(absent)}")
+    missing = [f"--{name}" for name in ("config", "gpus") if getattr(args, name) is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     words = [f"{name}={value}" for name, value in given.items()]
-    return load_config(args.config, [*args.overrides, *words]), args.gpus
+    return with_class_names(load_config(args.config, [*args.overrides, *words])), args.gpus
 
 
-def config_argument(text: str) -> Config:
-    """Reads the command line `CONFIG [Section.key=value ...]` of a tool; `text` as above."""
-    args = _config_parser(text).parse_intermixed_args()
-    return load_config(args.config, args.overrides)
+def config_argument(text: str | None) -> Config:
+    """Read the command line `CONFIG [Section.key=value ...]` of a tool; see `arguments`."""
+    args = config_parser(text).parse_intermixed_args()
+    return with_class_names(load_config(args.config, args.overrides))
 
 
-def _config_parser(text: str) -> Parser:
+def config_parser(text: str | None) -> Parser:
+    """Return a parser of `CONFIG [Section.key=value ...]`, to which a tool may add options."""
     parser = Parser(text)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
     add_overrides(parser)
@@ -70,20 +74,20 @@ def _config_parser(text: str) -> Parser:
 
 
 def add_overrides(parser: Parser) -> None:
-    """Adds the argument that every command line with a config takes."""
+    """Add the overrides, which every command line with a config takes."""
     parser.add_argument(
         "overrides", nargs="*", metavar="Section.key=value",
-        help="keys that win over the file; docs/config.md lists them",
+        help="keys to set, over the file; docs/config.md lists them",
     )  # fmt: skip
 
 
-def check_first(read: Callable[..., object], *about: Any) -> None:
-    """Answers `--help` and refuses mistakes.
+def check_first(read: Callable[..., object], *arguments: Any) -> None:
+    """Answer `--help` and refuse mistakes before the imports that take seconds.
 
-    A script calls it above the imports that take seconds; when it runs, it reads once more.
+    A script calls this above those imports, and reads the command line again when it runs.
 
     Args:
         read: `arguments` or `config_argument`.
-        *about: what it is called with.
+        *arguments: what `read` is called with.
     """
-    main(partial(read, *about))
+    main(partial(read, *arguments))

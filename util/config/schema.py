@@ -1,192 +1,205 @@
-"""What can be configured: every key, its default, its limits and one line about it.
+"""What can be configured: every key with its default, its limits and a description.
 
-`util.config` reads YAML files and overrides into these classes.
+To add a key, add a line to its section here, and run `python -m util.config.write_docs`.
 """
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar
 
-from util.folds import ANNOTATION_KINDS, fold_of
+from annotated_types import Ge, Gt, MinLen
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from util.folds import AnnotationKind, fold_of
+
+T = TypeVar("T")
 
 
-def key(default: Any, text: str, **limits: Any) -> Any:
-    """A field of a section.
+def key(
+    default: T, description: str, neutral: bool = False, names_input: bool = False, **limits: Any
+) -> T:
+    """Define a key of a section.
 
     Args:
-        default: value when no file and no override gives the key.
-        text: one line for the documentation (`metadata['help']`).
-        **limits: `choices` (a tuple), `pattern` (a regular expression), `low` and `high`
-            (inclusive), `above` (exclusive); for a list they hold for each element. A list is as
-            long as its default, or has one or more elements with `many`, or any number of them,
-            of the type `kind`, with that.
+        default: the value if no file and no override gives one.
+        description: one line for the documentation.
+        neutral: no result depends on the value: it says where output goes, how it is shown, or how
+            fast it comes.
+        names_input: the value is a path. Results depend on the content, which they record by other
+            means, and not on the path.
+        **limits: limits of `pydantic.Field`, such as `ge`, `le`, `gt` and `pattern`.
     """
-    return field(default=default, metadata={"help": text, **limits})
+    facts = {"neutral": neutral, "names_input": names_input}
+    return Field(default, description=description, json_schema_extra={**facts}, **limits)
 
 
-@dataclass(frozen=True)
+# Values are not converted to another type, except where YAML has no better way to write them.
+_EMPTY_TEXT = BeforeValidator(lambda value: "" if value is None else value)
+_LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+_EXPONENT = BeforeValidator(lambda value: float(value) if isinstance(value, str) else value)  # 2e-4
+Text = Annotated[str, _EMPTY_TEXT]
+NonEmpty = Annotated[str, MinLen(1)]
+Texts = Annotated[tuple[Text, ...], _LIST]
+Number = Annotated[float, _EXPONENT]
+Positive = Annotated[float, Gt(0), _EXPONENT]
+Range = Annotated[tuple[Positive, Positive], _LIST]
+Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
+Precision = Literal["fp32", "bf16", "fp16"]
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DataSection:
-    """Which images, which fold, and how they are augmented."""
+    """Which images, which fold, and how images are augmented."""
 
-    data_set: str = key(
-        "pascal", "pascal, coco, or custom: your own", choices=("pascal", "coco", "custom")
+    data_set: Literal["pascal", "coco", "custom"] = key("pascal", "custom: your own data set")
+    data_root: Text = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
+    list_dir: Text = key("lists/pascal", "folder of the fold lists", names_input=True)
+    split: int = key(0, "the fold, 0 to 3; custom: any number, part of the lists' names", ge=0)
+    trained_on: Annotated[Literal["", "coco"], _EMPTY_TEXT] = key(
+        "", "coco: test only, on the PASCAL classes that are novel in this fold of COCO"
     )
-    data_root: str = key("data/VOCdevkit2012/VOC2012", "folder of the data set")
-    list_dir: str = key("lists/pascal", "folder of the fold lists that util.data writes")
-    split: int = key(0, "the fold, 0 to 3; custom: a number for the names of its lists", low=0)
-    trained_on: str = key(
-        "",
-        "coco: only test, on the PASCAL classes that this fold of COCO never trained on",
-        choices=("", "coco"),
-    )
-    classes: tuple[str, ...] = key((), "custom: names in id order; else classes.txt", kind=str)
-    novel: tuple[str, ...] = key((), "custom: the classes that this fold holds out", kind=str)
-    min_pixels: int = key(2048, "pixels that make a mask a support or a query", low=1)
-    use_split_coco: bool = key(True, "COCO folds take every fourth class (False: 20 in a row)")
-    shot: int = key(1, "supports per episode (K)", low=1)
-    class_balance: float = key(
+    classes: Texts = key((), "custom: class names in the order of their ids; []: as classes.txt")
+    novel: Texts = key((), "custom: names of the novel classes of this fold")
+    min_pixels: int = key(2048, "pixels of a class that make an image a support or a query", ge=1)
+    use_split_coco: bool = key(True, "COCO folds hold out every fourth class (false: 20 in a row)")
+    shot: int = key(1, "supports per episode (K)", ge=1)
+    class_balance: Number = key(
         0.0,
-        "training: 0 draws images; a class of n of them is drawn in proportion to n^(1 - this)",
-        low=0.0,
-        high=1.0,
+        "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)",
+        ge=0,
+        le=1,
     )
-    size: int = key(473, "side of the square input in pixels, 1 mod 8", low=33)
+    size: int = key(473, "side of the square input in pixels, 1 mod 8", ge=33)
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
-    flip: bool = key(False, "without augment: mirror images at random, which a store can keep")
-    scale: tuple[float, float] = key((0.9, 1.1), "range of the random scale", above=0.0)
-    rotate: float = key(10.0, "largest random rotation in degrees", low=0.0, high=180.0)
-    ann_type: str = key("mask", "how supports are labelled", choices=ANNOTATION_KINDS)
-    missing: str = key(
-        "error", "images of the lists that are not on disk", choices=("error", "skip")
+    flip: bool = key(False, "without augment: flip images at random, which a feature store allows")
+    scale: Range = key((0.9, 1.1), "range of the random scale")
+    rotate: Number = key(10.0, "largest random rotation in degrees", ge=0, le=180)
+    ann_type: AnnotationKind = key("mask", "how supports are labeled")
+    missing: Literal["error", "skip"] = key("error", "what to do about listed images not on disk")
+    broken: Literal["stop", "skip"] = key("stop", "unreadable training images; skip: count them")
+    cache: Text = key(
+        "", "folder for decoded images and masks (VOC: 0.7 MB for each); '': none", neutral=True
     )
-    broken: str = key(
-        "stop",
-        "training: an image that cannot be read, a batch whose workers die; skip: count, go on",
-        choices=("stop", "skip"),
+    workers: int = key(
+        8, "processes that load images, per rank; at most one per core", ge=0, neutral=True
     )
-    cache: str = key("", "folder for decoded images and masks (0.7 MB for one of VOC's); '': none")
-    workers: int = key(8, "processes that load images, per rank; no more than cores", low=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class MethodSection:
     """The network, and the oddities of the published one (docs/deviations.md)."""
 
     backbone: str = key(
         "resnet50",
-        "resnet50, resnet101, vgg16 or timm/<name>",
-        pattern=r"resnet50|resnet101|vgg16|timm/[\w.]+",
+        "network that encodes the images",
+        pattern=r"^(resnet50|resnet101|vgg16|timm/[\w.]+)$",
+        examples=["resnet50", "resnet101", "vgg16", "timm/<name>"],
     )
-    pretrained: str = key(
-        "download", "ImageNet weights: download, package, none, or a file", pattern=r".+"
+    pretrained: NonEmpty = key("download", "ImageNet weights: download, package, none, or a file")
+    pre_weight: Text = key(
+        "", "file of the base learner; train.sh trains it if it is missing", names_input=True
     )
-    pre_weight: str = key("", "file of the base learner; train.sh trains it when absent")
-    fix_bn: bool = key(True, "batch norms, also new ones, stay in eval mode")
-    mining_softmax: str = key("query", "axis of the mining softmax", choices=("query", "key"))
-    mask_threshold: float = key(
-        0.7, "initial mask: smallest cosine / 0.1 that is kept", low=-10.0, high=10.0
-    )
+    fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode")
+    mining_softmax: Literal["query", "key"] = key("query", "axis of the mining softmax")
+    mask_threshold: Number = key(0.7, "initial mask: smallest cosine / 0.1 kept", ge=-10, le=10)
     base_dropout: bool = key(True, "dropout stays on in the frozen base learner in training")
     discriminator_sigmoid: bool = key(True, "sigmoid before the BCE with logits")
     train_parts: bool = key(False, "train the part queries (as published: not trained)")
     train_kshot: bool = key(False, "train the K-shot weights (as published: not trained)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class BaseSection:
     """Stage one: the base learner on the base classes of the fold."""
 
     freeze_backbone: bool = key(False, "train only the head")
-    size: int = key(417, "side of the random crop in pixels, 1 mod 8", low=33)
+    size: int = key(417, "side of the random crop in pixels, 1 mod 8", ge=33)
     augment: bool = key(True, "scale, rotate, blur, flip and crop at random")
-    scale: tuple[float, float] = key((0.5, 2.0), "range of the random scale", above=0.0)
-    rotate: float = key(10.0, "largest random rotation in degrees", low=0.0, high=180.0)
-    batch_size: int = key(12, "images per step, over all ranks", low=1)
-    lr: float = key(2.5e-4, "learning rate of the backbone", above=0.0)
-    head_lr_multiplier: float = key(10.0, "learning rate of PPM and head over it", above=0.0)
-    momentum: float = key(0.9, "momentum of SGD", low=0.0, high=1.0)
-    weight_decay: float = key(1e-4, "weight decay of SGD", low=0.0)
-    power: float = key(0.9, "exponent of the polynomial decay", low=0.0)
-    epochs: int = key(100, "passes over the training list", low=1)
-    max_iterations: int = key(0, "iterations of the stage; 0: all epochs", low=0)
-    val_images: int = key(0, "validation images; 0: all", low=0)
-    seed: int = key(321, "seed of weights, order and augmentation", low=0)
+    scale: Range = key((0.5, 2.0), "range of the random scale")
+    rotate: Number = key(10.0, "largest random rotation in degrees", ge=0, le=180)
+    batch_size: int = key(12, "images per step, over all ranks", ge=1)
+    lr: Number = key(2.5e-4, "learning rate of the backbone", gt=0)
+    head_lr_multiplier: Number = key(10.0, "multiple of lr for PPM and head", gt=0)
+    momentum: Number = key(0.9, "momentum of SGD", ge=0, le=1)
+    weight_decay: Number = key(1e-4, "weight decay of SGD", ge=0)
+    power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
+    epochs: int = key(100, "passes over the training list", ge=1)
+    max_iterations: int = key(0, "iterations of the stage; 0: all epochs", ge=0)
+    val_images: int = key(0, "validation images; 0: all", ge=0)
+    seed: int = key(321, "seed of weights, order and augmentation", ge=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class TrainSection:
-    """Stage two: the adversarial game."""
+    """Stage two: adversarial training. `resume`, `print_freq`, `save_minutes`: stage one, too."""
 
-    batch_size: int = key(8, "episodes per step, over all ranks", low=1)
-    lr: float = key(2e-4, "learning rate of the transformers", above=0.0)
-    lr_multiplier: float = key(10.0, "learning rate of the other parts over it", above=0.0)
-    merge_lr_multiplier: float = key(
-        10.0, "learning rate of the ensemble's weights over it", above=0.0
+    batch_size: int = key(8, "episodes per step, over all ranks", ge=1)
+    lr: Number = key(2e-4, "learning rate of the transformers", gt=0)
+    lr_multiplier: Number = key(10.0, "multiple of lr for the other parts", gt=0)
+    merge_lr_multiplier: Number = key(10.0, "multiple of lr for the ensemble's weights", gt=0)
+    weight_decay: Number = key(
+        0.01, "weight decay of AdamW (generator), Adam (discriminator)", ge=0
     )
-    weight_decay: float = key(0.01, "weight decay of G (AdamW) and D (Adam)", low=0.0)
-    power: float = key(0.9, "exponent of the polynomial decay", low=0.0)
-    epochs: int = key(300, "passes over the training list", low=1)
-    max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", low=0)
-    aux_weight1: float = key(1.0, "weight of the distillation loss", low=0.0)
-    adversarial: bool = key(True, "play the game; False trains G alone")
-    adversarial_weight: float = key(0.1, "weight of the adversarial loss once per period", low=0.0)
-    adversarial_rest_weight: float = key(
-        1e-9, "weight of the adversarial loss in the other G steps", low=0.0
-    )
-    adversarial_period: int = key(
-        5, "iterations from one G step with adversarial_weight to the next, odd", low=1
-    )
-    diversity_weight: float = key(0.01, "weight of the diversity loss of the parts", low=0.0)
-    seed: int = key(321, "seed of weights, episodes and dropout", low=0)
+    power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
+    epochs: int = key(300, "passes over the training list", ge=1)
+    max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", ge=0)
+    aux_weight1: Number = key(1.0, "weight of the distillation loss", ge=0)
+    adversarial: bool = key(True, "train with the discriminator; false: the generator alone")
+    adversarial_weight: Number = key(0.1, "weight of the adversarial loss once per period", ge=0)
+    adversarial_rest_weight: Number = key(1e-9, "that weight in other generator steps", ge=0)
+    adversarial_period: int = key(5, "iterations per period, odd", ge=1)
+    diversity_weight: Number = key(0.01, "weight of the diversity loss of the parts", ge=0)
+    seed: int = key(321, "seed of weights, episodes and dropout", ge=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")
-    save_path: str = key("exp/run", "folder of checkpoints, curves and config", pattern=r".+")
-    replay: str = key("", "file of a step that was not finite: repeat that step alone, look where")
-    resume: str = key("", "checkpoint to go on from; auto: the newest good one in save_path")
-    save_minutes: float = key(
-        10.0, "minutes between two last.pth; 0: only at validations and stops", low=0.0
+    save_path: NonEmpty = key("exp/run", "folder of checkpoints, curves, config", neutral=True)
+    replay: Text = key(
+        "", "nonfinite_*.pth of a run: repeat that step, show what is not finite", neutral=True
     )
-    print_freq: int = key(10, "iterations between two progress lines", low=1)
-    val_period: int = key(1, "epochs between two validations", low=1)
-    stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", low=0)
-    feature_store: bool = key(False, "keep the frozen features; needs Data.augment False")
-    precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))
-    accumulate: int = key(1, "parts in which a rank takes its share of a batch", low=1)
+    resume: Text = key("", "checkpoint to resume from; auto: the newest in save_path", neutral=True)
+    save_minutes: Number = key(
+        10.0, "minutes between two last.pth; 0: only at validations and stops", ge=0, neutral=True
+    )
+    print_freq: int = key(10, "iterations between two progress lines", ge=1, neutral=True)
+    val_period: int = key(1, "epochs between two validations", ge=1)
+    stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", ge=0)
+    feature_store: bool = key(False, "keep the frozen features; needs Data.augment false")
+    precision: Precision = key("fp32", "full precision, or autocast to bf16 or fp16")
+    accumulate: int = key(1, "parts in which a rank computes its share of a batch", ge=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class EvalSection:
     """Validation and test."""
 
-    seeds: tuple[int, ...] = key(
-        tuple(range(321, 331)), "seeds of the test, one run each", low=0, many=True
+    seeds: Seeds = key(tuple(range(321, 331)), "seeds of the test, one pass each")
+    episodes: int = key(1000, "test episodes per seed", ge=1)
+    val_episodes: int = key(1000, "episodes of a validation", ge=1)
+    val_seed: int = key(321, "seed of the validation episodes", ge=0)
+    verify: Text = key("", "result.json to repeat and compare; writes nothing", neutral=True)
+    visualize: int = key(0, "episodes to draw: so many spread, worst, best", ge=0, neutral=True)
+    batch_size: int = key(1, "episodes per step, per rank", ge=1)
+    kshot: Literal["model", "ensemble", "prototype"] = key(
+        "model", "how K supports give one prediction (docs/deviations.md)"
     )
-    episodes: int = key(1000, "test episodes per seed", low=1)
-    val_episodes: int = key(1000, "episodes of a validation", low=1)
-    val_seed: int = key(321, "seed of the validation episodes", low=0)
-    verify: str = key("", "result.json of an earlier test: test again and compare, write nothing")
-    visualize: int = key(0, "episodes that test.py draws: so many spread, worst, best", low=0)
-    batch_size: int = key(1, "episodes per step, per rank", low=1)
-    kshot: str = key(
-        "model",
-        "how K supports give one prediction (docs/deviations.md)",
-        choices=("model", "ensemble", "prototype"),
-    )
-    weight: str = key("best", "what test.py loads: best, last, or a checkpoint file", pattern=r".+")
-    cache_gb: float = key(2.0, "memory for what an evaluation encoded in GB, per rank", low=0.0)
-    precision: str = key("fp32", "fp32, bf16 or fp16 autocast", choices=("fp32", "bf16", "fp16"))
+    weight: NonEmpty = key("best", "what is tested: best, last, or a checkpoint", names_input=True)
+    cache_gb: Number = key(2.0, "memory for encoded images in GB, per rank", ge=0, neutral=True)
+    precision: Precision = key("fp32", "full precision, or autocast to bf16 or fp16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SpeedSection:
-    """Faster, and no longer the same to the last digit (docs/performance.md)."""
+    """Options that are faster and change the last digits (docs/performance.md)."""
 
-    channels_last: bool = key(False, "the encoder's weights with channels innermost")
-    compile: bool = key(False, "torch.compile of the encoder and of G's pyramid")
+    channels_last: bool = key(False, "store the encoder's weights with channels innermost")
+    compile: bool = key(False, "torch.compile of the encoder and of the generator's pyramid")
     tf32: bool = key(False, "GPU: TF32 in convolutions and matrix products")
-    cudnn_benchmark: bool = key(False, "GPU: cuDNN tries out its algorithms")
+    cudnn_benchmark: bool = key(False, "GPU: cuDNN tries its algorithms and picks the fastest")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """All sections; immutable."""
 
@@ -199,7 +212,7 @@ class Config:
 
     @property
     def num_base_classes(self) -> int:
-        """Base classes of a fold, background not counted."""
+        """Base classes of the fold, without background."""
         return len(fold_of(self.Data).learned.base)
 
     @property
@@ -214,3 +227,20 @@ class Config:
         net = self.Method.backbone.removeprefix("timm/")
         trained_on = f"{self.Data.trained_on}2" if self.Data.trained_on else ""
         return f"{trained_on}{self.Data.data_set}_split{self.Data.split}{shots}_{net}"
+
+
+SECTIONS: dict[str, Any] = {section.name: type(section.default) for section in fields(Config)}
+"""Section -> its class."""
+
+KEYS: dict[str, FieldInfo] = {
+    f"{section}.{name}": field
+    for section, cls in SECTIONS.items()
+    for name, field in cls.__pydantic_fields__.items()
+}
+"""`Section.key` -> annotation, default, description, limits and facts of a key."""
+
+
+def keys_with(fact: Literal["neutral", "names_input"]) -> frozenset[str]:
+    """Return the `Section.key` of all keys with a fact; see `key`."""
+    facts = {name: field.json_schema_extra for name, field in KEYS.items()}
+    return frozenset(n for n, known in facts.items() if isinstance(known, dict) and known[fact])

@@ -1,49 +1,53 @@
-"""Do two configs, or two records, differ in what changes a number?"""
+"""Compare configs and records: what differs, and which keys can change a result."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
+from util.config import flatten, keys_with
 
-def tree_differences(then: dict[str, Any], now: dict[str, Any], name: str = "") -> list[str]:
-    """`key then -> now` of all that differs in two trees of plain values; what one lacks is not."""
-    lines = []
-    for key in then.keys() & now.keys():
-        before, after = then[key], now[key]
-        path = f"{name}.{key}" if name else key
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += tree_differences(before, after, path)
-        elif before != after and path not in _FREE:
-            lines.append(f"{path} {before} -> {after}")
-    return sorted(lines)
+Tree = Mapping[str, Any]
+"""Nested mappings that end in plain values, such as the sections of a config."""
+
+_NEUTRAL = keys_with("neutral")
+_NOT_NUMERIC = _NEUTRAL | keys_with("names_input")
 
 
-_FREE = {  # keys that do not change what is learnt
-    "config.Train.resume",
-    "config.Train.save_path",
-    "config.Train.save_minutes",
-    "config.Train.print_freq",
-    "config.Data.workers",
-    "config.Data.cache",
-}
+def tree_differences(then: Tree, now: Tree, ignored: Set[str] = frozenset()) -> list[str]:
+    """Return `name then -> now` for each value that differs.
+
+    Args:
+        then: the earlier tree; values that only one tree has are not compared.
+        now: the later tree.
+        ignored: names, joined by dots, that may differ.
+    """
+    before, after = flatten(then), flatten(now)
+    names = sorted((before.keys() & after.keys()) - ignored)
+    return [f"{n} {before[n]} -> {after[n]}" for n in names if before[n] != after[n]]
 
 
-# Where things lie, how they are shown, how fast they are read: none changes a number.
-NO_NUMBERS = {
-    *("Data.data_root", "Data.list_dir", "Data.cache", "Data.workers", "Method.pre_weight"),
-    *("Train.save_path", "Train.save_minutes", "Train.resume", "Train.print_freq"),
-    *("Train.replay", "Eval.visualize", "Eval.weight", "Eval.cache_gb", "Eval.verify"),
-}
+def setting_differences(then: Tree, now: Tree) -> list[str]:
+    """Return what changed between a checkpoint and the run that resumes it.
+
+    Neutral keys are left out; paths to inputs are not, as their content may differ.
+
+    Args:
+        then: the content of the checkpoint; its config is under `config`.
+        now: the trees of the run to compare, under the same names.
+    """
+    return tree_differences(then, now, {f"config.{name}" for name in _NEUTRAL})
 
 
-def config_hash(config: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 of a resolved config as `to_dict` gives it, without the keys of `NO_NUMBERS`."""
+def numeric_keys(config: Tree) -> dict[str, Any]:
+    """Return `Section.key` -> value of each key of a config that can change a number.
+
+    Left out are neutral keys and paths to inputs; `util.config.schema.key` explains both.
+    """
+    return {name: value for name, value in flatten(config).items() if name not in _NOT_NUMERIC}
+
+
+def config_hash(config: Tree) -> str:
+    """Return the SHA-256 of the `numeric_keys` of a config."""
     text = json.dumps(numeric_keys(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def numeric_keys(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`Section.key` -> value of every key that may change a number."""
-    flat = {f"{s}.{key}": value for s, keys in config.items() for key, value in keys.items()}
-    return {name: value for name, value in flat.items() if name not in NO_NUMBERS}

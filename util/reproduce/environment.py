@@ -1,7 +1,4 @@
-"""What a number was measured with: so that two numbers can be compared, or refused.
-
-`environment` makes the record that `result.json` carries.
-"""
+"""The record of code, data and machine that a result carries, so that results can be compared."""
 
 import hashlib
 import os
@@ -25,20 +22,21 @@ PACKAGES = (
     *("torchvision", "timm", "mmcv-full", "mmsegmentation"),
     *("opencv-python", "pillow", "numpy", "pyyaml"),
 )
+"""Recorded beside Python and torch."""
 
 
-def environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
-    """The record, in types that JSON takes.
+def record_environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
+    """Return the record, in types that JSON knows.
 
     Args:
-        cfg: the resolved config.
-        ranks: this process's place; its device is the one that computes.
+        cfg: the whole config.
+        ranks: this process; its device computes.
         lists: the fold lists in use, by subset.
 
     Returns:
-        `config`: hash over the keys that may change a number (`config_hash`); `lists`: CRC-32 of
-        each list; `code`: git commit, and whether a tracked file differs from it (both None where
-        there is no git); `packages`: versions; `seeds`; `machine`.
+        `config`: hash of the keys that can change a number (`config_hash`); `lists`: CRC-32 of each
+        list; `code`: git commit, and whether a tracked file differs from it (both None without
+        git); `packages`: versions; `seeds`; `machine`.
     """
     return {
         "config": config_hash(to_dict(cfg)),
@@ -56,13 +54,13 @@ def environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dic
 
 
 def list_crc(fold: FoldList) -> int:
-    """CRC-32 of a fold list: its queries, and the supports of each class, in their order."""
+    """Return the CRC-32 of a fold list: its images and the supports of each class, in order."""
     supports = (f"{c} {name}" for c, images in fold.by_class.items() for name in images)
     return fingerprint([*fold.images, *supports])
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -107,7 +105,7 @@ def _machine(ranks: Ranks) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The model's name as Linux tells it, else what Python knows."""
+    """Return the processor's model as Linux names it, or else as Python does."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

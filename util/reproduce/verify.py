@@ -1,30 +1,36 @@
-"""Is a `result.json` repeated here? `python test.py --verify exp/.../result.json`."""
+"""Repeat a test: does it give the numbers of an earlier `result.json`?
+
+python test.py --verify exp/.../result.json
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from util.config import flatten
 from util.reproduce.compare import numeric_keys, tree_differences
 from util.runtime.errors import UserError
 
 NUMBERS = ("summary", "seeds", "confusion")
-ABSENT = "absent"  # stands for a number that one of two results lacks
-SHOWN = 20  # numbers that differ, by name; the rest is counted
+"""Parts of a result that must be equal."""
+
+MAX_SHOWN = 20
+"""Differing numbers that are shown one by one; further ones are counted."""
 
 
-def refuse_another(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a result, and refuses one that a test here could not repeat.
+def read_comparable(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Read an earlier result, and refuse one that this test cannot repeat.
 
     Args:
         path: the file.
-        now: the record of this test: `config`, `checkpoint_sha256`, `environment`.
+        now: the record of this test: `config`, `checkpoint`, `checkpoint_sha256`, `environment`.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        UserError: it is no result, or one of another config, checkpoint or list.
+        UserError: it is no result, or its config, checkpoint or lists differ.
     """
     wanted = (*NUMBERS, "config", "environment", "checkpoint_sha256")
     then = read_result(Path(path), wanted, "Eval.verify: ")
@@ -32,23 +38,23 @@ def refuse_another(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
     changed = [f"config {line}" for line in changed]
     if then["checkpoint_sha256"] != now["checkpoint_sha256"]:
         changed.append(f"checkpoint {now['checkpoint']} is not the one that was tested")
-    lists = (record["environment"]["lists"] for record in (then, now))
-    changed += [f"list of {line}" for line in tree_differences(*lists)]
+    before, after = (record["environment"]["lists"] for record in (then, now))
+    changed += [f"list of {line}" for line in tree_differences(before, after)]
     if changed:
-        raise UserError(f"{path}: of another measurement: {'; '.join(changed)}")
+        raise UserError(f"{path}: the result of another measurement: {'; '.join(changed)}")
     return then
 
 
 def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Reads a `result.json`.
+    """Read a `result.json`.
 
     Args:
         path: the file.
-        wanted: keys that it has to hold.
-        prefix: what a message begins with.
+        wanted: keys that it must hold.
+        prefix: the beginning of every message.
 
     Raises:
-        UserError: it is missing, torn, or not test.py's.
+        UserError: it is missing, torn, or not written by test.py.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -57,48 +63,42 @@ def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str
     except ValueError:
         raise UserError(f"{prefix}{path}: torn, or no JSON; run test.sh again") from None
     held = result if isinstance(result, dict) else {}
-    if absent := [key for key in wanted if key not in held]:
+    if missing := [key for key in wanted if key not in held]:
         raise UserError(
-            f"{prefix}{path}: {absent[0]!r} is missing, not a result of test.py; run test.sh again"
+            f"{prefix}{path}: has no {missing[0]!r}, so it is not a result of test.py; run test.sh "
+            "again"
         )
     return result
 
 
-def compare(
+def compare_results(
     path: str, then: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Compares the numbers of two results of one measurement, and says how they were made.
+    """Compare the numbers of two results, and show how their environments differ.
 
     Args:
-        path: of the earlier one.
-        then: the earlier one.
-        now: as it would be written now.
-        say: takes a line.
+        path: the file of the earlier result.
+        then: the earlier result.
+        now: the result of this test.
+        say: is called with each line of output.
 
     Raises:
-        UserError: a number differs, or only one of the two has it.
+        UserError: a number differs, or only one of the results has it.
     """
     for kind in ("code", "packages", "machine"):
-        made = (record["environment"][kind] for record in (then, now))
-        for line in tree_differences(*made, kind):
-            say(f"made otherwise: {line}")
-    pair = ({name: record[name] for name in NUMBERS} for record in (then, now))
-    old, new = (_leaves(json.loads(json.dumps(numbers))) for numbers in pair)
-    values = ((name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in sorted(old | new))
-    lines = [f"{name} {before} -> {after}" for name, before, after in values if before != after]
-    for line in lines[:SHOWN]:
+        before, after = ({kind: record["environment"][kind]} for record in (then, now))
+        for line in tree_differences(before, after):
+            say(f"another environment: {line}")
+    numbers = ({name: record[name] for name in NUMBERS} for record in (then, now))
+    old, new = (flatten(json.loads(json.dumps(tree))) for tree in numbers)
+    pairs = ((name, old.get(name, "missing"), new.get(name, "missing")) for name in old | new)
+    lines = sorted(
+        f"{name} {before} -> {after}" for name, before, after in pairs if before != after
+    )
+    for line in lines[:MAX_SHOWN]:
         say(f"differs: {line}")
-    if len(lines) > SHOWN:
-        say(f"differs: {len(lines) - SHOWN} more")
+    if len(lines) > MAX_SHOWN:
+        say(f"differs: {len(lines) - MAX_SHOWN} more")
     if lines:
-        raise UserError(f"{path}: {len(lines)} numbers differ, as told above")
-    say(f"{path}: equal, every number")
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """What a tree of mappings comes down to, by the names that lead there, joined by dots."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{above}{key}"
-        leaves |= _leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return leaves
+        raise UserError(f"{path}: {len(lines)} numbers differ, see above")
+    say(f"{path}: every number is equal")
