@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import jinja2
 
-from util.config import Config, to_dict
+from util.config import Config, flatten, to_dict
 from util.evaluate.visualize import COLORS, GALLERIES
 from util.report.charts import Chart, bar_chart, line_chart
 from util.report.runs import Record
@@ -66,8 +66,8 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    every_key = _rows(_flat(run.config) for run in runs)
-    defaults = _flat(to_dict(Config()))
+    every_key = _rows(flatten(run.config) for run in runs)
+    defaults = {key: str(value) for key, value in flatten(to_dict(Config())).items()}
     tested = [run for run in runs if run.environment]
     return templates.get_template("page.html.j2").render(
         title=f"AMFormer: {len(runs)} runs" if len(runs) > 1 else f"AMFormer: {runs[0].name}",
@@ -88,7 +88,7 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         config=every_key,
         changed=[row for row in every_key if set(row[1:]) != {defaults.get(row[0])}],
         tested=[run.name for run in tested],
-        environment=_rows(_flat(run.environment or {}) for run in tested),
+        environment=_rows(flatten(run.environment or {}) for run in tested),
     )
 
 
@@ -226,19 +226,8 @@ def _costs(run: Record) -> dict[str, str]:
     }
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested mappings -> `a.b` -> value as text."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{name}.")
-        else:
-            flat[above + name] = str(value)
-    return flat
-
-
-def _rows(columns: Iterable[Mapping[str, str]]) -> list[list[str]]:
+def _rows(columns: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """Return one row per key, in order of first appearance; "-" where a column lacks the key."""
     columns = list(columns)
     keys = dict.fromkeys(key for column in columns for key in column)
-    return [[key, *(column.get(key, "-") for column in columns)] for key in keys]
+    return [[key, *(str(column.get(key, "-")) for column in columns)] for key in keys]
