@@ -128,7 +128,7 @@ class ObjectMining(nn.Module):
         self._compiled_scales = compiler(self._scales)
 
     def scales(self, x: Tensor) -> list[Tensor]:
-        """Return the pyramid of tokens [B,64,h,w], coarse to fine: 3 x [B,64,h_i,w_i]."""
+        """Return the pyramid of a map [B,64,h,w], coarse to fine: 3 x [B,64,h_i,w_i]."""
         compute = self._compiled_scales or self._scales
         return compute(x)
 
