@@ -19,6 +19,7 @@ from util.evaluate.metrics import argmax_channels
 from util.features import encode
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
+from util.runtime.errors import UserError
 from util.train.adversarial import AdversarialTrainer, choose_parts
 
 CPU = torch.device("cpu")
@@ -106,7 +107,8 @@ def test_killed_bench_row_names_its_signal(
 def test_more_accumulation_parts_than_episodes_are_refused(tmp_path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("Train:\n  batch_size: 4\n")
-    with pytest.raises(ValueError, match="Train.accumulate wants at most Train.batch_size, 4, given 5"):
+    wanted = "Train.accumulate wants at most Train.batch_size, 4, given 5"
+    with pytest.raises(UserError, match=wanted):
         load_config(path, ["Train.accumulate=5"])
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers.runs import CONFIG
 
+from helpers.runs import CONFIG
 from util.runtime.cli import main
 
 

@@ -43,11 +43,13 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
+        """Parse, and set up the log as `-v` says."""
         known, rest = super().parse_known_args(args, namespace)
         configure(getattr(known, "verbose", False))
         return known, rest
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError` with a hint at the nearest option."""
         hint = f"{self.prog} --help lists what there is"
         unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0]
         option, equals, _ = unknown.partition("=")

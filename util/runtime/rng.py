@@ -1,4 +1,4 @@
-"""The random state of a process: saved and restored, so that a resumed run goes on drawing alike."""
+"""The random state of a process, saved and restored for runs that resume."""
 
 import platform
 import random
