@@ -20,17 +20,13 @@ def report() -> None:
     """Run the command."""
     parser = Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "runs", nargs="*", default=[], type=Path, metavar="RUN", help="the folder of a run"
-    )
-    what.add_argument(
-        "--table", type=Path, metavar="DIR", help="gather every result.json in DIR and below"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="PATH",
-        help="file of the page (default: report.html in the folder of the run, or above several "
-        "runs), or folder of table.md, table.tex and table.csv (default: DIR)",
-    )  # fmt: skip
+    about = "the folder of a run"
+    what.add_argument("runs", nargs="*", default=[], type=Path, metavar="RUN", help=about)
+    about = "gather every result.json in DIR and below"
+    what.add_argument("--table", type=Path, metavar="DIR", help=about)
+    about = """file of the page (default: report.html in the folder of the run, or above several
+        runs), or folder of table.md, table.tex and table.csv (default: DIR)"""
+    parser.add_argument("--out", type=Path, metavar="PATH", help=about)
     args = parser.parse_args()
     _table(args) if args.table else _page(args)
 

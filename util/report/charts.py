@@ -27,27 +27,15 @@ Spot = tuple[float, float, float, str]  # x from and to, y, and the text that a 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of the page.
-
-    Attributes:
-        title: the text above it.
-        svg: the drawing, safe to place into HTML.
-        legend: label -> color; empty if there is only one line.
-    """
+    """One chart of the page."""
 
     title: str
-    svg: Markup
-    legend: dict[str, str]
+    svg: Markup  # the drawing, safe to place into HTML
+    legend: dict[str, str]  # label -> color; empty if there is only one line
 
 
 def line_chart(title: str, lines: Mapping[str, Points], y_label: str = "") -> Chart:
-    """Draw lines over iterations.
-
-    Args:
-        title: the text above the chart.
-        lines: label -> points, at least one line with at least one point each.
-        y_label: what the values are.
-    """
+    """Draw lines over iterations: label -> points, at least one line with at least one point."""
     colors, spots = _colors(lines), []
     with matplotlib.rc_context(fname=STYLE):
         figure = _figure(480, 230)
@@ -70,10 +58,7 @@ def line_chart(title: str, lines: Mapping[str, Points], y_label: str = "") -> Ch
 def bar_chart(title: str, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> Chart:
     """Draw horizontal bars from 0 to 100 percent.
 
-    Args:
-        title: the text above the chart.
-        groups: group -> label of a bar -> (mean, standard deviation); every group has the same
-            labels.
+    `groups`: group -> label of a bar -> (mean, standard deviation), the same labels in every group.
     """
     colors, spots = _colors(next(iter(groups.values()))), []
     height = 0.8 / len(colors)
@@ -114,18 +99,16 @@ def _figure(width: float, height: float) -> Figure:
 
 def _svg(figure: Figure, axes: Axes, title: str, spots: Iterable[Spot]) -> Markup:
     """Return the drawing of a figure, with an invisible shape over each spot for the pointer."""
-    file = io.StringIO()
-    unset = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    file, unset = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", metadata=unset)
     text = file.getvalue()
     drawing = Markup(text[text.index("<g ") : text.rindex("</svg>")])
-    hit = Markup(
-        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="10" rx="5"><title>{}</title></rect>'
-    )
+    box = '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="10" rx="5">'
+    hit = Markup(box + "<title>{}</title></rect>")
     width, height = figure.canvas.get_width_height()
     hits = []
     for x_from, x_to, y, shown in spots:
         (left, up), (right, _) = axes.transData.transform([(x_from, y), (x_to, y)])
         hits.append(hit.format(left - 5, height - up - 5, right - left + 10, shown))
-    box = Markup('<svg viewBox="0 0 {0} {1}" style="max-width: {0}px" role="img" aria-label="{2}">')
-    return box.format(width, height, title) + drawing + Markup("").join(hits) + Markup("</svg>")
+    svg = Markup('<svg viewBox="0 0 {0} {1}" style="max-width: {0}px" role="img" aria-label="{2}">')
+    return svg.format(width, height, title) + drawing + Markup("").join(hits) + Markup("</svg>")

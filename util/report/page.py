@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,9 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         UserError: a picture of a run is torn.
     """
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of runs and classes are not ours
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, autoescape=True,  # names of runs are not ours
+    )  # fmt: skip
     every_key = _rows(flatten(run.config) for run in runs)
     defaults = {key: str(value) for key, value in flatten(to_dict(Config())).items()}
     tested = [run for run in runs if run.environment]
@@ -92,14 +90,10 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
     )
 
 
-# --- scores and pictures ------------------------------------------------------------------------
-
-
 def _scores(name: str, result: Mapping[str, Any]) -> list[str]:
     """Return a row of the table of scores."""
     cells = []
-    for score in SUMMARY:
-        mean, deviation = (result["summary"][score][part] for part in ("mean", "std"))
+    for mean, deviation in (_mean_and_std(result, score) for score in SUMMARY):
         cells.append(f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation else ""))
     seeds = result["seeds"]
     episodes = next(iter(seeds.values()))["episodes"]
@@ -109,17 +103,17 @@ def _scores(name: str, result: Mapping[str, Any]) -> list[str]:
 
 def _class_chart(run: Record) -> Chart:
     """Draw the IoU of each novel class of a tested run."""
-    assert run.result is not None
-    summary = run.result["summary"]
-    cells = {
-        name: {kind: summary[f"  {kind} {name}"] for kind in KINDS}
-        for name in next(iter(run.result["seeds"].values()))["final"]["classes"]
-    }
+    result = run.result
+    assert result is not None
     groups = {
-        name: {kind: (cell["mean"], cell["std"]) for kind, cell in kinds.items()}
-        for name, kinds in cells.items()
+        name: {kind: _mean_and_std(result, f"  {kind} {name}") for kind in KINDS}
+        for name in next(iter(result["seeds"].values()))["final"]["classes"]
     }
     return bar_chart("IoU of each novel class", groups)
+
+
+def _mean_and_std(result: Mapping[str, Any], score: str) -> tuple[float, float]:
+    return result["summary"][score]["mean"], result["summary"][score]["std"]
 
 
 def _confusion(run: Record) -> list[HeatMap]:
@@ -136,10 +130,7 @@ def _confusion(run: Record) -> list[HeatMap]:
         common = {n for n in present if any(row.get(n, 0) >= RARE for row in shares.values())}
         columns = [n for n in first if n in present] + sorted(common.difference(first))
         rows = {novel: [row.get(n, 0.0) for n in columns] for novel, row in shares.items()}
-        rest = {
-            novel: sum(share for name, share in row.items() if name not in columns)
-            for novel, row in shares.items()
-        }
+        rest = {n: sum(v for k, v in row.items() if k not in columns) for n, row in shares.items()}
         if any(rest.values()):
             columns.append("other base classes")
             rows = {novel: [*cells, rest[novel]] for novel, cells in rows.items()}
@@ -150,10 +141,8 @@ def _confusion(run: Record) -> list[HeatMap]:
 def _pictures(run: Record) -> dict[str, str]:
     """Return the pictures that the test drew: title -> base64 of a JPEG."""
     found = {}
-    for name, title in GALLERIES.items():
-        path = run.folder / f"{name}.png"
-        if not path.is_file():
-            continue
+    paths = {title: run.folder / f"{name}.png" for name, title in GALLERIES.items()}
+    for title, path in ((title, path) for title, path in paths.items() if path.is_file()):
         picture = cv2.imread(str(path))
         if picture is None:
             raise UserError(f"{path}: torn, or not a PNG; run test.sh again")
@@ -162,25 +151,22 @@ def _pictures(run: Record) -> dict[str, str]:
     return found
 
 
-# --- curves -------------------------------------------------------------------------------------
-
-
 def _curves(runs: Sequence[Record]) -> list[Chart]:
     """Draw the curves: for one run, related ones share a chart; for several, a chart per curve."""
-    rates = sorted({tag for run in runs for tag in run.curves if tag.startswith("train/lr_")})
+    short = {tag: tag.rpartition("/")[2] for run in runs for tag in run.curves} | SCORES
+    rates = sorted(tag for tag in short if tag.startswith("train/lr_"))
     groups = [([tag], title, "loss") for tag, title in LOSSES.items()]
     if len(runs) > 1:
         scores = [([tag], title, "percent") for tag, title in SCORES.items()]
-        groups = scores + groups + [([tag], f"Learning rate {_last(tag)}", "rate") for tag in rates]
+        groups = scores + groups + [([tag], f"Learning rate {short[tag]}", "rate") for tag in rates]
     else:
         groups.insert(0, (list(SCORES), "Validation", "percent"))
         groups.append((rates, "Learning rates", "rate"))
     charts = []
     for tags, title, y_label in groups:
         lines = {
-            run.name if len(runs) > 1 else SCORES.get(tag, _last(tag)): run.curves[tag]
-            for run in runs
-            for tag in tags
+            run.name if len(runs) > 1 else short[tag]: run.curves[tag]
+            for run, tag in product(runs, tags)
             if tag in run.curves
         }
         if lines:
@@ -188,42 +174,30 @@ def _curves(runs: Sequence[Record]) -> list[Chart]:
     return charts
 
 
-def _last(tag: str) -> str:
-    return tag.rpartition("/")[2]
-
-
-# --- cost, config, environment --------------------------------------------------------------------
-
-
 def _costs(run: Record) -> dict[str, str]:
     """Return what the run cost: name -> text."""
-
-    def values(tag: str) -> list[float]:
-        return [value for _, value in run.curves.get(f"cost/{tag}", [])]
+    taken = {tag: [value for _, value in points] for tag, points in run.curves.items()}
 
     def total(tag: str) -> float | None:
-        return sum(values(tag)) if values(tag) else None
+        return sum(taken[tag]) if tag in taken else None
 
     def last(tag: str) -> float | None:
-        return values(tag)[-1] if values(tag) else None
+        return taken[tag][-1] if tag in taken else None
 
     steps = [points[-1][0] for tag, points in run.curves.items() if tag.startswith("train/")]
     test = (run.result or {}).get("cost", {})
     costs: dict[str, tuple[float | None, Callable[[float], str]]] = {
         "iterations": (max(steps, default=None), "{:,}".format),
         "curves, first to last point": (run.seconds if run.curves else None, clock),
-        "training": (total("train_s"), clock),
-        "validations": (total("validation_s"), clock),
-        "iterations per second, at the end": (last("iterations_per_s"), "{:.2f}".format),
-        "peak memory of training (rank 0)": (last("peak_memory_gb"), "{:.2f} GB".format),
+        "training": (total("cost/train_s"), clock),
+        "validations": (total("cost/validation_s"), clock),
+        "iterations per second, at the end": (last("cost/iterations_per_s"), "{:.2f}".format),
+        "peak memory of training (rank 0)": (last("cost/peak_memory_gb"), "{:.2f} GB".format),
         "test": (test.get("seconds"), clock),
         "episodes per second of the test": (test.get("episodes_per_s"), "{:.2f}".format),
         "peak memory of the test (rank 0)": (test.get("peak_memory_gb"), "{:.2f} GB".format),
     }
-    return {
-        name: "not recorded" if value is None else text(value)
-        for name, (value, text) in costs.items()
-    }
+    return {n: "not recorded" if v is None else text(v) for n, (v, text) in costs.items()}
 
 
 def _rows(columns: Iterable[Mapping[str, Any]]) -> list[list[str]]:

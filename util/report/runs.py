@@ -16,26 +16,15 @@ Points = list[tuple[int, float]]  # (iteration, value)
 
 @dataclass
 class Record:
-    """What a run's folder holds.
+    """What a run's folder holds."""
 
-    Attributes:
-        name: short, for titles.
-        folder: of the run.
-        config: section -> key -> value.
-        curves: tag such as `train/loss_g` -> points, ascending.
-        seconds: from the first to the last point of the curves, without the time between a stop
-            and the resume.
-        result: what test.py wrote; None before a test.
-        environment: the record of `util.reproduce.environment` that the test made.
-    """
-
-    name: str
+    name: str  # short, for titles
     folder: Path
     config: dict[str, dict[str, Any]]
-    curves: dict[str, Points]
-    seconds: float
-    result: dict[str, Any] | None
-    environment: dict[str, Any] | None
+    curves: dict[str, Points]  # tag such as `train/loss_g` -> points, ascending
+    seconds: float  # from the first to the last point, without the time from a stop to the resume
+    result: dict[str, Any] | None  # what test.py wrote; None before a test
+    environment: dict[str, Any] | None  # `util.reproduce.environment`, recorded by the test
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
@@ -45,14 +34,12 @@ def read_runs(folders: list[Path]) -> list[Record]:
         UserError: a folder holds no run, is named twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
-    for folder, path in zip(folders, resolved, strict=True):
+    pairs = list(zip(folders, resolved, strict=True))
+    for folder, path in pairs:
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: this run is named twice; name each run once")
     above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
-    return [
-        read_run(folder, path.relative_to(above).as_posix())
-        for folder, path in zip(folders, resolved, strict=True)
-    ]
+    return [read_run(folder, path.relative_to(above).as_posix()) for folder, path in pairs]
 
 
 def read_run(folder: Path, name: str) -> Record:
@@ -60,10 +47,8 @@ def read_run(folder: Path, name: str) -> Record:
     result_path, config_path = folder / "result.json", folder / "config.yaml"
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files and not result_path.is_file():
-        raise UserError(
-            f"{folder}: not a run, it has neither curves nor result.json; name a folder that "
-            "train.sh wrote, such as exp/pascal/split0_resnet50"
-        )
+        remedy = "name a folder that train.sh wrote, such as exp/pascal/split0_resnet50"
+        raise UserError(f"{folder}: not a run, it has neither curves nor result.json; {remedy}")
     result = read_result(result_path) if result_path.is_file() else None
     if config_path.is_file():
         config = _read_config(config_path)
@@ -112,7 +97,7 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
         times = []
         for event in LegacyEventFileLoader(str(path)).Load():
             if event.session_log.status == SessionLog.START:
-                curves = {tag: _before(event.step, points) for tag, points in curves.items()}
+                curves = {tag: [p for p in old if p[0] < event.step] for tag, old in curves.items()}
                 seconds = seconds if event.step > 1 else 0.0
             for value in event.summary.value:
                 if value.HasField("simple_value") and math.isfinite(value.simple_value):
@@ -120,7 +105,3 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
                     times.append(event.wall_time)
         seconds += max(times) - min(times) if times else 0.0
     return {tag: points for tag, points in curves.items() if points}, seconds
-
-
-def _before(step: int, points: Points) -> Points:
-    return [point for point in points if point[0] < step]

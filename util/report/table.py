@@ -35,27 +35,16 @@ Result = tuple[Path, dict[str, Any]]  # a result.json and its content
 
 @dataclass
 class Row:
-    """One row of the table; scores in percent.
+    """One row of the table; scores in percent."""
 
-    Attributes:
-        data: name of the fold lists of the test, such as pascal, coco, demo.
-        backbone: such as resnet50.
-        shot: number of supports.
-        setting: keys and values that differ between the rows of this data, backbone and shot.
-        folds: fold -> mIoU.
-        mean: mIoU over all folds.
-        fb_iou: FB-IoU over all folds.
-        runs: number of results in this row; 0 for a published row.
-    """
-
-    data: str
-    backbone: str
-    shot: int
-    setting: str = ""
-    folds: dict[int, Cell] = field(default_factory=dict)
-    mean: Cell | None = None
-    fb_iou: Cell | None = None
-    runs: int = 0
+    data: str  # name of the fold lists of the test, such as pascal, coco, demo
+    backbone: str  # such as resnet50
+    shot: int  # number of supports
+    setting: str = ""  # keys and values that differ between rows of this data, backbone and shot
+    folds: dict[int, Cell] = field(default_factory=dict)  # fold -> mIoU
+    mean: Cell | None = None  # mIoU over all folds
+    fb_iou: Cell | None = None  # FB-IoU over all folds
+    runs: int = 0  # number of results in this row; 0 for a published row
 
     @property
     def source(self) -> str:
@@ -71,9 +60,8 @@ def gather(folder: Path) -> list[Row]:
     """
     paths = sorted(folder.rglob("result.json"))
     if not paths:
-        raise UserError(
-            f"{folder}: no result.json in it or below; test.sh writes one into the folder of a run"
-        )
+        remedy = "test.sh writes one into the folder of a run"
+        raise UserError(f"{folder}: no result.json in it or below; {remedy}")
     groups: dict[tuple[str, int, str], list[Result]] = {}
     for path in paths:
         result = read_result(path)
@@ -108,19 +96,14 @@ def _group(result: dict[str, Any]) -> tuple[str, int, str]:
 def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> list[Row]:
     """Return one row per setting."""
     keys = [_numeric_keys(result) for _, result in results]
-    differing = sorted(
-        name
-        for name in {name for key in keys for name in key}
-        if len({repr(key.get(name)) for key in keys}) > 1
-    )
+    names = {name for key in keys for name in key}
+    differing = sorted(n for n in names if len({repr(key.get(n)) for key in keys}) > 1)
     settings: dict[str, list[Result]] = {}
     for key, result in zip(keys, results, strict=True):
         setting = " ".join(f"{name}={key.get(name, '(absent)')}" for name in differing)
         settings.setdefault(setting, []).append(result)
-    return [
-        _filled(Row(data, backbone, shot, setting, runs=len(members)), members)
-        for setting, members in sorted(settings.items())
-    ]
+    named = sorted(settings.items())
+    return [_filled(Row(data, backbone, shot, setting), members) for setting, members in named]
 
 
 def _numeric_keys(result: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +114,7 @@ def _numeric_keys(result: dict[str, Any]) -> dict[str, Any]:
 
 def _filled(row: Row, results: list[Result]) -> Row:
     """Return the row with its cells filled in."""
+    row.runs = len(results)
     scores: dict[int, dict[Seeds, tuple[float, float]]] = {}
     taken: dict[tuple[int, Seeds], Path] = {}
     for path, result in results:
@@ -139,10 +123,9 @@ def _filled(row: Row, results: list[Result]) -> Row:
         for seed, found in result["seeds"].items():
             seeds = (config["Train"]["seed"], int(seed))
             if other := taken.get((fold, seeds)):
-                raise UserError(
-                    f"{path}: fold {fold} with training seed {seeds[0]} and test seed {seeds[1]} "
-                    f"is also in {other}, with the same setting; move one of them elsewhere"
-                )
+                which = f"fold {fold} with training seed {seeds[0]} and test seed {seeds[1]}"
+                mistake = f"{which} is also in {other}, with the same setting"
+                raise UserError(f"{path}: {mistake}; move one of them elsewhere")
             taken[fold, seeds] = path
             final = found["final"]
             scores.setdefault(fold, {})[seeds] = (final["miou"], final["fb_iou"])
@@ -165,9 +148,6 @@ def _over_folds(scores: dict[int, dict[Seeds, tuple[float, float]]], which: int)
         return statistics.fmean(means), None
     of_seed = [statistics.fmean(of[s][which] for of in scores.values()) for s in sorted(seeds[0])]
     return statistics.fmean(means), _cell(of_seed)[1]
-
-
-# --- formats --------------------------------------------------------------------------------------
 
 
 def _heads(rows: Sequence[Row]) -> tuple[list[str], list[int]]:
