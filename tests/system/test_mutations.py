@@ -11,13 +11,15 @@ from helpers.mutants import FAULTS, Fault
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_every_planted_fault_still_fits_the_code(fault: Fault, tmp_path: Path) -> None:
+def test_every_fault_still_fits_the_code_and_names_a_test(fault: Fault, tmp_path: Path) -> None:
     path = tmp_path / fault.file
     path.parent.mkdir(parents=True)
     shutil.copy(mutations.ROOT / fault.file, path)
     mutations.inject(fault, tmp_path)
     compile(path.read_text(encoding="utf-8"), fault.file, "exec")
-    assert (mutations.ROOT / "tests" / fault.test.split("::")[0].split()[0]).is_file()
+    file, _, test = fault.test.partition("::")
+    tests = (mutations.ROOT / "tests" / file.split()[0]).read_text(encoding="utf-8")
+    assert not test or f"def {test.split('[')[0].split()[0]}(" in tests
 
 
 @pytest.mark.slow
