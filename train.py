@@ -21,18 +21,12 @@ from model import build_model
 from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint.load import load_base_learner
-from util.data.batches import Batches
-from util.data.dataset import open_episodes
-from util.data.loading import skipped_by_all_ranks
-from util.evaluate.evaluator import Evaluator
-from util.evaluate.visualize import Gallery
+from util.data import Batches, open_episodes, skipped_by_all_ranks
+from util.evaluate import Evaluator, Gallery
 from util.features import encoded_batches
-from util.runtime import distributed
-from util.runtime.cli import main
+from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
-from util.runtime.progress import Progress
 from util.runtime.rng import seed_everything
-from util.runtime.stop import Stop
 from util.train.adversarial import AdversarialTrainer
 from util.train.replay import dump_nonfinite_step, replay
 from util.train.run import AdversarialRun
@@ -43,30 +37,30 @@ STRIPS = 4  # episodes drawn per validation
 def train() -> None:
     """Run stage two."""
     cfg, gpus = arguments(__doc__, TRAIN_FLAGS)
-    if cfg.Train.replay:
+    options = cfg.Train
+    if options.replay:
         return replay(cfg, gpus)
     ranks = distributed.init(gpus)
     stop = Stop(ranks.is_main)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
         # Episodes: query, supports and class are drawn in util/data/episodes.py.
-        episodes, report = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
+        episodes, report = open_episodes(cfg, "train", options.seed, *statistics)
         tests, more = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
-    batches = Batches(
-        len(episodes), cfg.Train.batch_size, cfg.Train.epochs, ranks, cfg.Train.max_iterations
-    )
+    size, epochs, limit = options.batch_size, options.epochs, options.max_iterations
+    batches = Batches(len(episodes), size, epochs, ranks, limit)
 
-    torch.manual_seed(cfg.Train.seed)  # the same weights on every rank ...
+    torch.manual_seed(options.seed)  # the same weights on every rank ...
     model = build_model(cfg)
     load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
-    options = speed.set_up(model, cfg, ranks.device)
-    seed_everything(cfg.Train.seed + ranks.rank)  # ... and different dropout
+    report += more + speed.set_up(model, cfg, ranks.device)
+    seed_everything(options.seed + ranks.rank)  # ... and different dropout
     trainer = AdversarialTrainer(model, cfg, batches.total, ranks)
     run = AdversarialRun(trainer, cfg, ranks, batches)
-    report += more + options + run.start()
+    report += run.start()
     evaluator = Evaluator(model, tests, cfg, ranks)
-    progress = Progress(batches.total, cfg.Train.print_freq, batches.start, ranks.is_main)
+    progress = Progress(batches.total, options.print_freq, batches.start, ranks.is_main)
     for line in report:
         log.info(line)
     log.info(f"{cfg.name}: {len(episodes)} episodes an epoch, {batches.total} iterations")
@@ -84,11 +78,9 @@ def train() -> None:
             # model/encoder.py multiplies a support by its mask, in which 255 counts as background.
             encoded = encoded_batches(model.encoder, episodes, batches, cfg)
             for batch in progress.waiting(encoded):
-                iteration, in_epoch = run.done, run.done % batches.per_epoch
-                with dump_nonfinite_step(
-                    trainer, batch, iteration, in_epoch, cfg, episodes.sampler.fold
-                ):
-                    losses = trainer.step(batch, iteration, in_epoch)
+                at = run.done, run.done % batches.per_epoch  # iteration of the run, of the epoch
+                with dump_nonfinite_step(trainer, batch, *at, cfg, episodes.sampler.fold):
+                    losses = trainer.step(batch, *at)
                 run.step_done()
                 run.log_step({**losses, **trainer.rates()})
                 progress.step(run.done, losses, trainer.rate)

@@ -13,42 +13,30 @@ if __name__ == "__main__":
     check_first(arguments, __doc__)  # before torch, which takes seconds to import
 
 from util import speed
-from util.data.base_images import open_base_images
-from util.data.batches import Batches
-from util.data.loading import skipped_by_all_ranks
-from util.runtime import distributed
-from util.runtime.cli import main
+from util.data import Batches, open_base_images, skipped_by_all_ranks
+from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
-from util.runtime.progress import Progress
 from util.runtime.rng import seed_everything
-from util.runtime.stop import Stop
-from util.train.base_learner import (
-    BaseLearnerRun,
-    BaseLearnerTrainer,
-    build_base_learner,
-    check_target,
-    training_batches,
-    transform,
-    validate,
-)
+from util.train import base_learner
 
 
 def train_base() -> None:
     """Run stage one."""
     cfg, gpus = arguments(__doc__)
-    check_target(cfg)
+    base_learner.check_target(cfg)
     ranks = distributed.init(gpus)
     speed.set_kernels(cfg)
     stop, base = Stop(ranks.is_main), cfg.Base
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
-        images, report = open_base_images(cfg, "train", transform(cfg, train=True), base.seed)
-        tests, more = open_base_images(cfg, "val", transform(cfg, train=False), None)
+        augmented, plain = (base_learner.transform(cfg, train=train) for train in (True, False))
+        images, report = open_base_images(cfg, "train", augmented, base.seed)
+        tests, more = open_base_images(cfg, "val", plain, None)
     batches = Batches(len(images), base.batch_size, base.epochs, ranks, base.max_iterations)
 
     seed_everything(base.seed + ranks.rank)
-    model = build_base_learner(cfg, ranks)
-    trainer = BaseLearnerTrainer(model, cfg, batches.total, ranks)
-    run = BaseLearnerRun(trainer, cfg, ranks, batches)
+    model = base_learner.build_base_learner(cfg, ranks)
+    trainer = base_learner.BaseLearnerTrainer(model, cfg, batches.total, ranks)
+    run = base_learner.BaseLearnerRun(trainer, cfg, ranks, batches)
     report += run.start() + more
     progress = Progress(batches.total, cfg.Train.print_freq, batches.start, ranks.is_main)
     for line in report:
@@ -57,7 +45,7 @@ def train_base() -> None:
 
     miou = None
     with stop, run.saved_on_failure():
-        samples = training_batches(model, images, batches, cfg, ranks)
+        samples = base_learner.training_batches(model, images, batches, cfg, ranks)
         for x, target in progress.waiting(samples):
             loss = trainer.step(x, target, run.done)
             run.step_done()
@@ -67,7 +55,7 @@ def train_base() -> None:
         else:  # not stopped
             run.save()  # a validation can take long
             progress.close()
-            miou = validate(model, tests, cfg, ranks, stop)
+            miou = base_learner.validate(model, tests, cfg, ranks, stop)
             if miou is None:
                 run.log_stop()
     if lost := skipped_by_all_ranks(images, ranks):

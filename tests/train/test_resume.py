@@ -296,7 +296,7 @@ def test_stage_one_whose_last_save_failed_does_not_claim_to_be_resumable(
 
     more = "Base.max_iterations=2", "Data.workers=0", f"Method.pre_weight={tmp_path}/base.pth"
     monkeypatch.setattr(base_entry, "Stop", StopAt(0))
-    monkeypatch.setattr("util.train.base_learner.atomic_write", full)
+    monkeypatch.setattr("util.train.run.atomic_write", full)
     assert entries.call(base_entry.train_base, *words, *more) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"stopped: {tmp_path}/base.unfinished.pth: the last checkpoint is not")

@@ -10,30 +10,23 @@ docs/weights.md.
 
 from pathlib import Path
 
-from util.config import load_config
-from util.runtime.cli import Parser, main
-from util.runtime.errors import UserError
+from util.config import load_config, with_class_names
+from util.runtime import Parser, UserError, main
 from util.runtime.log import log
 
 
 def convert_file() -> None:
-    """Run the command line.
-
-    Raises:
-        UserError: a mistake in the arguments, or IN is not a file to convert.
-        OSError: OUT cannot be written.
-    """
+    """Run the command line."""
     parser = Parser(__doc__)
     parser.add_argument("source", metavar="IN", type=Path, help="the weight file to read")
     parser.add_argument("target", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument("--to", choices=("ours", "published"), help="refuse the other direction")
-    parser.add_argument(
-        "--config", metavar="FILE", help="the config that IN must fit; needed on a backbone of timm"
-    )
+    fits = "the config that IN must fit; needed on a backbone of timm"
+    parser.add_argument("--config", metavar="FILE", help=fits)
     args = parser.parse_args()
     if args.target.resolve() == args.source.resolve():
         raise UserError(f"{args.target}: IN and OUT are the same file; name another OUT")
-    cfg = load_config(args.config) if args.config else None
+    cfg = with_class_names(load_config(args.config)) if args.config else None
 
     # Imported only now: torch takes seconds to load, and `--help` needs none.
     from util.checkpoint.file import write_checkpoint

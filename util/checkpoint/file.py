@@ -17,11 +17,9 @@ from util.runtime.files import atomic_write
 
 
 def serialize_checkpoint(**state: Any) -> bytes:
-    """Return the bytes of a checkpoint file.
+    """Return the bytes of a checkpoint file of state dicts, numbers, text and containers of them.
 
-    Args:
-        **state: state dicts, plain numbers, text and containers of them; `read_checkpoint` refuses
-            anything else.
+    `read_checkpoint` refuses anything else.
     """
     file = io.BytesIO()
     torch.save(state, file)
@@ -29,11 +27,7 @@ def serialize_checkpoint(**state: Any) -> bytes:
 
 
 def write_checkpoint(path: str | Path, **state: Any) -> None:
-    """Write a checkpoint file, completely or not at all.
-
-    Args:
-        path: the file; its folder is created.
-        **state: see `serialize_checkpoint`.
+    """Write the state, see `serialize_checkpoint`, completely or not at all; create the folder.
 
     Raises:
         OSError: the file cannot be written; the current one is unchanged.
@@ -57,24 +51,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                     raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a torn file can make the reader fail anywhere
-        raise UserError(
-            f"{path}: torn, or not a PyTorch checkpoint of tensors; write it again or "
-            "name another file"
-        ) from None
+        mistake = "torn, or not a PyTorch checkpoint of tensors; write it again"
+        raise UserError(f"{path}: {mistake} or name another file") from None
     if not isinstance(state, dict):
-        raise UserError(
-            f"{path}: holds a {type(state).__name__} instead of named values; name another file"
-        )
+        mistake = f"holds a {type(state).__name__} instead of named values"
+        raise UserError(f"{path}: {mistake}; name another file")
     return state
 
 
 def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a file: the entry `name`, or the whole content without one.
-
-    Args:
-        state: the content of the file.
-        name: key of the entry.
-        path: the file, for the message.
+    """Return the state dict in the content of a file: its entry `name`, or all without one.
 
     Raises:
         UserError: the entry is no state dict.
@@ -88,28 +74,21 @@ def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[st
 def load_state_dict_strictly(
     module: nn.Module, state: Mapping[str, Tensor], path: str | Path
 ) -> None:
-    """Load a state dict whose names and shapes must be exactly those of the module.
-
-    Args:
-        module: what to load into.
-        state: name -> tensor.
-        path: the file that it came from, for the message.
+    """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
     Raises:
         UserError: names are missing, surplus or of another shape; the module is unchanged.
     """
     if differences := state_dict_differences(module.state_dict(), state):
-        raise UserError(
-            f"{path}: a checkpoint of another architecture: {differences}; name "
-            "one that was trained with this config"
-        )
+        mistake = f"a checkpoint of another architecture: {differences}"
+        raise UserError(f"{path}: {mistake}; name one that was trained with this config")
     module.load_state_dict(state)
 
 
 def state_dict_differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Describe what is missing, surplus or of another shape in `state`; '' if nothing is.
 
-    Each kind of difference is given by its number and the first three names.
+    Each kind is given by its number and the first three names.
     """
     differences = {
         "missing": [name for name in expected if name not in state],

@@ -6,17 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import published
 from model.amformer.system import AMFormer
 from model.base_learner import BaseLearner
-from model.published import (
-    base_from_published,
-    base_to_published,
-    from_published,
-    infer_architecture,
-    published_name,
-    strip_module_prefix,
-    to_published,
-)
 from util.checkpoint.file import read_checkpoint, state_dict_differences
 from util.config import Config, to_dict
 from util.runtime.errors import UserError
@@ -28,7 +20,7 @@ OURS, PUBLISHED = "ours", "published"
 def convert(
     source: str | Path, to: str | None = None, cfg: Config | None = None
 ) -> tuple[dict[str, Any], str]:
-    """Read a weight file and rename its tensors.
+    """Read a weight file; return it renamed for `write_checkpoint`, and a line that describes it.
 
     Args:
         source: a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
@@ -36,21 +28,22 @@ def convert(
         to: 'ours' or 'published'; None: the one that the file does not have.
         cfg: the config that the file must fit; None: the architecture that names and shapes tell.
 
-    Returns:
-        The content for `write_checkpoint`, and one line that describes it.
-
     Raises:
         UserError: the file is torn, holds no such weights, or its names or shapes do not fit.
     """
-    state = strip_module_prefix(_weights(source))
+    state = published.strip_module_prefix(_weights(source))
     kind, base = _kind(source, state)
     target = to or (PUBLISHED if kind == OURS else OURS)
     if target == kind:
         raise UserError(f"{source}: its names are {kind} already; leave out --to {to}")
-    published = (
-        state if kind == PUBLISHED else {_published_name(n, base): v for n, v in state.items()}
-    )
-    backbone, classes, shot = infer_architecture(published)
+
+    def to_theirs(ours: State) -> State:
+        if base:
+            return published.base_to_published(ours)
+        return {published.published_name(name): value for name, value in ours.items()}
+
+    theirs = state if kind == PUBLISHED else to_theirs(state)
+    backbone, classes, shot = published.infer_architecture(theirs)
     if cfg:
         backbone, classes, shot = cfg.Method.backbone, cfg.num_base_classes, cfg.Data.shot
     if not base and backbone.startswith("timm/"):
@@ -61,17 +54,22 @@ def convert(
     description = f"a base learner of {classes} classes on {backbone}"
     if not base:
         description = f"an AMFormer of {classes} base classes and {shot} shots on {backbone}"
-    expected = ours if kind == OURS else {_published_name(n, base): v for n, v in ours.items()}
-    if fault := state_dict_differences(expected, _one_classifier(state, expected)):
+    expected = ours if kind == OURS else to_theirs(ours)
+    # BAM's files use two names for the classifier.
+    names = {name.replace("cls.4.", "base_learnear.2."): name for name in expected}
+    given = {names.get(name, name): value for name, value in state.items()}
+    if fault := state_dict_differences(expected, given):
         remedy = "name the config it was made for" if cfg else "a backbone of timm wants --config"
         raise UserError(f"{source}: does not fit {description}: {fault}; {remedy}")
+    content: dict[str, Any]
     if base:
-        names = base_from_published(state, ours) if target == OURS else base_to_published(state)
-        content: dict[str, Any] = {"state_dict": names}
+        to_ours = published.base_from_published
+        content = {"state_dict": to_ours(state, ours) if target == OURS else theirs}
     elif target == OURS:
-        content = {"model": from_published(state)} | ({"config": to_dict(cfg)} if cfg else {})
+        content = {"model": published.from_published(state)}
+        content |= {"config": to_dict(cfg)} if cfg else {}
     else:
-        content = dict(to_published(state))
+        content = dict(published.to_published(state))
     return content, f"{description}, {len(state)} tensors under {target} names"
 
 
@@ -90,27 +88,11 @@ def _weights(source: str | Path) -> State:
 def _kind(source: str | Path, state: State) -> tuple[str, bool]:
     """Return whose names the tensors have, and whether they are a base learner alone."""
     parts = {name.partition(".")[0] for name in state}
-    for part, kind, base in (
-        ("encoder", OURS, False),
-        ("transformer", PUBLISHED, False),
-        ("classifier", OURS, True),
-        ("ppm", PUBLISHED, True),
-    ):
+    systems = {"encoder": OURS, "transformer": PUBLISHED}
+    base_learners = {"classifier": OURS, "ppm": PUBLISHED}
+    for part, found in (systems | base_learners).items():
         if part in parts:
-            return kind, base
+            return found, part in base_learners
     shown = ", ".join(list(state)[:3])
-    raise UserError(
-        f"{source}: neither AMFormer's names nor published ones ({shown}, ...); it takes a system "
-        "or a base learner"
-    )
-
-
-def _published_name(name: str, base: bool) -> str:
-    """Return the published name of one of our names."""
-    return next(iter(base_to_published({name: torch.empty(0)}))) if base else published_name(name)
-
-
-def _one_classifier(state: State, expected: State) -> State:
-    """Return a base learner's state with one name for the classifier: BAM's files use two."""
-    names = {name.replace("cls.4.", "base_learnear.2."): name for name in expected}
-    return {names.get(name, name): value for name, value in state.items()}
+    mistake = f"neither AMFormer's names nor published ones ({shown}, ...)"
+    raise UserError(f"{source}: {mistake}; it takes a system or a base learner")

@@ -9,53 +9,39 @@ from typing import Any
 from util.checkpoint.file import read_checkpoint
 from util.runtime.errors import UserError
 
-LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
+CHECKPOINTS = LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 
 _Kinds = Mapping[str, type | tuple[type, ...]]
 
-ADVERSARIAL_STATE: _Kinds = {
-    **dict.fromkeys(("model", "optimizer_g", "optimizer_d"), dict),
-    **{"iteration": int, "best": (int, float), "stale": int, "random": list, "run": int},
-}
-"""Keys that stage two needs to resume, and the types of their values."""
-
 BASE_LEARNER_STATE: _Kinds = {"model": dict, "optimizer": dict, "iteration": int, "random": list}
-"""Keys that stage one needs to resume, and the types of their values."""
+ADVERSARIAL_STATE: _Kinds = {
+    **{"model": dict, "optimizer_g": dict, "optimizer_d": dict, "iteration": int, "random": list},
+    **{"best": (int, float), "stale": int, "run": int},
+}
+"""Keys that stage one and stage two need to resume, and the types of their values."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint in a run's folder that training can resume from.
-
-    Attributes:
-        path: the file.
-        run: number of the run that wrote it, from 1; several runs may use one folder in turn.
-        iteration: iterations that were done.
-        validated: whether the validation of this iteration is done.
-        launch: `launch_id` of the run; None if no launcher started it.
-    """
+    """A checkpoint in a run's folder that training can resume from."""
 
     path: Path
-    run: int
-    iteration: int
-    validated: bool
-    launch: str | None
+    run: int  # number of the run that wrote it, from 1; several runs may use one folder in turn
+    iteration: int  # iterations that were done
+    validated: bool  # whether the validation of this iteration is done
+    launch: str | None  # `launch_id` of the run; None if no launcher started it
 
 
 def find_candidates(folder: Path) -> tuple[list[Candidate], list[str]]:
     """Return the checkpoints in a folder to resume from, and one line for each unusable one."""
     good, bad = [], []
-    for path in (folder / name for name in (LAST, PREVIOUS, BEST)):
-        if not path.exists():
-            continue
+    for path in (folder / name for name in CHECKPOINTS if (folder / name).exists()):
         try:
             state = training_state(path)
+            at = state["run"], state["iteration"], state.get("validated", True)
+            good.append(Candidate(path, *at, state.get("launch")))
         except UserError as error:
             bad.append(str(error))
-            continue
-        run, iteration = state["run"], state["iteration"]
-        validated = state.get("validated", True)
-        good.append(Candidate(path, run, iteration, validated, state.get("launch")))
     return good, bad
 
 
@@ -70,11 +56,7 @@ def latest(candidates: Iterable[Candidate]) -> Path | None:
 
 
 def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, Any]:
-    """Read a checkpoint that training can resume from.
-
-    Args:
-        path: the file.
-        kinds: the keys that it must hold, and the types of their values.
+    """Read a checkpoint that training can resume from: its keys must have these types of values.
 
     Raises:
         UserError: the file is missing, torn, not ours, or holds weights only.
@@ -86,11 +68,7 @@ def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, A
 
 
 def check_resume_file(path: Path) -> None:
-    """Refuse an unusable file that `Train.resume` names, and suggest a good one in its folder.
-
-    Raises:
-        UserError: see `training_state`.
-    """
+    """Refuse an unusable file that `Train.resume` names with `UserError`; suggest a good one."""
     try:
         training_state(path)
     except UserError as error:

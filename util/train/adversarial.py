@@ -2,7 +2,8 @@
 
 The losses and their weights are in `generator_step` and `discriminator_step`. A step takes the
 gradients of G's or of D's parameters only and averages them over the ranks; the other network stays
-unchanged. Learning rates and frozen parameters are in util/train/optimizers.py.
+unchanged. Learning rates and frozen parameters are in util/train/optimizers.py. A batch is always
+this rank's share.
 """
 
 from collections.abc import Callable
@@ -23,70 +24,46 @@ from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
 from util.features import EncodedBatch
-from util.runtime import distributed
-from util.runtime.distributed import Ranks
-from util.runtime.errors import RunStopped
+from util.runtime import Ranks, RunStopped, distributed
 from util.train.optimizers import build_optimizers, lr_schedule, set_lr
+
+Losses = dict[str, Tensor]  # by name
+Pixels = tuple[Tensor, ...]  # numbers of labeled pixels: of the masks, of the base labels
 
 
 class NonFiniteStep(RunStopped):
-    """A loss or a gradient is NaN or infinite; the message names iteration and episodes.
+    """A loss or a gradient, perhaps of another rank, is NaN or infinite.
 
-    Attributes:
-        on_this_rank: whether it is this rank's loss or gradient.
-        losses: this rank's losses, by name.
-        pixels: what `count_labeled_pixels` returned; () in a step of D.
+    The message names iteration and episodes; `losses` are this rank's, `pixels` is what
+    `count_labeled_pixels` returned, () in a step of D.
     """
 
-    def __init__(self, message: str, *, on_this_rank: bool = False) -> None:
+    def __init__(self, message: str, on_this_rank: bool, losses: Losses, pixels: Pixels) -> None:
         super().__init__(message)
-        self.on_this_rank = on_this_rank
-        self.losses: dict[str, Tensor] = {}
-        self.pixels: tuple[Tensor, ...] = ()
+        self.on_this_rank, self.losses, self.pixels = on_this_rank, losses, pixels
 
 
 def choose_parts(seed: int, iteration: int) -> Tensor:
-    """Draw part maps for the diversity loss, 9 of 14 each; a function of (seed, iteration).
-
-    Returns:
-        Numbers of part maps [levels, 2 (fake, real), 9].
-    """
+    """Draw 9 of 14 part maps for the diversity loss: their numbers [levels, 2 (fake, real), 9]."""
     rng = np.random.default_rng((seed, iteration))
     sets = [rng.permutation(PARTS)[:CHOSEN] for _ in range(2 * LEVELS)]
     return torch.from_numpy(np.stack(sets)).view(LEVELS, 2, CHOSEN)
 
 
 class AdversarialTrainer:
-    """Model, both optimizers and the training step.
-
-    Args:
-        model: on its device.
-        cfg: the whole config.
-        total: iterations of the run, for the learning rate.
-        ranks: this process, which takes a share of each batch.
-    """
+    """Model, on its device, both optimizers and the step of a run of `total` iterations."""
 
     def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Ranks):
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
-        self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
+        optimizers = self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
         half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
-        self.scalers = {
-            optimizer: GradScaler(ranks.device.type, enabled=half)
-            for optimizer in (self.optimizer_g, self.optimizer_d)
-        }
+        self.scalers = {o: GradScaler(ranks.device.type, enabled=half) for o in optimizers}
 
-    def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> dict[str, Tensor]:
+    def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> Losses:
         """Take one step: of G in an even iteration of an epoch, of D in an odd one.
 
-        Without `Train.adversarial` every step is G's.
-
-        Args:
-            batch: this rank's share.
-            iteration: of the run, from 0.
-            in_epoch: of the epoch, from 0.
-
-        Returns:
-            The losses by name, detached.
+        Without `Train.adversarial` every step is G's. Iterations count from 0: `iteration` in the
+        run, `in_epoch` in the epoch. The losses returned are detached.
 
         Raises:
             NonFiniteStep: a loss or gradient is not finite; no parameter has changed.
@@ -104,32 +81,20 @@ class AdversarialTrainer:
         weight = train.adversarial_weight if weighted else train.adversarial_rest_weight
         return self.generator_step(batch, weight=weight, iteration=iteration)
 
-    def generator_step(
-        self, batch: EncodedBatch, *, weight: float, iteration: int = 0
-    ) -> dict[str, Tensor]:
+    def generator_step(self, batch: EncodedBatch, *, weight: float, iteration: int = 0) -> Losses:
         """Take a step of G on main + aux + aux_weight1 * distillation + weight * adversarial.
 
-        Args:
-            batch: this rank's share.
-            weight: of the adversarial loss.
-            iteration: of the run, for an error message.
-
-        Returns:
-            The losses by name, detached; `loss_g` is their weighted sum.
-
-        Raises:
-            NonFiniteStep: see `step`.
+        `loss_g` is this weighted sum. Returns and raises as `step`.
         """
         pixels = self.count_labeled_pixels(batch)
 
-        def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
+        def losses_of(part: EncodedBatch) -> Losses:
             with self.autocast():
                 prediction = self.predict(part)
             terms = self.segmentation_losses(prediction, part, pixels)
-            total = terms["main"] + terms["aux"]
             mean_weight = self.loss_weight(part, batch)
             terms["distillation"] = mean_weight * terms["distillation"]
-            total = total + self.cfg.aux_weight1 * terms["distillation"]
+            total = terms["main"] + terms["aux"] + self.cfg.aux_weight1 * terms["distillation"]
             if self.cfg.adversarial:
                 outputs = self.discriminator_outputs(prediction, part)
                 terms["adversarial_g"] = mean_weight * losses.generator(outputs)
@@ -140,33 +105,21 @@ class AdversarialTrainer:
 
     def discriminator_step(
         self, batch: EncodedBatch, chosen: Tensor, *, iteration: int = 0
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         """Take a step of D on its adversarial loss + diversity_weight * diversity.
 
-        G runs without gradients.
-
-        Args:
-            batch: this rank's share.
-            chosen: see `choose_parts`.
-            iteration: of the run, for an error message.
-
-        Returns:
-            The losses by name, detached; `loss_d` is their weighted sum.
-
-        Raises:
-            NonFiniteStep: see `step`.
+        `loss_d` is this weighted sum; G runs without gradients. `choose_parts` gives `chosen`.
+        Returns and raises as `step`.
         """
 
-        def losses_of(part: EncodedBatch) -> dict[str, Tensor]:
+        def losses_of(part: EncodedBatch) -> Losses:
             with torch.no_grad(), self.autocast():
                 prediction = self.predict(part)
             outputs = self.discriminator_outputs(prediction, part)
-            diversity = losses.diversity(outputs, chosen.to(outputs[0].fake_maps.device))
+            diversity = losses.diversity(outputs, chosen.to(self.ranks.device))
             mean_weight = self.loss_weight(part, batch)
-            terms = {
-                "adversarial_d": mean_weight * losses.discriminator(outputs),
-                "diversity": mean_weight * diversity,
-            }
+            terms = {"adversarial_d": mean_weight * losses.discriminator(outputs)}
+            terms["diversity"] = mean_weight * diversity
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
             return terms | {"loss_d": total}
 
@@ -180,16 +133,13 @@ class AdversarialTrainer:
 
     def rates(self) -> dict[str, float]:
         """Return the learning rates by name, one for each multiplier."""
-        groups = self.optimizer_g.param_groups
-        return {f"lr_x{g['multiplier']:g}": g["lr"] for g in groups}
+        return {f"lr_x{g['multiplier']:g}": g["lr"] for g in self.optimizer_g.param_groups}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizers and gradient scalers; the model's is not in it."""
-        return {
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
-            "scalers": [scaler.state_dict() for scaler in self.scalers.values()],
-        }
+        g, d = self.optimizer_g.state_dict(), self.optimizer_d.state_dict()
+        scalers = [scaler.state_dict() for scaler in self.scalers.values()]
+        return {"optimizer_g": g, "optimizer_d": d, "scalers": scalers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; further keys are ignored."""
@@ -212,16 +162,12 @@ class AdversarialTrainer:
         return self.model.detail_mining(prediction.features, prediction.foreground, real)
 
     def segmentation_losses(
-        self, prediction: Prediction, batch: EncodedBatch, pixels: tuple[Tensor, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the losses `main`, `aux`, `distillation` and `base`.
+        self, prediction: Prediction, batch: EncodedBatch, pixels: Pixels
+    ) -> Losses:
+        """Return the losses `main`, `aux`, `distillation` and `base` of a batch or a part of one.
 
-        `base` is the base learner's loss, which is frozen: it is shown, not trained on.
-
-        Args:
-            prediction: of the episodes.
-            batch: the episodes; they may be a part of a batch.
-            pixels: of the whole batch, see `count_labeled_pixels`.
+        `pixels` is `count_labeled_pixels` of the whole batch. `base` is the loss of the base
+        learner, which is frozen: it is shown, not trained on.
         """
         mask, base_mask = batch.query_mask, batch.query_base_mask
         assert base_mask is not None, "training batches have base labels"
@@ -234,13 +180,12 @@ class AdversarialTrainer:
             "base": losses.cross_entropy(prediction.base_logits, base_mask, base_labeled),
         }
 
-    def count_labeled_pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
+    def count_labeled_pixels(self, batch: EncodedBatch) -> Pixels:
         """Return the labeled pixels of the masks and of the base labels, mean over the ranks."""
         assert batch.query_base_mask is not None, "training batches have base labels"
         masks = batch.query_mask, batch.query_base_mask
         counts = torch.stack([(mask != IGNORE).sum() for mask in masks])
-        of_masks, of_base_labels = distributed.mean_over_ranks(counts, self.ranks).clamp(min=1)
-        return of_masks, of_base_labels
+        return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
 
     def loss_weight(self, part: EncodedBatch, batch: EncodedBatch) -> float:
         """Return the weight of a part's mean loss in the mean over all ranks' whole batch."""
@@ -253,31 +198,29 @@ class AdversarialTrainer:
         return speed.autocast(self.cfg.precision, self.ranks.device)
 
     def _step(
-        self,
-        optimizer: Optimizer,
-        batch: EncodedBatch,
-        name: str,
-        losses_of: Callable[[EncodedBatch], dict[str, Tensor]],
-        iteration: int,
-        pixels: tuple[Tensor, ...] = (),
-    ) -> dict[str, Tensor]:
+        self, optimizer: Optimizer, batch: EncodedBatch, name: str,
+        losses_of: Callable[[EncodedBatch], Losses], iteration: int, pixels: Pixels = (),
+    ) -> Losses:  # fmt: skip
         """Take a step of one optimizer on the loss `name`, summed over the parts of a batch."""
         scaler = self.scalers[optimizer]
         parameters: list[nn.Parameter] = [p for g in optimizer.param_groups for p in g["params"]]
         gradients: list[Tensor] = []
-        sums: dict[str, Tensor] = {}
+        sums: Losses = {}
         for part in batch.split(self.cfg.accumulate):
             terms = losses_of(part)
             new = list(torch.autograd.grad(scaler.scale(terms[name]), parameters))
-            if gradients:
-                new = [a + b for a, b in zip(gradients, new, strict=True)]
-            gradients = new
+            gradients = [a + b for a, b in zip(gradients, new, strict=True)] if gradients else new
             terms = {key: value.detach() for key, value in terms.items()}
             sums = {key: sums[key] + terms[key] for key in sums} if sums else terms
-        error = self._nonfinite(sums[name], parameters, gradients, batch, iteration)
-        if error:
-            error.losses, error.pixels = sums, pixels
-            raise error
+        good = torch.isfinite(sums[name])
+        if self.cfg.precision != "fp16":  # with fp16 the scaler looks for such gradients
+            good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
+        if distributed.all_reduce_sum((~good).float()):
+            reason = "the step of another rank is not finite"
+            if not good:
+                reason = self._reason(sums[name], parameters, gradients)
+                reason += f", episodes: {'; '.join(str(plan) for plan in batch.plans)}"
+            raise NonFiniteStep(f"iteration {iteration}: {reason}", not good, sums, pixels)
         for each in (self.optimizer_g, self.optimizer_d):
             each.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -287,33 +230,11 @@ class AdversarialTrainer:
         scaler.update()
         return sums
 
-    def _nonfinite(
-        self,
-        loss: Tensor,
-        parameters: list[nn.Parameter],
-        gradients: list[Tensor],
-        batch: EncodedBatch,
-        iteration: int,
-    ) -> NonFiniteStep | None:
-        """Return an error if a loss or gradient of any rank is not finite.
-
-        A finite loss may have gradients that are not. With fp16 the scaler looks for those.
-        """
-        good = torch.isfinite(loss)
-        if self.cfg.precision != "fp16":
-            good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
-        if not distributed.all_reduce_sum((~good).float()):
-            return None
-        if good:
-            return NonFiniteStep(f"iteration {iteration}: the step of another rank is not finite")
-        reason = f"the loss is {loss.item()}"
-        if torch.isfinite(loss):
-            names = {id(p): name for name, p in self.model.named_parameters()}
-            pairs = zip(parameters, gradients, strict=True)
-            bad = [names[id(p)] for p, gradient in pairs if not gradient.isfinite().all()]
-            reason = (
-                f"the gradient of {bad[0]} is not finite" if bad else "the gradients are too large"
-            )
-        episodes = "; ".join(str(plan) for plan in batch.plans)
-        message = f"iteration {iteration}: {reason}, episodes: {episodes}"
-        return NonFiniteStep(message, on_this_rank=True)
+    def _reason(self, loss: Tensor, parameters: list[nn.Parameter], gradients: list[Tensor]) -> str:
+        """Return what is not finite; a finite loss may have gradients that are not."""
+        if not torch.isfinite(loss):
+            return f"the loss is {loss.item()}"
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        pairs = zip(parameters, gradients, strict=True)
+        bad = [names[id(p)] for p, gradient in pairs if not gradient.isfinite().all()]
+        return f"the gradient of {bad[0]} is not finite" if bad else "the gradients are too large"

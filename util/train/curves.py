@@ -16,17 +16,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
 _number = itertools.count()  # otherwise two files of one second would have the same name
-_START = SessionLog(status=SessionLog.START)
 
 
 class Curves:
-    """Event files of one run, one after the other.
+    """Event files in the folder of a run, one after the other.
 
-    Args:
-        folder: of the run.
-        start: iterations done before the run was resumed. The first file marks this step: points of
-            earlier files after it are discarded by TensorBoard and by `util.report`.
-        warn: called with one line when the disk fails, once for each file.
+    The first file marks `start`, the iterations done before the run was resumed: points of earlier
+    files after it are discarded by TensorBoard and by `util.report`. `warn` is called with one line
+    for each file that fails.
     """
 
     def __init__(self, folder: Path, start: int, warn: Callable[[str], None]):
@@ -43,11 +40,11 @@ class Curves:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each of these curves."""
         for name, value in values.items():
-            self._add(step, summary=scalar(name, value))
+            self._try(self._write, step, summary=scalar(name, value))
 
     def picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Add an RGB picture, uint8 [3,H,W]."""
-        self._add(step, summary=image(name, picture))
+        self._try(self._write, step, summary=image(name, picture))
 
     def flush(self) -> None:
         """Write everything to the disk; after a failure, try a new file."""
@@ -67,22 +64,17 @@ class Curves:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(self.folder / "events"), f".{next(_number)}")
         if not self._marked:
-            self._file.write_event(_event(self.start + 1, session_log=_START))
+            self._write(self.start + 1, session_log=SessionLog(status=SessionLog.START))
         self._file.flush()
         self._marked = True
 
-    def _add(self, step: int, **content: object) -> None:
+    def _write(self, step: int, **content: object) -> None:
         if self._file is not None:
-            file, event = self._file, _event(step, **content)
-            self._try(lambda: file.write_event(event))
+            self._file.write_event(Event(step=step, wall_time=time.time(), **content))
 
-    def _try(self, call: Callable[[], object]) -> None:
+    def _try(self, call: Callable[..., object], *given: object, **content: object) -> None:
         try:
-            call()
+            call(*given, **content)
         except OSError as error:
             self.warn(f"{self.folder}: no curves are written ({error.strerror})")
             self.close()
-
-
-def _event(step: int, **content: object) -> Event:
-    return Event(step=step, wall_time=time.time(), **content)

@@ -45,39 +45,31 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
     Raises:
         UserError: a trainable parameter has no group.
     """
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         for key, matches in PUBLISHED_EXCEPTIONS.items():
             if matches(name):
                 parameter.requires_grad_(getattr(cfg.Method, key))
-
-    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         group = _group_of(name)
         if group is None:
-            raise UserError(
-                f"{name} is trainable but in no optimizer; give it a group in "
-                "util/train/optimizers.py"
-            )
+            remedy = "give it a group in util/train/optimizers.py"
+            raise UserError(f"{name} is trainable but in no optimizer; {remedy}")
         groups.setdefault(group, []).append(parameter)
 
-    train = cfg.Train
+    train, decay = cfg.Train, cfg.Train.weight_decay
+    rates = {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
 
     def settings(network: str) -> list[dict[str, Any]]:
-        rates = {"transformer": 1.0, "other": train.lr_multiplier}
-        rates["merge"] = train.merge_lr_multiplier
         return [
             {"params": groups[network, kind], "multiplier": rate, "lr": train.lr * rate}
             for kind, rate in rates.items()
             if (network, kind) in groups
         ]
 
-    decay = train.weight_decay
-    return (
-        AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay, fused=True),
-        Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay, fused=True),
-    )
+    g = AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay, fused=True)
+    return g, Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay, fused=True)
 
 
 def set_lr(optimizer: Optimizer, rate: float) -> None:

@@ -7,7 +7,7 @@ printed, and the first module whose output is not finite. The exit status is 1 i
 finite again, and 0 otherwise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -15,43 +15,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model import AMFormer, build_model
+from model import build_model
 from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
 from util.config import Config, to_dict
-from util.data.batches import FixedBatches
-from util.data.dataset import open_episodes
-from util.data.lists import FoldList
+from util.data import FixedBatches, FoldList, open_episodes
 from util.features import EncodedBatch, encoded_batches
 from util.reproduce.compare import numeric_keys, tree_differences
 from util.reproduce.environment import list_crc
-from util.runtime import distributed
-from util.runtime.distributed import Ranks
-from util.runtime.errors import RunStopped, UserError
+from util.runtime import Ranks, RunStopped, UserError, distributed
 from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.train.adversarial import AdversarialTrainer, NonFiniteStep
+from util.train.adversarial import AdversarialTrainer, NonFiniteStep, Pixels
 
 
 @contextmanager
 def dump_nonfinite_step(
-    trainer: AdversarialTrainer,
-    batch: EncodedBatch,
-    iteration: int,
-    in_epoch: int,
-    cfg: Config,
+    trainer: AdversarialTrainer, batch: EncodedBatch, iteration: int, in_epoch: int, cfg: Config,
     fold: FoldList,
-) -> Iterator[None]:
-    """Run the block of one step; if the step is not finite, write a file that can repeat it.
+) -> Iterator[None]:  # fmt: skip
+    """Run the block of one step; write a file into `Train.save_path` if it is not finite.
 
-    Args:
-        trainer: takes the step.
-        batch: see `AdversarialTrainer.step`.
-        iteration: see `AdversarialTrainer.step`.
-        in_epoch: see `AdversarialTrainer.step`.
-        cfg: the whole config; the file goes into `Train.save_path`.
-        fold: the list that the episodes are drawn from.
+    `replay` repeats the step if the list of the fold is still the same.
 
     Raises:
         NonFiniteStep: after random states were restored as before the step; on the rank whose step
@@ -65,33 +51,22 @@ def dump_nonfinite_step(
         if not error.on_this_rank:
             raise
         path = Path(cfg.Train.save_path) / f"nonfinite_{iteration}_{ranks.rank}.pth"
-        state = {
-            "model": trainer.model.state_dict(),
-            "indices": [plan.index for plan in batch.plans],
-            "random": random,
-            "iteration": iteration,
-            "in_epoch": in_epoch,
-            "total": trainer.total,
-            "ranks": [ranks.rank, ranks.world],
-            "pixels": list(error.pixels),
-            "config": to_dict(cfg),
-            "list": list_crc(fold),
-            "versions": library_versions(),
-        }
         try:
-            write_checkpoint(path, **state)
+            write_checkpoint(
+                path, model=trainer.model.state_dict(), config=to_dict(cfg), list=list_crc(fold),
+                indices=[plan.index for plan in batch.plans], pixels=list(error.pixels),
+                iteration=iteration, in_epoch=in_epoch, total=trainer.total, random=random,
+                ranks=[ranks.rank, ranks.world], versions=library_versions(),
+            )  # fmt: skip
         except OSError as full:
             log.warning(f"{path}: the step cannot be saved ({full.strerror})")
             raise error from None
-        raise NonFiniteStep(f"{error}; look at it with: python train.py --replay {path}") from None
+        error.args = (f"{error}; look at it with: python train.py --replay {path}",)
+        raise
 
 
 def replay(cfg: Config, gpus: int) -> None:
-    """Repeat the step of `Train.replay` and print what is not finite.
-
-    Args:
-        cfg: the whole config, which must be that of the run.
-        gpus: 0 for the CPU, else a GPU is used.
+    """Repeat the step of `Train.replay` on the CPU (`gpus` 0) or a GPU; print what is not finite.
 
     Raises:
         UserError: the file holds no step, or one of another config or of other images.
@@ -105,9 +80,8 @@ def replay(cfg: Config, gpus: int) -> None:
     if changed := tree_differences(then, now):
         raise UserError(f"Train.replay: {path} is of another config: {'; '.join(changed)}")
     device = distributed.init(gpus).device
-    episodes, _ = open_episodes(
-        cfg, "train", cfg.Train.seed, *pixel_statistics(cfg.Method.backbone)
-    )
+    statistics = pixel_statistics(cfg.Method.backbone)
+    episodes, _ = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
     if list_crc(episodes.sampler.fold) != state["list"]:
         raise UserError(f"Train.replay: {path} is of other images than Data.data_root holds")
     model = build_model(cfg)
@@ -126,54 +100,43 @@ def replay(cfg: Config, gpus: int) -> None:
     log.info(f"encoded queries: {'finite' if finite else 'not finite'}")
     set_random_state(state["random"])
     rank, world = state["ranks"]
-    ranks = Ranks(rank, world, device)
-    _repeat(_ReplayTrainer(model, cfg, state["total"], ranks, state["pixels"]), batch, state)
+    trainer = _ReplayTrainer(model, cfg, state["total"], Ranks(rank, world, device))
+    trainer.pixels = tuple(count.to(device) for count in state["pixels"])
+    _repeat(trainer, batch, state)
 
 
 class _ReplayTrainer(AdversarialTrainer):
     """Repeats one rank's step without the other ranks, with the pixel counts from the file."""
 
-    def __init__(
-        self, model: AMFormer, cfg: Config, total: int, ranks: Ranks, pixels: list[Tensor]
-    ):
-        super().__init__(model, cfg, total, ranks)
-        self.pixels = [count.to(ranks.device) for count in pixels]
+    pixels: Pixels
 
-    def count_labeled_pixels(self, batch: EncodedBatch) -> tuple[Tensor, Tensor]:
-        if not self.pixels:
-            return super().count_labeled_pixels(batch)
-        of_masks, of_base_labels = self.pixels
-        return of_masks, of_base_labels
+    def count_labeled_pixels(self, batch: EncodedBatch) -> Pixels:
+        return self.pixels or super().count_labeled_pixels(batch)
 
 
 def _repeat(trainer: AdversarialTrainer, batch: EncodedBatch, state: dict[str, Any]) -> None:
     """Take the step again, and print the first module and every loss."""
     found: list[str] = []
-    named = [(name, module) for name, module in trainer.model.named_modules() if name]
-    hooks = [module.register_forward_hook(_first_nonfinite(name, found)) for name, module in named]
-    error: NonFiniteStep | None = None
+    names = {module: name for name, module in trainer.model.named_modules() if name}
+
+    def check_output(module: nn.Module, given: tuple, output: object) -> None:
+        if not found and not _is_finite(output):
+            kind = "finite" if _is_finite(given) else "not finite"
+            found.append(f"{names[module]} ({kind} input)")
+
+    for module in names:
+        module.register_forward_hook(check_output)
+    failure = ""
     try:
         losses = trainer.step(batch, state["iteration"], state["in_epoch"])
-    except NonFiniteStep as again:
-        error, losses = again, again.losses
-    for hook in hooks:
-        hook.remove()
+    except NonFiniteStep as error:
+        failure, losses = f"not finite again: {error}", error.losses
     log.info(f"first module whose output is not finite: {found[0] if found else 'none'}")
     for name, value in losses.items():
         log.info(f"  {name} {value.item():.9g}")
-    if error:
-        raise RunStopped(f"not finite again: {error}")
+    if failure:
+        raise RunStopped(failure)
     log.info("every loss and every gradient is finite here")
-
-
-def _first_nonfinite(name: str, found: list[str]) -> Callable[[nn.Module, tuple, object], None]:
-    """Return a forward hook that puts the module's name into `found` if that is empty."""
-
-    def hook(module: nn.Module, given: tuple, output: object) -> None:
-        if not found and not _is_finite(output):
-            found.append(f"{name} ({'finite' if _is_finite(given) else 'not finite'} input)")
-
-    return hook
 
 
 def _is_finite(value: object) -> bool:

@@ -14,9 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from util.checkpoint import resume
-from util.checkpoint.file import serialize_checkpoint
-from util.checkpoint.load import load_checkpoint
+from util.checkpoint import load_checkpoint, resume, serialize_checkpoint
 from util.config import Config, save_config, to_dict
 from util.data import Batches
 from util.evaluate.scores import Scores
@@ -37,9 +35,7 @@ class _Trainer(Protocol):
 
     @property
     def model(self) -> nn.Module: ...
-
     def state_dict(self) -> dict[str, Any]: ...
-
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
@@ -51,7 +47,10 @@ class Run(ABC):
         done: iterations that are done.
         owes_validation: the validation of the last of them is still to come.
         setting: what a resumed run is compared with: config, versions.
+        key: of the config, that says where the run writes.
     """
+
+    key: str
 
     def __init__(
         self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
@@ -63,9 +62,7 @@ class Run(ABC):
         self._failure = ""  # why the last checkpoint could not be written
 
     def start(self) -> list[str]:
-        """Resume as `Train.resume` says, so that `batches` start there; open the log file.
-
-        Returns lines about where the run starts.
+        """Resume as `Train.resume` says and open the log file; return lines about the start.
 
         Raises:
             UserError: the checkpoint is missing, torn, of another architecture or holds no training
@@ -79,7 +76,11 @@ class Run(ABC):
         if path:
             notes += self._resume(Path(path))
         if self.ranks.is_main:
-            self._open()
+            try:
+                self._open()
+            except OSError as error:
+                mistake = f"{error.filename or self.path} cannot be written to ({error.strerror})"
+                raise UserError(f"{self.key}: {mistake}; name another place") from None
         return notes
 
     @abstractmethod
@@ -93,15 +94,12 @@ class Run(ABC):
             self._load(state)
             set_random_state(state["random"][self.ranks.rank % len(state["random"])])
         except Exception:
-            raise UserError(
-                f"{path}: its optimizers or random states do not fit this run; name another file"
-            ) from None
+            mistake = "its optimizers or random states do not fit this run"
+            raise UserError(f"{path}: {mistake}; name another file") from None
         self._saved, self.batches.start = (self.done, self.owes_validation), self.done
         changed = setting_differences(state, self.setting)
-        return [
-            f"resumed from {path}: {self.done} of {self.batches.total} iterations are done",
-            *(f"changed since that checkpoint: {line}" for line in changed),
-        ]
+        start = f"resumed from {path}: {self.done} of {self.batches.total} iterations are done"
+        return [start, *(f"changed since that checkpoint: {line}" for line in changed)]
 
     def _load(self, state: dict[str, Any]) -> None:
         """Restore everything but the model and the random state."""
@@ -110,7 +108,7 @@ class Run(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Make the run's place ready for writing, on rank 0, and open the log file."""
+        """Prepare the run's place for writing, on rank 0, and open the log file."""
 
     def step_done(self) -> None:
         """Count an iteration."""
@@ -149,10 +147,8 @@ class Run(ABC):
             self._failure = ""
         except OSError as error:
             self._failure = f"{error.strerror}, at iteration {self.done}"
-            log.warning(
-                f"{self.path}: the checkpoint cannot be written ({self._failure}); earlier ones "
-                "are complete, training goes on"
-            )
+            rest = "earlier ones are complete, training goes on"
+            log.warning(f"{self.path}: the checkpoint cannot be written ({self._failure}); {rest}")
 
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, all but the random state."""
@@ -177,11 +173,7 @@ class Run(ABC):
             raise
 
     def close(self) -> None:
-        """End the run.
-
-        Raises:
-            RunStopped: the last checkpoint could not be written.
-        """
+        """End the run; raise `RunStopped` if its last checkpoint could not be written."""
         if self._failure:
             raise RunStopped(f"{self.path}: the last checkpoint is not written ({self._failure})")
 
@@ -197,6 +189,8 @@ class AdversarialRun(Run):
         best: the highest validation mIoU so far, in percent.
         stale: epochs since then, for early stopping.
     """
+
+    key = "Train.save_path"
 
     def __init__(self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
@@ -234,9 +228,8 @@ class AdversarialRun(Run):
         self._number = resumed[0] if resumed else 1 + max((one.run for one in good), default=0)
         own = {one.path.name for one in good if one.run == self._number}
         self._foreign_files = {n for n in resume.CHECKPOINTS if (self.path / n).exists()} - own
-        if resumed or not self._foreign_files:
-            return []
-        return [f"{self.path} holds an earlier run, which this one replaces"]
+        note = f"{self.path} holds an earlier run, which this one replaces"
+        return [] if resumed or not self._foreign_files else [note]
 
     def _resume(self, path: Path) -> list[str]:
         notes = super()._resume(path)
@@ -256,17 +249,11 @@ class AdversarialRun(Run):
         self.owes_validation = not state.get("validated", True)
 
     def _open(self) -> None:
-        """Write the config; refuse a folder of something else, or one that cannot be written to."""
+        """Write the config; refuse a folder of something else."""
         config = self.path / "config.yaml"
-        try:
-            if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
-                raise UserError(f"{config}: is not of a run; name another Train.save_path")
-            save_config(self.cfg, config)
-        except OSError as error:
-            raise UserError(
-                f"Train.save_path: {self.path} cannot be written to ({error.strerror}); name "
-                "another folder"
-            ) from None
+        if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
+            raise UserError(f"{config}: is not of a run; name another Train.save_path")
+        save_config(self.cfg, config)
         for name in resume.CHECKPOINTS:
             sweep(self.path / name)
         add_log_file(self.path / LOG)
@@ -331,8 +318,7 @@ class AdversarialRun(Run):
             atomic_write(self.path / resume.BEST, self._unwritten_best)
             self._unwritten_best = b""
             self._foreign_files.discard(resume.BEST)
-        replaces = resume.LAST in self._foreign_files
-        keep = None if replaces else self.path / resume.PREVIOUS
+        keep = None if resume.LAST in self._foreign_files else self.path / resume.PREVIOUS
         atomic_write(self.path / resume.LAST, content, keep=keep)
         for name in self._foreign_files - {resume.LAST}:
             (self.path / name).unlink(missing_ok=True)
