@@ -17,31 +17,22 @@ from util.runtime.log import log
 
 
 def run_demo(arguments: list[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        arguments: its words; those of this process if not given.
+    """Run the command line: these words, or those of this process.
 
     Raises:
         UserError: the user made a mistake.
     """
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder to create"
-    )
-    parser.add_argument(
-        "--images", type=int, default=1000, metavar="N", help="training images; default: 1000"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the random drawing; default: 0"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder to create")
+    add("--images", type=int, default=1000, metavar="N", help="training images; default: 1000")
+    add("--seed", type=int, default=0, metavar="S", help="of the random drawing; default: 0")
     args = parser.parse_args(arguments)
     try:
         created = demo.make_demo(args.out, args.images, args.seed)
     except OSError as error:
-        raise UserError(
-            f"{error.filename}: {error.strerror}; make room, or choose another --out"
-        ) from None
+        what = f"{error.filename}: {error.strerror}"
+        raise UserError(f"{what}; make room, or choose another --out") from None
     log.info("%s: %s", args.out, "created" if created else "complete, nothing to do")
 
 

@@ -1,7 +1,6 @@
 """Draw the demo's images: twenty kinds of objects, each of one shape and one texture."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,58 +28,36 @@ def _polygon(corners: int, radius: float = 1.0) -> np.ndarray:
     return _polar(np.arange(corners) * 2 * np.pi / corners, radius)
 
 
-def _star(points: int, inner: float) -> np.ndarray:
-    return _polar(np.arange(2 * points) * np.pi / points, np.tile([1.0, inner], points))
-
-
-def _gear(teeth: int) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, 240, endpoint=False)
-    return _polar(angles, 0.87 + 0.13 * np.clip(4 * np.sin(teeth * angles), -1, 1))
-
-
-def _flower(petals: int) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, 240, endpoint=False)
-    return _polar(angles, 0.75 + 0.25 * np.cos(petals * angles))
-
-
-def _crescent() -> np.ndarray:
-    outer, inner = np.linspace(0.62, 2 * np.pi - 0.62, 60), np.linspace(2 * np.pi - 1.1, 1.1, 60)
-    return np.concatenate([_polar(outer, 1.0), _polar(inner, 0.65) + [0.51, 0]])
-
-
-def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y - 2], 1) / 16
-
-
-def _drop() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    return np.stack([np.cos(t), 1.4 * np.sin(t) * np.sin(t / 2) ** 1.4], 1)
-
-
 def _points(*xy: float) -> np.ndarray:
     return np.array(xy, np.float64).reshape(-1, 2)
 
 
+_T = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+_FINE = np.linspace(0, 2 * np.pi, 240, endpoint=False)
+
 _SHAPES: dict[str, Contours] = {
-    "star": [_star(5, 0.48)],
-    "crescent": [_crescent()],
+    "star": [_polar(np.arange(10) * np.pi / 5, np.tile([1.0, 0.48], 5))],
+    "crescent": [np.concatenate([
+        _polar(np.linspace(0.62, 2 * np.pi - 0.62, 60), 1.0),
+        _polar(np.linspace(2 * np.pi - 1.1, 1.1, 60), 0.65) + [0.51, 0]])],
     "cross": [_points(-0.36, -1, 0.36, -1, 0.36, -0.36, 1, -0.36, 1, 0.36, 0.36, 0.36,
                       0.36, 1, -0.36, 1, -0.36, 0.36, -1, 0.36, -1, -0.36, -0.36, -0.36)],
-    "drop": [_drop()],
+    "drop": [np.stack([np.cos(_T), 1.4 * np.sin(_T) * np.sin(_T / 2) ** 1.4], 1)],
     "hexagon": [_polygon(6)],
     "square": [_polygon(4)],
-    "heart": [_heart()],
+    "heart": [np.stack([
+        16 * np.sin(_T) ** 3,
+        -13 * np.cos(_T) + 5 * np.cos(2 * _T) + 2 * np.cos(3 * _T) + np.cos(4 * _T) - 2], 1) / 16],
     "arrow": [_points(1, 0, 0.1, -0.9, 0.1, -0.4, -1, -0.4, -1, 0.4, 0.1, 0.4, 0.1, 0.9)],
     "ring": [_polygon(80), _polygon(80, 0.45)],
     "triangle": [_polygon(3)],
     "disc": [_polygon(80, 0.9)],
     "bolt": [_points(-0.1, -1, 0.6, -1, 0.25, -0.3, 0.75, -0.3, -0.45, 1, -0.15, 0.12, -0.7, 0.12)],
-    "flower": [_flower(5)],
+    "flower": [_polar(_FINE, 0.75 + 0.25 * np.cos(5 * _FINE))],
     "frame": [_polygon(4), _polygon(4, 0.5)],
     "half disc": [_polar(np.linspace(0, np.pi, 60), 1.1) - [0, 0.45]],
-    "gear": [_gear(9), _polygon(40, 0.28)],
+    "gear": [_polar(_FINE, 0.87 + 0.13 * np.clip(4 * np.sin(9 * _FINE), -1, 1)),
+             _polygon(40, 0.28)],
     "ellipse": [_polygon(80) * [1.05, 0.62]],
     "corner": [_points(-0.9, -0.9, -0.15, -0.9, -0.15, 0.2, 0.95, 0.2, 0.95, 0.9, -0.9, 0.9)],
     "hourglass": [_points(-0.85, -0.95, 0.85, -0.95, 0.25, 0, 0.85, 0.95, -0.85, 0.95, -0.25, 0)],
@@ -107,22 +84,6 @@ def _noise(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, cells: float)
     return cv2.remap(grid, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
 
 
-def _bricks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    row = np.floor(y * 3.2)
-    return _sharp(np.minimum(0.5 - abs(_cell(x * 1.7 + row / 2)), 0.5 - abs(_cell(y * 3.2))) - 0.1)
-
-
-def _scales(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    row = np.floor(y * 3)
-    across, down = _cell(x * 2.2 + row / 2), y * 3 - row
-    return np.clip(1.4 * np.hypot(across * 1.4, down) - 0.25, 0, 1) ** 2
-
-
-def _lattice(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    waves = (_sin(1.8 * (x * np.cos(a) + y * np.sin(a))) for a in np.arange(3) * np.pi / 3)
-    return _sharp(np.prod(list(waves), axis=0), 6)
-
-
 _TEXTURES: dict[str, Texture] = {
     "stripes": lambda x, y, rng: _sharp(_sin(2.4 * x)),
     "dots": lambda x, y, rng: _sharp(0.3 - np.hypot(_cell(2.6 * x), _cell(2.6 * y)), 8),
@@ -131,35 +92,28 @@ _TEXTURES: dict[str, Texture] = {
     "camouflage": lambda x, y, rng: _sharp(_noise(x, y, rng, 3.2)),
     "targets": lambda x, y, rng: _sharp(_sin(2.2 * np.hypot(x, y))),
     "zigzag": lambda x, y, rng: _sharp(_sin(2.2 * y + 1.5 * abs(_cell(1.5 * x)))),
-    "grid": lambda x, y, rng: _sharp(
-        np.maximum(abs(_cell(2.4 * x)), abs(_cell(2.4 * y))) - 0.36, 9
-    ),
+    "grid": lambda x, y, rng: _sharp(np.maximum(
+        abs(_cell(2.4 * x)), abs(_cell(2.4 * y))) - 0.36, 9),
     "rays": lambda x, y, rng: _sharp(np.sin(8 * np.arctan2(y, x)), 3),
     "grain": lambda x, y, rng: _sharp(_noise(x, y, rng, 8), 0.6),
-    "bricks": lambda x, y, rng: _bricks(x, y),
+    "bricks": lambda x, y, rng: _sharp(np.minimum(
+        0.5 - abs(_cell(1.7 * x + np.floor(3.2 * y) / 2)), 0.5 - abs(_cell(3.2 * y))) - 0.1),
     "plaid": lambda x, y, rng: (_sharp(_sin(1.5 * x)) + _sharp(_sin(1.5 * y))) / 2,
     "glow": lambda x, y, rng: np.clip(1.1 - np.hypot(x, y), 0, 1),
     "marble": lambda x, y, rng: abs(_sin(0.7 * x + 0.4 * _noise(x, y, rng, 2.2))) ** 0.6,
-    "scales": lambda x, y, rng: _scales(x, y),
+    "scales": lambda x, y, rng: np.clip(1.4 * np.hypot(
+        1.4 * _cell(2.2 * x + np.floor(3 * y) / 2), 3 * y - np.floor(3 * y)) - 0.25, 0, 1) ** 2,
     "spiral": lambda x, y, rng: _sharp(np.sin(13 * np.hypot(x, y) + 2 * np.arctan2(y, x)), 3),
     "leopard": lambda x, y, rng: _sharp(0.22 - abs(abs(_noise(x, y, rng, 3)) - 0.55), 6),
-    "lattice": lambda x, y, rng: _lattice(x, y),
+    "lattice": lambda x, y, rng: _sharp(np.prod([
+        _sin(1.8 * (x * np.cos(a) + y * np.sin(a))) for a in np.arange(3) * np.pi / 3], axis=0), 6),
     "bands": lambda x, y, rng: np.floor(np.clip(2.5 * (x + 1), 0, 4.99)) / 4,
-    "dashes": lambda x, y, rng: _sharp(
-        np.minimum(_sin(3 * y), _sin(1.5 * x + 0.5 * np.floor(3 * y)) + 0.2)
-    ),
-}
+    "dashes": lambda x, y, rng: _sharp(np.minimum(
+        _sin(3 * y), _sin(1.5 * x + 0.5 * np.floor(3 * y)) + 0.2)),
+}  # fmt: skip
 
 KINDS: tuple[tuple[str, str], ...] = tuple(zip(_SHAPES, _TEXTURES, strict=True))
 """Shape and texture of the classes 1, 2, ..., 20."""
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One object on the canvas: colors [H,W,3] and coverage [H,W], both float in 0..1."""
-
-    color: np.ndarray
-    cover: np.ndarray
 
 
 def _colors(hue: float, rng: np.random.Generator) -> np.ndarray:
@@ -170,8 +124,13 @@ def _colors(hue: float, rng: np.random.Generator) -> np.ndarray:
     return rgb if rng.random() < 0.5 else rgb[::-1]
 
 
-def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> _Layer:
-    """Draw an object with random position, radius (40-64 px), rotation (+-45 degrees), colors."""
+def _object(
+    class_id: int, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an object at a random position, 40-64 px in radius, rotated by up to 45 degrees.
+
+    Returns its colors [H,W,3] and its coverage [H,W], both float in 0..1.
+    """
     height, width = shape
     radius, turn = rng.uniform(40, 64), np.deg2rad(rng.uniform(-45, 45))
     center = rng.uniform(0.6 * radius, np.array([width, height]) - 0.6 * radius)
@@ -189,7 +148,7 @@ def _object(class_id: int, shape: tuple[int, int], rng: np.random.Generator) -> 
     first, second = _colors(hue, rng)
     light = 1 + 0.12 * across[..., None]
     color = np.clip((first + (second - first) * mix) * light, 0, 1)
-    return _Layer(color, cover.astype(np.float32) / 255)
+    return color, cover.astype(np.float32) / 255
 
 
 def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -219,25 +178,19 @@ def _background(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 def draw(
     classes: list[int], shape: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw an image with one object of each given class, later ones in front.
+    """Draw an image of `shape` (H,W) with one object of each class (1 to 20), later ones in front.
 
-    Args:
-        classes: class ids, 1 to 20.
-        shape: height and width in pixels.
-        rng: random generator for everything else.
-
-    Returns:
-        The image (uint8 [H,W,3], RGB), and its mask (uint8 [H,W]): class ids, and 255 on a border
-        of 2 pixels along every visible outline, as in VOC.
+    Returns the image (uint8 [H,W,3], RGB), and its mask (uint8 [H,W]): class ids, and 255 on a
+    border of 2 pixels along every visible outline, as in VOC.
     """
     canvas, label = _background(shape, rng), np.zeros(shape, np.uint8)
     border, kernel = np.zeros(shape, np.uint8), np.ones((3, 3), np.uint8)
     for class_id in classes:
-        layer = _object(class_id, shape, rng)
-        shadow = cv2.GaussianBlur(np.roll(layer.cover, (5, 4), (0, 1)), (0, 0), 4)
+        color, cover = _object(class_id, shape, rng)
+        shadow = cv2.GaussianBlur(np.roll(cover, (5, 4), (0, 1)), (0, 0), 4)
         canvas *= 1 - 0.45 * shadow[..., None]
-        canvas += (layer.color - canvas) * layer.cover[..., None]
-        inside = (layer.cover >= 0.5).astype(np.uint8)
+        canvas += (color - canvas) * cover[..., None]
+        inside = (cover >= 0.5).astype(np.uint8)
         outline = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, kernel)
         label[inside > 0] = class_id
         border[inside > 0] = 0

@@ -17,57 +17,48 @@ from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.parallel import cores
 
+_OUT = ("--out", "DIR", "the folder to create")
+_COMMANDS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "voc": ("PASCAL VOC 2012 + SBD", (
+        ("--voc", "DIR_OR_TAR", "VOC 2012 trainval"),
+        ("--sbd", "DIR_OR_TAR", "SBD's benchmark_RELEASE"), _OUT)),
+    "coco": ("COCO 2014", (
+        ("--coco", "DIR", "its folders or zips; pictures may be those of 2017"), _OUT)),
+    "custom": ("your own images, labeled in COCO's format", (
+        ("--images", "DIR", "folder of the images"),
+        ("--labels", "JSON", "what the labeling tool exports"), _OUT)),
+    "base": ("BAM's base_annotation; not needed here", (
+        ("--root", "DIR", "the --out of voc or coco"),)),
+}  # fmt: skip
+_BASE = """Write base_annotation as BAM and HDMNet read it. This repository does not need it: it
+derives the same labels while it reads the masks."""
+
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="voc|coco|custom|base", help="what to prepare"
+        dest="command", required=True, metavar="|".join(_COMMANDS), help="what to prepare"
     )
-    text = "PASCAL VOC 2012 + SBD"
-    voc = commands.add_parser("voc", help=text, description=f"Prepare {text}.")
-    _add_path(voc, "--voc", "DIR_OR_TAR", "VOC 2012 trainval")
-    _add_path(voc, "--sbd", "DIR_OR_TAR", "SBD's benchmark_RELEASE")
-    text = "COCO 2014"
-    coco = commands.add_parser("coco", help=text, description=f"Prepare {text}.")
-    _add_path(coco, "--coco", "DIR", "its folders or zips; pictures may be those of 2017")
-    text = "your own images, labeled in COCO's format"
-    custom = commands.add_parser("custom", help=text, description=f"Prepare {text}.")
-    _add_path(custom, "--images", "DIR", "folder of the images")
-    _add_path(custom, "--labels", "JSON", "what the labeling tool exports")
-    for command in (voc, coco, custom):
-        _add_path(command, "--out", "DIR", "the folder to create")
-        command.add_argument(
-            "--copy", action="store_true", help="copy pictures of a folder instead of linking to it"
-        )
-    base = commands.add_parser(
-        "base",
-        help="BAM's base_annotation; not needed here",
-        description="Write base_annotation as BAM and HDMNet read it. This repository does not"
-        " need it: it derives the same labels while it reads the masks.",
-    )
-    base.add_argument("--dataset", required=True, choices=("pascal", "coco"), help="the data set")
-    _add_path(base, "--root", "DIR", "the --out of voc or coco")
-    base.add_argument(
-        "--split", type=int, nargs="+", choices=range(FOLDS), default=range(FOLDS), metavar="N",
-        help="folds, 0 to 3; default: all",
-    )  # fmt: skip
-    for command in (voc, coco, custom, base):
-        command.add_argument(
-            "--workers", type=int, default=cores(), metavar="N",
-            help="processes; default: one per CPU core",
-        )  # fmt: skip
+    for name, (text, paths) in _COMMANDS.items():
+        about = _BASE if name == "base" else f"Prepare {text}."
+        add = commands.add_parser(name, help=text, description=about).add_argument
+        for option, metavar, meaning in paths:
+            add(option, type=Path, required=True, metavar=metavar, help=meaning)
+        if name == "base":
+            add("--dataset", required=True, choices=("pascal", "coco"), help="the data set")
+            folds = range(FOLDS)
+            add("--split", type=int, nargs="+", choices=folds, default=folds, metavar="N",
+                help="folds, 0 to 3; default: all")  # fmt: skip
+        else:
+            text = "copy pictures of a folder instead of linking to it"
+            add("--copy", action="store_true", help=text)
+        text = "processes; default: one per CPU core"
+        add("--workers", type=int, default=cores(), metavar="N", help=text)
     return parser.parse_args(arguments)
 
 
-def _add_path(command: argparse.ArgumentParser, option: str, metavar: str, text: str) -> None:
-    command.add_argument(option, type=Path, required=True, metavar=metavar, help=text)
-
-
 def run_prepare(arguments: list[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        arguments: its words; those of this process if not given.
+    """Run the command line: these words, or those of this process.
 
     Raises:
         UserError: the user made a mistake.
@@ -86,9 +77,8 @@ def run_prepare(arguments: list[str] | None = None) -> None:
             splits = list(dict.fromkeys(args.split))
             prepare.prepare_base_annotation(args.dataset, args.root, splits, args.workers)
     except OSError as error:  # no permission for a folder, a failing disk
-        raise UserError(
-            f"{error.filename}: {error.strerror}; check the path and its permissions"
-        ) from None
+        what = f"{error.filename}: {error.strerror}"
+        raise UserError(f"{what}; check the path and its permissions") from None
 
 
 if __name__ == "__main__":

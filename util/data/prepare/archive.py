@@ -20,11 +20,7 @@ _DAMAGE = (
 
 
 def open_archive(path: Path, option: str) -> "Archive":
-    """Open a download for reading.
-
-    Args:
-        path: a folder, .tar, .tgz or .zip.
-        option: the command-line option that gave the path, for messages ('--voc').
+    """Open a folder, .tar, .tgz or .zip that a command-line option ('--voc') names.
 
     Raises:
         UserError: the download is missing or damaged, or a member is a link or has a name that
@@ -37,9 +33,8 @@ def open_archive(path: Path, option: str) -> "Archive":
     try:
         return _PackedArchive(path)
     except _DAMAGE as error:
-        raise UserError(
-            f"{option} {path}: not a complete tar or zip ({error}); download it again"
-        ) from None
+        what = f"not a complete tar or zip ({error})"
+        raise UserError(f"{option} {path}: {what}; download it again") from None
 
 
 class Archive:
@@ -47,9 +42,6 @@ class Archive:
 
     Names are relative to the top folder, which is "", and have forward slashes. An archive may be
     passed to forked workers: each process opens a tar or zip for itself.
-
-    Attributes:
-        path: the folder, tar or zip.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,28 +52,27 @@ class Archive:
 
         A folder on disk that is reached a second time, through a link, is left out.
         """
-        level, seen = [""], set()
-        for _ in range(_DEPTH + 1):
-            below = []
-            for folder in level:
-                identity = self._identity(folder)
-                if identity not in seen:
-                    seen.add(identity)
-                    yield folder
-                    below += [join(folder, name) for name in self._subfolders(folder)]
-            level = below
+        found, seen = [""], set()
+        for folder in found:  # grows meanwhile
+            identity = self._identity(folder)
+            if identity not in seen:
+                seen.add(identity)
+                yield folder
+                if len(PurePosixPath(folder).parts) < _DEPTH:
+                    found += [join(folder, name) for name in self._subfolders(folder)]
 
     def find(self, *wanted: str, prefer: str = "") -> str | None:
         """Return the uppermost folder that holds all the wanted files and folders, if any.
 
         Of several on one level it is the one called `prefer`, otherwise the first by name.
         """
-        found = [f for f in self.folders() if all(self.has(join(f, name)) for name in wanted)]
-        return min(
-            found,
-            key=lambda f: (len(PurePosixPath(f).parts), PurePosixPath(f).name != prefer, f),
-            default=None,
-        )
+
+        def rank(folder: str) -> tuple[int, bool, str]:
+            path = PurePosixPath(folder)
+            return len(path.parts), path.name != prefer, folder
+
+        found = (f for f in self.folders() if all(self.has(join(f, name)) for name in wanted))
+        return min(found, key=rank, default=None)
 
     def has(self, name: str) -> bool:
         """Return whether there is a file or folder of that name."""
@@ -95,7 +86,7 @@ class Archive:
         """
         try:
             with os.scandir(self.path / folder) as entries:
-                listed = (e for e in entries if _is_listed(e.name, suffix) and _holds(e.is_file))
+                listed = (e for e in entries if _is_listed(e.name, suffix) and os.path.isfile(e))
                 return dict(sorted((entry.name, entry.stat().st_size) for entry in listed))
         except (FileNotFoundError, NotADirectoryError):
             return {}
@@ -120,7 +111,7 @@ class Archive:
         return Path(os.path.abspath(self.path / name))
 
     def _unreadable(self, name: str, error: Exception) -> UserError:
-        return UserError(f"{self.path / name}: cannot be read ({error}); download or copy it again")
+        return damaged(self.path / name, f"cannot be read ({error})", "download or copy it again")
 
     def _identity(self, folder: str) -> Hashable:
         """Return a value that two names of the same folder have in common."""
@@ -128,11 +119,9 @@ class Archive:
         return found.st_dev, found.st_ino
 
     def _subfolders(self, folder: str) -> list[str]:
-        try:
-            with os.scandir(self.path / folder) as entries:
-                return sorted(e.name for e in entries if _is_listed(e.name) and _holds(e.is_dir))
-        except OSError:  # no permission, as for lost+found
-            return []
+        # Nothing, if there is no permission, as for lost+found.
+        _, names, _ = next(os.walk(self.path / folder), ("", [], []))
+        return sorted(name for name in names if _is_listed(name))
 
     def _read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -215,12 +204,10 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
+def damaged(path: Path, what: str, remedy: str = "download it again") -> UserError:
+    """Return the error for a damaged file of a download."""
+    return UserError(f"{path}: {what}; {remedy}")
+
+
 def _is_listed(name: str, suffix: str = "") -> bool:
     return name.endswith(suffix) and not name.startswith(".")
-
-
-def _holds(check: Callable[[], bool]) -> bool:
-    try:
-        return check()
-    except OSError:  # a link to itself
-        return False

@@ -17,22 +17,17 @@ _ROOTS = {"pascal": voc.ROOT, "coco": coco.ROOT}
 
 
 def prepare_base_annotation(data_set: str, root: Path, splits: list[int], workers: int) -> None:
-    """Write `root`/base_annotation/<data set>/<train|val>/<split>/<id>.png.
+    """Write `root`/base_annotation/<data set>/<train|val>/<split>/<id>.png on `workers` processes.
 
-    Args:
-        data_set: 'pascal' or 'coco'.
-        root: the folder that the data set was prepared in.
-        splits: the folds.
-        workers: processes.
+    `data_set` is 'pascal' or 'coco', prepared in the folder `root`; `splits` are the folds.
 
     Raises:
         UserError: the data set is missing or a mask cannot be read.
     """
     out, data_root = root / "base_annotation" / data_set, root / _ROOTS[data_set]
     if not data_root.is_dir():
-        raise UserError(
-            f"--root {root}: contains no {_ROOTS[data_set]}; give the --out it was prepared in"
-        )
+        what = f"contains no {_ROOTS[data_set]}"
+        raise UserError(f"--root {root}: {what}; give the --out it was prepared in")
     jobs = []
     for subset in SUBSETS:
         source = Source(data_root, data_set, subset)

@@ -4,7 +4,7 @@ import os
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from util.data.prepare.archive import Archive, join, open_archive
+from util.data.prepare.archive import Archive, damaged, join, open_archive
 from util.data.prepare.coco_json import InstanceImage, Instances, mask_png, parse_instances
 from util.data.prepare.jobs import Job, build
 from util.data.prepare.pictures import picture_jobs, warn_missing
@@ -37,11 +37,13 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
     pictures: list[Job] = []
     masks: list[Job] = []
     for subset, (archive, name) in zip(SUBSETS, files, strict=True):
-        path = archive.path / name
+        path, part = archive.path / name, f"{subset}{year}"
         instances = parse_instances(archive.read(name), str(path))
         images = _images_by_name(instances, path)
-        masks += _mask_jobs(instances, images, root / "masks" / f"{subset}{year}")
-        pictures += _find_pictures(download, images, root / f"{subset}{year}", copy)
+        for picture, image in images.items():
+            target = root / "masks" / part / f"{PurePosixPath(picture).stem}.png"
+            masks.append(Job(target, partial(mask_png, instances, image), _MASK_BYTES))
+        pictures += _find_pictures(download, images, root / part, copy)
     build(root, [pictures, masks], workers, f"{root}: {len(masks)} masks")
 
 
@@ -93,17 +95,6 @@ def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage
     return by_name
 
 
-def _mask_jobs(instances: Instances, images: dict[str, InstanceImage], folder: Path) -> list[Job]:
-    return [
-        Job(
-            folder / f"{PurePosixPath(name).stem}.png",
-            partial(mask_png, instances, image),
-            _MASK_BYTES,
-        )
-        for name, image in images.items()
-    ]
-
-
 def _find_pictures(
     download: Archive, images: dict[str, InstanceImage], target: Path, copy: bool
 ) -> list[Job]:
@@ -147,6 +138,6 @@ def _find_folder_or_zip(download: Archive, target: Path) -> tuple[Archive, str] 
             archive = open_archive(path, _OPTION)
             held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
             if held is None:
-                raise UserError(f"{path}: contains no .jpg; download it again")
+                raise damaged(path, "contains no .jpg")
             return archive, held
     return own

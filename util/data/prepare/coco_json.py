@@ -1,9 +1,8 @@
 """COCO's instances files: read and check them, and draw masks from them."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
@@ -16,8 +15,7 @@ _MAX_CLASSES = 254  # 0 is the background, 255 is ignored
 _MAX_SIDE = 1 << 15  # pixels
 
 
-@dataclass(frozen=True)
-class InstanceImage:
+class InstanceImage(NamedTuple):
     """An image of an instances file; `height` and `width` are in pixels."""
 
     id: int
@@ -27,18 +25,14 @@ class InstanceImage:
 
 
 class Annotation(TypedDict):
-    """What drawing needs of an annotation.
-
-    `segmentation` holds polygons (each a sequence of x and y) or a run-length code.
-    """
+    """What drawing needs; `segmentation`: polygons (each x, y, x, y, ...) or a run-length code."""
 
     category_id: int
     iscrowd: int
     segmentation: list[Any] | dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Instances:
+class Instances(NamedTuple):
     """A checked instances file.
 
     Attributes:
@@ -80,30 +74,25 @@ def parse_instances(content: bytes, path: str) -> Instances:
         raise UserError(f"{path}: not a complete JSON file ({error}); download it again") from None
     try:
         instances = _checked(loaded)
-    except _Mistake as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}; download the file again, or correct it") from None
-    every = [annotation for own in instances.annotations.values() for annotation in own]
-    if empty := sum(not annotation["segmentation"] for annotation in every):
+    shapes = [a["segmentation"] for own in instances.annotations.values() for a in own]
+    if empty := sum(not shape for shape in shapes):
         log.warning("%s: %d annotations have no segmentation, so they are not drawn", path, empty)
     return instances
-
-
-class _Mistake(Exception):
-    """What is wrong with an instances file; the path is added by `parse_instances`."""
 
 
 def _checked(loaded: Any) -> Instances:
     for key in ("images", "annotations", "categories"):
         if not isinstance(loaded, dict) or not isinstance(loaded.get(key), list):
-            raise _Mistake(f"has no list {key!r}, so it is not an instances file of COCO")
+            raise UserError(f"has no list {key!r}, so it is not an instances file of COCO")
         if not all(isinstance(entry, dict) for entry in loaded[key]):
-            raise _Mistake(f"its list {key!r} contains something that is not an object")
-    names = _names(loaded["categories"])
-    images = [_image(entry) for entry in loaded["images"]]
+            raise UserError(f"its list {key!r} contains something that is not an object")
+    names, images = _names(loaded["categories"]), [_image(entry) for entry in loaded["images"]]
     _require_unique([image.id for image in images], "images of id")
     _require_unique([image.file_name for image in images], "images of file_name")
-    numbered = [entry for entry in loaded["annotations"] if "id" in entry]
-    _require_unique([_id_of(entry, "annotation") for entry in numbered], "annotations of id")
+    numbered = [_id_of(entry, "annotation") for entry in loaded["annotations"] if "id" in entry]
+    _require_unique(numbered, "annotations of id")
     by_id = {image.id: image for image in images}
     by_image: dict[int, list[Annotation]] = {}
     for number, entry in enumerate(loaded["annotations"], 1):
@@ -118,20 +107,16 @@ def _names(categories: list[dict[str, Any]]) -> dict[int, str]:
     ids = [_id_of(category, "category") for category in categories]
     _require_unique(ids, "categories of id")
     if not 1 <= len(ids) <= _MAX_CLASSES:
-        raise _Mistake(f"has {len(ids)} categories, but a mask can hold 1 to {_MAX_CLASSES}")
+        raise UserError(f"has {len(ids)} categories, but a mask can hold 1 to {_MAX_CLASSES}")
     for category in categories:
         if not isinstance(category.get("name"), str) or not category["name"]:
-            raise _Mistake(f"category {category['id']} has no name")
+            raise UserError(f"category {category['id']} has no name")
     return {c["id"]: c["name"] for c in sorted(categories, key=lambda c: c["id"])}
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _id_of(entry: dict[str, Any], kind: str) -> int:
-    if not _is_int(entry.get("id")):
-        raise _Mistake(f"has {kind} id {entry.get('id')!r}, but an id is a whole number")
+    if type(entry.get("id")) is not int:  # isinstance would accept true
+        raise UserError(f"has {kind} id {entry.get('id')!r}, but an id is a whole number")
     return entry["id"]
 
 
@@ -139,93 +124,85 @@ def _require_unique(values: list[int] | list[str], kind: str) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise _Mistake(f"has two {kind} {value!r}")
+            raise UserError(f"has two {kind} {value!r}")
         seen.add(value)
 
 
 def _image(entry: dict[str, Any]) -> InstanceImage:
     image_id, name = _id_of(entry, "image"), entry.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
-        raise _Mistake(f"image {image_id} has no file_name")
+        raise UserError(f"image {image_id} has no file_name")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
-        raise _Mistake(f"file_name {name!r} of image {image_id} points outside the image folder")
+        raise UserError(f"file_name {name!r} of image {image_id} points outside the image folder")
     for key in ("height", "width"):
-        if not _is_int(entry.get(key)) or not 0 < entry[key] <= _MAX_SIDE:
-            value = entry.get(key)
-            raise _Mistake(f"image {image_id} has {key} {value!r}, not 1 to {_MAX_SIDE} pixels")
+        value = entry.get(key)
+        if type(value) is not int or not 0 < value <= _MAX_SIDE:
+            raise UserError(f"image {image_id} has {key} {value!r}, not 1 to {_MAX_SIDE} pixels")
     return InstanceImage(image_id, name, entry["height"], entry["width"])
 
 
 def _annotation(
     entry: dict[str, Any], number: int, images: dict[int, InstanceImage], names: dict[int, str]
 ) -> tuple[int, Annotation]:
-    """Check an annotation; return the id of its image, and what `Instances` keeps."""
+    """Return an annotation's image id and its checked content: polygons as arrays, codes as is."""
     called = f"annotation {entry['id']}" if "id" in entry else f"annotation number {number}"
     for key, known in (("image_id", images), ("category_id", names)):
-        if not _is_int(entry.get(key)) or entry[key] not in known:
-            raise _Mistake(f"{called} has {key} {entry.get(key)!r}, which is not in the file")
+        if type(entry.get(key)) is not int or entry[key] not in known:
+            raise UserError(f"{called} has {key} {entry.get(key)!r}, which is not in the file")
     crowd, image = entry.get("iscrowd", 0), images[entry["image_id"]]
     if crowd not in (0, 1):
-        raise _Mistake(f"{called} has iscrowd {crowd!r}, not 0 or 1")
-    shape = _segmentation(entry.get("segmentation"), image, called)
-    return image.id, Annotation(
-        category_id=entry["category_id"], iscrowd=int(crowd), segmentation=shape
-    )
-
-
-def _segmentation(value: Any, image: InstanceImage, called: str) -> list[Any] | dict[str, Any]:
-    """Check a segmentation; return polygons as arrays, a run-length code unchanged."""
-    if isinstance(value, dict):
+        raise UserError(f"{called} has iscrowd {crowd!r}, not 0 or 1")
+    shape = entry.get("segmentation")
+    if isinstance(shape, dict):
         try:
-            decode_run_lengths(value, image.height, image.width)
+            decode_run_lengths(shape, image.height, image.width)
         except UserError as error:
-            raise _Mistake(f"{called}: {error}") from None
-        return value
-    if value is not None and not isinstance(value, list):
-        raise _Mistake(f"{called} has a segmentation that is neither polygons nor a code")
-    return [_polygon(points, called) for points in value or []]
+            raise UserError(f"{called}: {error}") from None
+    elif shape is None or isinstance(shape, list):
+        shape = [_polygon(points, called) for points in shape or []]
+    else:
+        raise UserError(f"{called} has a segmentation that is neither polygons nor a code")
+    return image.id, {
+        "category_id": entry["category_id"], "iscrowd": int(crowd), "segmentation": shape
+    }  # fmt: skip
 
 
 def _polygon(points: Any, called: str) -> np.ndarray:
     # Check Python's types first: NumPy would read "1" or true as numbers.
     if not isinstance(points, list) or not {type(v) for v in points} <= {int, float}:
-        raise _Mistake(f"{called} has a polygon that is not a list of numbers")
+        raise UserError(f"{called} has a polygon that is not a list of numbers")
     if len(points) % 2 or len(points) < 6:
-        raise _Mistake(f"{called} has a polygon of {len(points)} numbers, not an even 6 or more")
+        raise UserError(f"{called} has a polygon of {len(points)} numbers, not an even 6 or more")
     array = np.array(points, np.float64).reshape(-1, 2)
     if not (np.abs(array) <= _FARTHEST).all():  # false for NaN too
-        raise _Mistake(f"{called} has a polygon with an impossible coordinate")
+        raise UserError(f"{called} has a polygon with an impossible coordinate")
     return array
 
 
 def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndarray:
-    """Decode COCO's run-length code of a mask, whose lengths are a list or packed into a string.
+    """Decode COCO's run-length code: return whether a pixel is in the mask (bool [height, width]).
 
     pycocotools decodes them too, but does not check them: it reads beyond the end of a code that is
     cut off, and returns random pixels for one that is too short.
 
     Args:
         code: `size` [height, width] and `counts`: the lengths of runs down the columns, in turn
-            outside and inside the mask.
+            outside and inside the mask, as a list or packed into a string.
         height: of the image, in pixels.
         width: of the image, in pixels.
-
-    Returns:
-        Whether a pixel is inside (bool [height, width]).
 
     Raises:
         UserError: it is not such a code, or has another size.
     """
     if code.get("size") != [height, width]:
-        raise UserError(
-            f"its run-length code has size {code.get('size')!r}, the image [{height}, {width}]"
-        )
+        size = code.get("size")
+        raise UserError(f"its run-length code has size {size!r}, the image [{height}, {width}]")
     counts = code.get("counts")
     if isinstance(counts, str):
         counts = _unpack(counts)
     lengths = counts if isinstance(counts, list) else [-1]
-    if not all(_is_int(v) and v >= 0 for v in lengths) or sum(lengths) != height * width:
+    if not all(type(v) is int and v >= 0 for v in lengths) or sum(lengths) != height * width:
         raise UserError(f"its run-length code does not fill {height}x{width} pixels")
     inside = np.arange(len(lengths)) % 2 == 1
     return np.repeat(inside, lengths).reshape(width, height).T

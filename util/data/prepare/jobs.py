@@ -56,15 +56,14 @@ def build(out: Path, phases: list[list[Job]], workers: int, what: str) -> None:
         RunStopped: a worker was killed.
     """
     pending = [[job for job in jobs if not _is_complete(job)] for jobs in phases]
-    count = sum(map(len, pending))
-    if count:
+    if count := sum(map(len, pending)):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(_unwritable(folder, error)) from None
+        raise _unwritable(folder, f"cannot be written ({error.strerror})") from None
     with _lock(out), bar(count, "creating files") as progress:
         for folder in folders:
             for part in folder.glob(".*.part"):  # from a run that was killed
@@ -98,10 +97,7 @@ def _check_space(out: Path, jobs: list[Job]) -> None:
     free = shutil.disk_usage(existing).free
     log.info("%s: needs about %s, %s free", out, _size(needed), _size(free))
     if needed > free:
-        raise UserError(
-            f"{out}: needs about {_size(needed)}, but only {_size(free)} are free; make room there,"
-            " or choose another --out"
-        )
+        raise _unwritable(out, f"needs about {_size(needed)}, but only {_size(free)} are free")
 
 
 def _size(count: int) -> str:
@@ -127,23 +123,17 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _create(job: Job) -> None:
-    content = job.content
-    if callable(content):
-        content = content()
+    target, content = job.target, job.content() if callable(job.content) else job.content
     try:
         if isinstance(content, Path):
-            _link(job.target, content)
+            part = target.with_name(f".{target.name}.{os.getpid()}.part")
+            os.symlink(content, part)
+            os.replace(part, target)
         else:
-            atomic_write(job.target, content, durable=False)
+            atomic_write(target, content, durable=False)
     except OSError as error:
-        raise UserError(_unwritable(job.target, error)) from None
+        raise _unwritable(target, f"cannot be written ({error.strerror})") from None
 
 
-def _link(target: Path, source: Path) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    os.symlink(source, part)
-    os.replace(part, target)
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror}); make room there, or choose another --out"
+def _unwritable(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; make room there, or choose another --out")

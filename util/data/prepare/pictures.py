@@ -4,7 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from util.data.prepare.archive import Archive, join
+from util.data.prepare.archive import Archive, damaged, join
 from util.data.prepare.jobs import Job
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -15,7 +15,7 @@ _END_WITHIN = 1024  # bytes: some cameras write a little after a JPEG's end
 def picture_jobs(
     archive: Archive, folder: str, wanted: dict[str, str], target: Path, copy: bool
 ) -> list[Job]:
-    """Return the jobs that create a folder of pictures.
+    """Return the jobs that create `target`, a folder of pictures of a download's `folder`.
 
     For a folder on disk, `target` becomes one link, or a folder of links where names differ.
 
@@ -36,25 +36,26 @@ def picture_jobs(
     require_outside(archive, folder, target)
     if source and target.exists() and os.path.samefile(source, target):
         return []
+    linked = os.readlink(target) if target.is_symlink() else ""
     if source and not copy and all(name == old for name, old in wanted.items()):
-        _require_link(source, target)
+        if linked and linked != str(source):
+            raise UserError(f"{target}: is a link to {linked}, not to {source}; remove the link")
+        if target.exists() and not linked:
+            what = f"exists and is not a link to {source}"
+            raise UserError(f"{target}: {what}; remove it, or use --copy to fill it")
         log.info("%s: a link to %s, which must stay in place (--copy copies)", target, source)
         return [Job(target, source)]
-    if target.is_symlink():
-        raise UserError(
-            f"{target}: is a link to {os.readlink(target)}; remove the link, so that files can be"
-            " written there"
-        )
-    jobs = []
+    if linked:
+        remedy = "remove the link, so that files can be written there"
+        raise UserError(f"{target}: is a link to {linked}; {remedy}")
+    if source and not copy:
+        return [Job(target / name, source / old) for name, old in found.items()]
     # In the order of the archive: a compressed tar can only be read forwards.
     position = {old: i for i, old in enumerate(sizes)}
-    for name, old in sorted(found.items(), key=lambda item: position[item[1]]):
-        if source and not copy:
-            jobs.append(Job(target / name, source / old))
-        else:
-            read = partial(_read_jpeg, archive, join(folder, old))
-            jobs.append(Job(target / name, read, sizes[old], is_copy=True))
-    return jobs
+    return [
+        Job(target / name, partial(_read_jpeg, archive, join(folder, old)), sizes[old], True)
+        for name, old in sorted(found.items(), key=lambda item: position[item[1]])
+    ]
 
 
 def require_outside(archive: Archive, folder: str, target: Path) -> None:
@@ -77,22 +78,9 @@ def warn_missing(target: Path, missing: list[str], total: int) -> None:
         )  # fmt: skip
 
 
-def _require_link(source: Path, target: Path) -> None:
-    if target.is_symlink() and os.readlink(target) != str(source):
-        raise UserError(
-            f"{target}: is a link to {os.readlink(target)}, not to {source}; remove the link"
-        )
-    if target.exists() and not target.is_symlink():
-        raise UserError(
-            f"{target}: exists and is not a link to {source}; remove it, or use --copy to fill it"
-        )
-
-
 def _read_jpeg(archive: Archive, name: str) -> bytes:
     content = archive.read(name)
     if content[:2] != b"\xff\xd8" or b"\xff\xd9" not in content[-_END_WITHIN:]:
-        raise UserError(
-            f"{archive.path / name}: not a complete JPEG; download it again, or unpack the archive"
-            " and give its folder: its pictures are linked without a check"
-        )
+        remedy = "unpack the archive and give its folder: its pictures are linked without a check"
+        raise damaged(archive.path / name, "not a complete JPEG", f"download it again, or {remedy}")
     return content

@@ -1,7 +1,6 @@
 """Prepare PASCAL VOC 2012 with SBD's masks from the two downloads."""
 
 import io
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +10,7 @@ from scipy.io import loadmat
 
 from model.constants import IGNORE
 from util.data.image_io import read_label, voc_palette
-from util.data.prepare.archive import Archive, join, open_archive
+from util.data.prepare.archive import Archive, damaged, join, open_archive
 from util.data.prepare.jobs import Job, build
 from util.data.prepare.pictures import picture_jobs, require_outside
 from util.data.source import SUBSETS
@@ -43,26 +42,40 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
     root = out / ROOT
     voc_archive, sbd_archive = open_archive(voc, "--voc"), open_archive(sbd, "--sbd")
     base, cls = _find_voc(voc_archive), _find_sbd(sbd_archive)
-    for archive, folder in ((voc_archive, base), (sbd_archive, cls)):
-        require_outside(archive, folder, root)
-    lists = {s: voc_archive.read(join(base, f"{_LISTS}/{s}.txt")) for s in SUBSETS}
-    own = voc_archive.files(join(base, "SegmentationClass"), ".png")
-    added = {
-        name: size
-        for name, size in sbd_archive.files(cls, ".mat").items()
-        if f"{PurePosixPath(name).stem}.png" not in own
-    }
-    masks = _mask_jobs(voc_archive, join(base, "SegmentationClass"), own, root, _voc_mask, True)
-    masks += _mask_jobs(sbd_archive, cls, added, root, _sbd_mask, False)
-    train_noval = _train_noval(sbd_archive, cls, lists["val"], root)
-    for name, ids in (*lists.items(), (_NOVAL, train_noval)):
-        _require_masks(name, _ids(ids, name), masks)
-    _check_counts(len(masks), len(_ids(train_noval, _NOVAL)))
-    names = {f"{job.target.stem}.jpg": f"{job.target.stem}.jpg" for job in masks}
+    require_outside(voc_archive, base, root)
+    require_outside(sbd_archive, cls, root)
+    own_folder = join(base, "SegmentationClass")
+    own, added = voc_archive.files(own_folder, ".png"), sbd_archive.files(cls, ".mat")
+    masks: dict[str, Job] = {}
+    for archive, folder, sizes, make in (
+        (voc_archive, own_folder, own, _voc_mask), (sbd_archive, cls, added, _sbd_mask)
+    ):  # fmt: skip
+        for name, size in sizes.items():
+            image_id = PurePosixPath(name).stem
+            content = partial(make, archive, join(folder, name), root)
+            target = root / "SegmentationClassAug" / f"{image_id}.png"
+            # Of an image in both, VOC's mask counts.
+            masks.setdefault(image_id, Job(target, content, size, is_copy=archive is voc_archive))
+    lists = {f"{s}.txt": voc_archive.read(join(base, f"{_LISTS}/{s}.txt")) for s in SUBSETS}
+    texts = [Job(root / _LISTS / name, text, len(text)) for name, text in lists.items()]
+    lists[_NOVAL] = _train_noval(sbd_archive, cls, lists["val.txt"], root)
+    texts.append(Job(root.parent / f"sbd_{_NOVAL}", lists[_NOVAL], len(lists[_NOVAL])))
+    for name, text in lists.items():
+        ids = _ids(text, name)
+        if missing := [i for i in ids if i not in masks]:
+            raise UserError(
+                f"{name}: lists {missing[0]}, which has no mask in the downloads ({len(missing)} of"
+                f" {len(ids)} have none); unpack them again"
+            )
+    if (len(masks), len(ids)) != (_MASKS, _TRAIN_NOVAL):  # of the last list, which is SBD's
+        log.warning(
+            f"found {len(masks):,} masks and {len(ids):,} ids in SBD's {_NOVAL}; the full downloads"
+            f" have {_MASKS:,} and {_TRAIN_NOVAL:,}"
+        )
+    names = {f"{image_id}.jpg": f"{image_id}.jpg" for image_id in masks}
     pictures = picture_jobs(voc_archive, join(base, "JPEGImages"), names, root / "JPEGImages", copy)
-    texts = [Job(root / _LISTS / f"{s}.txt", lists[s], len(lists[s])) for s in SUBSETS]
-    texts.append(Job(root.parent / f"sbd_{_NOVAL}", train_noval, len(train_noval)))
-    build(root.parent, [pictures, masks, texts], workers, f"{root}: {len(masks)} masks")
+    phases = [pictures, list(masks.values()), texts]
+    build(root.parent, phases, workers, f"{root}: {len(masks)} masks")
 
 
 def _find_voc(voc: Archive) -> str:
@@ -128,44 +141,6 @@ def _ids(content: bytes, name: str) -> list[str]:
     return ids
 
 
-def _require_masks(name: str, ids: list[str], masks: list[Job]) -> None:
-    available = {job.target.stem for job in masks}
-    missing = [i for i in ids if i not in available]
-    if missing:
-        raise UserError(
-            f"{name}: lists {missing[0]}, which has no mask in the downloads ({len(missing)} of"
-            f" {len(ids)} have none); unpack them again"
-        )
-
-
-def _check_counts(masks: int, train_noval: int) -> None:
-    if (masks, train_noval) != (_MASKS, _TRAIN_NOVAL):
-        log.warning(
-            f"found {masks:,} masks and {train_noval:,} ids in SBD's {_NOVAL}; the full downloads"
-            f" have {_MASKS:,} and {_TRAIN_NOVAL:,}"
-        )
-
-
-def _mask_jobs(
-    archive: Archive,
-    folder: str,
-    sizes: dict[str, int],
-    root: Path,
-    make: Callable[[Archive, str, Path], bytes],
-    is_copy: bool,
-) -> list[Job]:
-    """Return a job for the mask of each file of a folder, given the files' names and sizes."""
-    return [
-        Job(
-            root / "SegmentationClassAug" / f"{PurePosixPath(name).stem}.png",
-            partial(make, archive, join(folder, name), root),
-            size,
-            is_copy,
-        )
-        for name, size in sizes.items()
-    ]
-
-
 def _voc_mask(voc: Archive, name: str, root: Path) -> bytes:
     """Return VOC's own file, after a check of its label."""
     content, path = voc.read(name), voc.path / name
@@ -188,21 +163,15 @@ def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:
 def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
     """Read a mask of SBD: `GTcls.Segmentation` of a .mat file (uint8 [H,W]).
 
-    Args:
-        content: of the file.
-        path: names it in messages.
-
     Raises:
-        UserError: it is not such a file.
+        UserError: the content is no such file; the message names it `path`.
     """
     try:
         file = io.BytesIO(content)
         loaded = loadmat(file, variable_names=["GTcls"])  # type: ignore[arg-type]  # a wrong stub
     except Exception as error:  # SciPy raises a dozen types for damaged files
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as a .mat file ({text}); download it again"
-        ) from None
+        raise damaged(path, f"cannot be read as a .mat file ({text})") from None
     try:
         label = np.asarray(loaded["GTcls"]["Segmentation"].flat[0])
     except (KeyError, ValueError, IndexError):
@@ -212,9 +181,7 @@ def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
         ) from None
     values = label.astype(np.uint8) if label.ndim == 2 and label.dtype.kind in "uif" else None
     if values is None or not label.size or not np.array_equal(values, label):
-        raise UserError(
-            f"{path}: GTcls.Segmentation is not an image of class ids; download it again"
-        )
+        raise damaged(path, "GTcls.Segmentation is not an image of class ids")
     return values
 
 
@@ -223,10 +190,8 @@ def _check_label(label: np.ndarray, path: Path, root: Path) -> None:
     count = len(CLASSES["pascal"])
     wrong = label[(label > count) & (label != IGNORE)]
     if wrong.size:
-        raise UserError(
-            f"{path}: contains label {wrong[0]}, but VOC has 0 to {count} and {IGNORE}; download it"
-            " again"
-        )
+        what = f"contains label {wrong[0]}, but VOC has 0 to {count} and {IGNORE}"
+        raise damaged(path, what)
     picture = root / "JPEGImages" / f"{path.stem}.jpg"
     if not picture.exists():  # a warning was given before
         return
@@ -234,9 +199,7 @@ def _check_label(label: np.ndarray, path: Path, root: Path) -> None:
         with Image.open(picture) as image:  # reads the header only
             width, height = image.size
     except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"{picture}: cannot be read as an image ({error}); download it again"
-        ) from None
+        raise damaged(picture, f"cannot be read as an image ({error})") from None
     if label.shape != (height, width):
         raise UserError(
             f"{path}: is {label.shape[1]}x{label.shape[0]} pixels, but its picture is"
