@@ -388,8 +388,7 @@ def part_attention(layer: PartAttention, f: Tensor, mask: Tensor) -> tuple[Tenso
     ALL tokens: masked ones are zero vectors and stay in it.
     f is [B,64,h,w], mask [B,1,h,w] in [0,1]. Returns parts [B,14,64] and part maps [B,14,N].
     """
-    drop = layer.dropout
-    tokens = to_tokens(f * mask)
+    tokens, drop = to_tokens(f * mask), layer.dropout
     q = F.normalize(heads(layer.q(layer.parts), HEADS), dim=-1)  # [4,14,16]
     k = F.normalize(heads(layer.k(tokens), HEADS), dim=-1)  # [B,4,N,16]
     c = q @ k.transpose(-2, -1) / TEMPERATURE  # [B,4,14,N]
