@@ -141,7 +141,7 @@ def coco_to_pascal(split: int, use_split_coco: bool = True) -> Fold:
     return Fold(names, tuple(novel), learned)
 
 
-class FoldKeys(Protocol):
+class _FoldKeys(Protocol):
     """The keys of a config's `Data` section that name a fold."""
 
     @property
@@ -160,7 +160,7 @@ class FoldKeys(Protocol):
     def novel(self) -> tuple[str, ...]: ...
 
 
-def fold_of(data: FoldKeys) -> Fold:
+def fold_of(data: _FoldKeys) -> Fold:
     """Return the fold of a config's `Data` section.
 
     For a custom data set without `classes`, the names are read from its `classes.txt`.

@@ -40,7 +40,7 @@ _EMPTY_TEXT = BeforeValidator(lambda value: "" if value is None else value)
 _LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 _EXPONENT = BeforeValidator(lambda value: float(value) if isinstance(value, str) else value)  # 2e-4
 Text = Annotated[str, _EMPTY_TEXT]
-NonEmpty = Annotated[str, MinLen(1)]
+NonEmpty = Annotated[str, Field(pattern="^.+$")]
 Texts = Annotated[tuple[Text, ...], _LIST]
 Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]

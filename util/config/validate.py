@@ -54,7 +54,7 @@ def describe(schema: Mapping[str, Any]) -> str:
         count = schema.get("maxItems") or ("one or more" if "minItems" in schema else "")
         return f"{words}{count and f' of {count}'}, each {describe(each)}"
     bounds = [f"{text} {schema[name]:g}" for name, text in _BOUNDS.items() if name in schema]
-    bounds += ["not empty"] if "minLength" in schema else []
+    bounds += ["not empty"] if "pattern" in schema else []
     return ", ".join([words, " and ".join(bounds)] if bounds else [words])
 
 
@@ -94,8 +94,7 @@ def _mistakes(config: Config) -> Iterator[str]:
             yield str(error)
     for name, size in (("Data.size", data.size), ("Base.size", base.size)):
         if size % 8 != 1:
-            good = round((size - 1) / 8) * 8 + 1
-            yield f"{name} must be 1 mod 8, given {size}; the nearest is {good}"
+            yield f"{name} must be 1 mod 8, given {size}; the nearest is {(size + 3) // 8 * 8 + 1}"
     for name, (low, high) in (("Data.scale", data.scale), ("Base.scale", base.scale)):
         if low > high:
             yield f"{name} wants the smaller number first, given [{low:g}, {high:g}]"
