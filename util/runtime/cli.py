@@ -4,8 +4,6 @@ Quiet is the default. `-v`, which every command accepts, also shows warnings of 
 the parts of a run took, and which part of the time training waited for its batches.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import errno
@@ -24,14 +22,10 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fa
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line in the one style of this repository.
+    """A command line in the one style of this repository; `options` are argparse's.
 
-    The help text is shown as written, `-v` is always there, and a mistake is a `UserError`, which
-    `main` prints.
-
-    Args:
-        text: the text of `--help`: the docstring of the file.
-        **options: of `argparse.ArgumentParser`.
+    `--help` shows `text`, the docstring of the file, as written. `-v` is always there, and a
+    mistake is a `UserError`, which `main` prints.
     """
 
     def __init__(self, text: str | None = None, **options: Any) -> None:
@@ -85,20 +79,16 @@ def main(entry: Callable[[], object]) -> None:
     try:
         entry()
     except KeyboardInterrupt as error:
-        _print_last_line("\ninterrupted")
-        sys.exit(143 if isinstance(error, Terminated) else 130)
+        _exit("\ninterrupted", 143 if isinstance(error, Terminated) else 130)
     except RunStopped as error:
-        _print_last_line(f"stopped: {error}")
-        sys.exit(error.status)
+        _exit(f"stopped: {error}", error.status)
     except (UserError, FileNotFoundError) as error:
-        _print_last_line(f"error: {' '.join(str(error).split())}")
-        sys.exit(2)
+        _exit(f"error: {' '.join(str(error).split())}", 2)
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        reason = f"cannot be written ({error.strerror}); make room there"
-        _print_last_line(f"stopped: {error.filename}: {reason}")
-        sys.exit(1)
+        what = f"cannot be written ({error.strerror}); make room there"
+        _exit(f"stopped: {error.filename}: {what}", 1)
     finally:
         close_log_file()
         for number, handler in old.items():
@@ -109,12 +99,13 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def _print_last_line(text: str) -> None:
-    """Print the last line of a process, unless another rank has printed its own."""
+def _exit(text: str, status: int) -> NoReturn:
+    """Print the last line of this process, unless another rank has printed its own, and exit."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder for each rank
         try:
             Path(file).parent.with_name("told").touch(exist_ok=False)
         except OSError:  # printed, or the launcher is ending and has removed the folder
-            return
+            sys.exit(status)
     print(text, file=sys.stderr, flush=True)
     close_log_file(text.strip())
+    sys.exit(status)

@@ -20,9 +20,8 @@ def resident_peak() -> int:
 
 def peak_gb(device: torch.device) -> float:
     """Return the peak since the process began, in GB: of the GPU, or of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GB
-    return resident_peak() / GB
+    on_gpu = device.type == "cuda"
+    return (torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()) / GB
 
 
 class Cost:
@@ -38,11 +37,9 @@ class Cost:
         self.last = time.monotonic()
 
     def taken(self) -> dict[str, float]:
-        """Return the cost since the last call; call it at the end of a validation.
+        """Return the cost since the last call (or the start); call it after a validation.
 
-        Returns:
-            `iterations_per_s`, `train_s` and `validation_s` since the last call (or the start),
-            and `peak_memory_gb` of this rank since its process began.
+        `peak_memory_gb` is that of this rank since its process began.
         """
         now, train = time.monotonic(), self.last - self.begin
         taken = {

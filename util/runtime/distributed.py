@@ -26,9 +26,8 @@ from torch import Tensor, distributed, nn
 
 from util.runtime.errors import UserError
 
-LOST = (
-    3  # exit status of a rank that lost another one: util.runtime.launch looks for the cause there
-)
+LOST = 3
+"""Exit status of a rank that lost another one: `util.runtime.launch` looks for the cause there."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,7 @@ class LostRank(RunStopped):
 
 
 def init(gpus: int) -> Ranks:
-    """Join the process group that the launcher's environment describes.
-
-    Args:
-        gpus: GPUS of the command line: number of GPUs of this machine, 0 for the CPU.
+    """Join the process group of the launcher's environment, with `gpus` of this machine (0: CPU).
 
     Raises:
         UserError: the machine has fewer GPUs, or the launcher started another number of processes.
@@ -65,21 +61,15 @@ def init(gpus: int) -> Ranks:
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     check_gpus(gpus)
     if gpus and gpus != local_world:
-        raise UserError(
-            f"GPUS {gpus} need {gpus} processes, this run has {local_world}; start it "
-            f"with train.sh or torchrun --nproc_per_node={gpus}"
-        )
+        remedy = f"start it with train.sh or torchrun --nproc_per_node={gpus}"
+        raise UserError(f"GPUS {gpus} need {gpus} processes, this run has {local_world}; {remedy}")
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
     if world > 1:
+        backend, own = ("nccl", device) if gpus else ("gloo", None)
         with _together():
-            distributed.init_process_group(
-                "nccl" if gpus else "gloo",
-                rank=rank,
-                world_size=world,
-                device_id=device if gpus else None,
-            )
+            distributed.init_process_group(backend, rank=rank, world_size=world, device_id=own)
     return Ranks(rank, world, device)
 
 
@@ -97,9 +87,8 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo raises no more specific type
-        raise LostRank(
-            f"rank {os.environ['RANK']} lost another rank ({str(error).splitlines()[0]})"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise LostRank(f"rank {os.environ['RANK']} lost another rank ({reason})") from None
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -121,10 +110,6 @@ def mean_over_ranks(tensor: Tensor, ranks: Ranks) -> Tensor:
     return all_reduce_sum(tensor.to(torch.float64, copy=True)) / ranks.world
 
 
-def _world() -> int:
-    return distributed.get_world_size()
-
-
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the ranks, in one all-reduce of one flat tensor.
 
@@ -134,18 +119,12 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if not distributed.is_initialized() or not parameters:
         return
-    gradients = [parameter.grad for parameter in parameters]
-    has = [float(gradient is not None) for gradient in gradients]
-    flat = torch.cat(
-        [parameters[0].new_tensor(has)]
-        + [
-            torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-        ]
-    )
-    flat = all_reduce_sum(flat)
+    has = [float(parameter.grad is not None) for parameter in parameters]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([parameters[0].new_tensor(has), *(g.flatten() for g in gradients)])
+    all_reduce_sum(flat)
     counts = has if all(has) else flat[: len(parameters)].tolist()
-    flat /= _world()
+    flat /= distributed.get_world_size()
     chunks = flat[len(parameters) :].split([parameter.numel() for parameter in parameters])
     for parameter, chunk, count in zip(parameters, chunks, counts, strict=True):
         if count:
@@ -155,8 +134,7 @@ def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def gather(value: Any) -> list[Any]:
     """Return the values of all ranks, in rank order, on every rank.
 
-    Args:
-        value: tensors, numbers, text and containers of them. Nothing else is accepted from a peer.
+    They are tensors, numbers, text and containers of them: nothing else is accepted from a peer.
     """
     if not distributed.is_initialized():
         return [value]
@@ -164,7 +142,8 @@ def gather(value: Any) -> list[Any]:
     torch.save(value, file)
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     content = torch.frombuffer(file.getbuffer(), dtype=torch.uint8).to(device)
-    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(_world())]
+    world = range(distributed.get_world_size())
+    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in world]
     with _together():
         distributed.all_gather(sizes, torch.tensor([len(content)], device=device))
         longest = int(max(sizes))
@@ -187,16 +166,10 @@ def broadcast_parameters(module: nn.Module) -> None:
 def main_first(ranks: Ranks) -> Iterator[None]:
     """Let the main rank run the block first: it writes a file that the other ranks read."""
     if not ranks.is_main:
-        _barrier()
+        any_rank([True], ranks)  # waits for all ranks
     yield
     if ranks.is_main:
-        _barrier()
-
-
-def _barrier() -> None:
-    if distributed.is_initialized():
-        with _together():
-            distributed.barrier()
+        any_rank([True], ranks)
 
 
 def close() -> None:

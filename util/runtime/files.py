@@ -16,14 +16,11 @@ def atomic_write(
 ) -> None:
     """Write under a temporary name, flush, then rename: `path` is always a complete file.
 
-    A symbolic link is replaced, not followed. A killed process may leave `.NAME.PID.part` behind.
+    `content` is the bytes, or a function that writes them. The folder is created. A symbolic link
+    is replaced, not followed. A killed process may leave `.NAME.PID.part` behind.
 
-    Args:
-        path: the file; its folder is created.
-        content: the bytes, or a function that writes them.
-        keep: if given, the current file stays under this name, in the same folder.
-        durable: flush file and folder to the disk. It takes milliseconds; use it for results that
-            cannot be recreated.
+    With `keep`, the current file stays under that name, in the same folder. `durable` flushes file
+    and folder to the disk. It takes milliseconds; use it for results that cannot be recreated.
 
     Raises:
         OSError: `path`, its `filename`, cannot be written; the current file is unchanged.

@@ -20,7 +20,6 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from torch.distributed import DistError
@@ -35,18 +34,14 @@ from util.runtime.stop import ASK, STOP_SIGNALS, SignalDebouncer
 
 
 class _Signals:
-    """Forwards stop requests to the ranks, which are this process's children.
-
-    Attributes:
-        last: the last signal received; 0: none.
-    """
+    """Forwards stop requests to the ranks, which are this process's children."""
 
     def __init__(self) -> None:
-        self.last, self._debouncer = 0, SignalDebouncer()
+        self.last, self._debouncer = 0, SignalDebouncer()  # `last`: the last signal; 0: none
         for number in (*STOP_SIGNALS, ASK):
             signal.signal(number, self)
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, *_: object) -> None:
         ranks = _children()
         if not ranks or number in STOP_SIGNALS and self._debouncer.is_second():
             for pid in ranks:  # each leads a session that includes its workers
@@ -77,9 +72,8 @@ def launch() -> None:
     args.standalone |= args.nnodes == "1:1" and not args.rdzv_endpoint
     args.signals_to_handle = "SIGHUP,SIGQUIT"
     script = sys.argv.index(args.training_script)
-    os.environ["AMFORMER_LAUNCH"] = (
-        f"python -m util.runtime.launch {shlex.join(sys.argv[1:script])}"
-    )
+    options = shlex.join(sys.argv[1:script])
+    os.environ["AMFORMER_LAUNCH"] = f"python -m util.runtime.launch {options}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     # Restarted ranks must not use the addresses of the ranks that are gone.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -93,30 +87,24 @@ def launch() -> None:
             raise SystemExit(128 + signals.last) from None
         _report(error.failures)
     except (RendezvousError, DistError) as error:
-        raise RunStopped(
-            f"the machines could not connect at {args.rdzv_endpoint} "
-            f"({' '.join(str(error).split())}); see docs/cluster.md"
-        ) from None
+        text = f"{args.rdzv_endpoint} ({' '.join(str(error).split())})"
+        raise RunStopped(f"the machines could not connect at {text}; see docs/cluster.md") from None
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(
-        f"command line: {message}; python -m util.runtime.launch --help lists what there is"
-    )
+    remedy = "python -m util.runtime.launch --help lists what there is"
+    raise UserError(f"command line: {message}; {remedy}")
 
 
 def _report(failures: dict[int, ProcessFailure]) -> NoReturn:
     """Name the rank that failed first, leaving out those that failed because of another rank."""
     begin = min(failure.timestamp for failure in failures.values())
-    causes = {
-        rank: failure
-        for rank, failure in failures.items()
-        # A much later failure is a rank that torchrun killed because it did not exit when asked.
-        if failure.exitcode != LOST and failure.timestamp < begin + 10
-    }
+    # A much later failure is a rank that torchrun killed because it did not exit when asked.
+    early = (item for item in failures.items() if item[1].timestamp < begin + 10)
+    causes = [item for item in early if item[1].exitcode != LOST]
     if not causes:
         raise RunStopped("a rank on another machine failed; the launcher there reports which")
-    rank, failure = min(causes.items(), key=lambda found: found[1].timestamp)
+    rank, failure = min(causes, key=lambda item: item[1].timestamp)
     if failure.exitcode == 2:  # it has reported why
         raise SystemExit(2)
     how = f"ended with status {failure.exitcode}"

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-NAME = "amformer"
-log = logging.getLogger(NAME)
+log = logging.getLogger("amformer")
 """The project's logger."""
 
 FILE_ONLY = {"file_only": True}
@@ -33,10 +32,9 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno == logging.INFO else sys.stderr
         text = record.getMessage()
-        if record.levelno >= logging.WARNING:
-            text = f"{record.levelname.lower()}: {text}"
-        elif record.levelno < logging.INFO:
-            text = f"{record.name}: {text}"
+        if record.levelno != logging.INFO:
+            is_debug = record.levelno < logging.INFO
+            text = f"{record.name if is_debug else record.levelname.lower()}: {text}"
         with tqdm.external_write_mode(stream, nolock=True):
             print(text, file=stream, flush=True)
 
@@ -74,9 +72,8 @@ def configure(verbose: bool = False) -> None:
     if verbose:
         warnings.simplefilter("default")
         sys.warnoptions.append("default")  # `model` hides some warnings unless asked for
-        logging.basicConfig(
-            level=logging.INFO, format="%(name)s: %(message)s", handlers=[_Libraries()]
-        )
+        style = "%(name)s: %(message)s"
+        logging.basicConfig(level=logging.INFO, format=style, handlers=[_Libraries()])
     elif not sys.warnoptions:
         warnings.simplefilter("ignore")
         if logging.lastResort:

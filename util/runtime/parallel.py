@@ -1,7 +1,5 @@
 """One call for each of many items, on several processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -30,12 +28,7 @@ def cores() -> int:
 def on_all_cores(
     call: Callable[[_Item], _Result], items: Sequence[_Item], text: str
 ) -> Iterator[_Result]:
-    """Yield `call(item)` for every item, in order, with a progress bar on stderr.
-
-    Args:
-        call: runs in a worker process.
-        items: its arguments.
-        text: what is being done, for the bar.
+    """Yield `call(item)` as `on_processes` does, with a progress bar on stderr that says `text`.
 
     Raises:
         RunStopped: a worker was killed.
@@ -54,17 +47,13 @@ def on_processes(
 ) -> Iterator[_Result]:
     """Yield `call(item)` for every item, in order.
 
-    The first exception, in the order of the items, reaches the caller unchanged. Workers ignore
-    Ctrl-C, which is for this process to answer, and end when it does, even if it was killed.
-
-    Args:
-        call: runs in a worker process. Neither it nor the items are pickled, only its results.
-        items: its arguments.
-        workers: processes; with 1, or few items, `call` runs in this process.
-        remedy: what the user can do when a worker was killed.
+    `call` runs in a worker process; with one worker, or few items, in this process. Neither it nor
+    the items are pickled, only its results. The first exception, in the order of the items, reaches
+    the caller unchanged. Workers ignore Ctrl-C, which is for this process to answer, and end when
+    it does, even if it was killed.
 
     Raises:
-        RunStopped: a worker was killed.
+        RunStopped: a worker was killed; the message ends with `remedy`.
     """
     workers = min(workers, -(-len(items) // _CHUNK))
     if workers <= 1:
@@ -75,7 +64,12 @@ def on_processes(
     pool = ProcessPoolExecutor(workers, context, _start_worker, (call, items))
     started: deque[Future[list[_Result]]] = deque()
     try:
-        _start(pool)
+        # The workers start with blocked signals, until `guard_worker` is in charge of them.
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            pool.submit(os.getpid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
         for start in range(0, len(items), _CHUNK):
             started.append(pool.submit(_call_chunk, start))
             if len(started) == _AHEAD * workers:  # few: a caller who stops early need not wait
@@ -83,20 +77,10 @@ def on_processes(
         while started:
             yield from started.popleft().result()
     except BrokenProcessPool:
-        raise RunStopped(
-            f"a worker process was killed, probably because memory ran out; {remedy}"
-        ) from None
+        what = "a worker process was killed, probably because memory ran out"
+        raise RunStopped(f"{what}; {remedy}") from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start(pool: ProcessPoolExecutor) -> None:
-    """Start the workers with blocked signals, until `guard_worker` is in charge of them."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        pool.submit(os.getpid)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 _work: tuple[Callable[[Any], Any], Sequence[Any]]

@@ -36,8 +36,7 @@ def clock(seconds: float) -> str:
 
 def bar(total: int, text: str) -> tqdm:
     """A bar on stderr that counts files; elsewhere than on a terminal, a line every 10 seconds."""
-    rewrites = sys.stderr.isatty()
-    period, delay = (0.1, 0.0) if rewrites else (10.0, 10.0)
+    period, delay = (0.1, 0.0) if sys.stderr.isatty() else (10.0, 10.0)
     return tqdm(total=total, desc=text, unit="file", mininterval=period, delay=delay)
 
 
@@ -45,13 +44,9 @@ class Progress:
     """Iterations of a run: mean losses since the last line, learning rate, speed, time to go.
 
     On a terminal a bar on stdout shows them; elsewhere a line is logged every `period` iterations,
-    and after the first and the last one. A log file gets the lines in both cases.
-
-    Args:
-        total: iterations of the whole run.
-        period: iterations between two lines.
-        start: iterations already done, after a resume.
-        active: False shows nothing (the other ranks).
+    and after the first and the last one of `total`. A log file gets the lines in both cases. A
+    resumed run has done `start` iterations already; one that is not `active` (the other ranks)
+    shows nothing.
     """
 
     def __init__(self, total: int, period: int, start: int = 0, active: bool = True) -> None:
@@ -73,16 +68,12 @@ class Progress:
         That is reading and the frozen encoder, by the host's clock: a GPU may still be at work.
         """
         self.waited = 0.0 if log.isEnabledFor(logging.DEBUG) else None
-        source = iter(batches)
-        while True:
-            begin = time.monotonic()
-            try:
-                batch = next(source)
-            except StopIteration:
-                return
+        source, begin = iter(batches), time.monotonic()
+        for batch in source:
             if self.waited is not None:
                 self.waited += time.monotonic() - begin
             yield batch
+            begin = time.monotonic()
 
     def step(
         self, done: int, losses: Mapping[str, float | torch.Tensor], lr: float | None = None

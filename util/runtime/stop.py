@@ -1,5 +1,6 @@
 """Stop requests: a run finishes its iteration, saves its state and exits with status 0."""
 
+import argparse
 import multiprocessing
 import os
 import select
@@ -8,12 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from types import TracebackType
 
 ASK = signal.SIGUSR1
-"""What `util.runtime.launch` forwards, and Slurm's `--signal=USR1`. It never counts as a second
-signal."""
+"""What `util.runtime.launch` and Slurm's `--signal=USR1` send; never counts as a second signal."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,8 +28,7 @@ class SignalDebouncer:
     def is_second(self) -> bool:
         """Record a signal; return whether it is a second one, `APART` seconds after the first."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = now
+        self._first = self._first or now
         return now - self._first >= APART
 
 
@@ -43,18 +40,14 @@ class Stop:
     SIGUSR1 is handled from construction on; before that, while Python and PyTorch start, it ends
     the process. A rank whose launcher is gone gets a stop request too: nobody else could end it.
 
-    Args:
-        speaks: whether this process announces the request (the main rank does).
-
-    Attributes:
-        requested: whether the run was asked to stop.
+    Only a process that `speaks` (the main rank) announces the request.
     """
 
     def __init__(self, speaks: bool = True):
         self.requested, self.speaks = False, speaks
         self._debouncer = SignalDebouncer()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._old_handlers = {ASK: signal.signal(ASK, lambda *_: self._request())}
+        self._old_handlers = {ASK: signal.signal(ASK, self._request)}
 
     def __enter__(self) -> "Stop":
         self._read, self._write = os.pipe()
@@ -66,12 +59,7 @@ class Stop:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(self._old_pipe)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
@@ -80,7 +68,7 @@ class Stop:
         os.close(self._read)
         os.close(self._write)
 
-    def _request(self) -> None:
+    def _request(self, *_: object) -> None:
         self.requested = True
 
     def _watch(self) -> None:
@@ -92,26 +80,24 @@ class Stop:
             number = os.read(self._read, 1)[0]
             if number == 0:
                 return
-            if number in STOP_SIGNALS:
-                self._on_signal(signal.Signals(number))
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._debouncer.is_second():
-            os._exit(128 + number)
-        self._request()
-        if self.speaks:
-            self.speaks = False
-            # print, not log: this is a thread, and the log's console may be busy.
-            text = "finishing this iteration and saving; send the signal again to exit at once"
-            print(f"\n{number.name}: {text}", file=sys.stderr, flush=True)
+            if number not in STOP_SIGNALS:
+                continue
+            if self._debouncer.is_second():
+                os._exit(128 + number)
+            self._request()
+            if self.speaks:
+                self.speaks = False
+                # print, not log: this is a thread, and the log's console may be busy.
+                text = "finishing this iteration and saving; send the signal again to exit at once"
+                print(f"\n{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
 
 
 def guard_worker(_: int = 0) -> None:
-    """Initialize a DataLoader worker: it exits only when its parent terminates it or dies.
+    """Initialize a worker process: it exits only when its parent terminates it or dies.
 
     A signal to the whole process group is for the run to answer: an iteration may still need this
-    worker's batch. So SIGTERM counts only when the parent sends it, as `Process.terminate` does;
-    PyTorch and Python end their workers that way.
+    worker's batch. So SIGTERM counts only when the parent sends it: PyTorch and Python end their
+    workers that way.
     """
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, ASK):
@@ -138,16 +124,9 @@ def resume_command() -> str:
     words = [word for word in sys.argv[1:] if not word.startswith("Train.resume=")]
     words.append("Train.resume=auto")
     if shell := os.environ.get("AMFORMER_SH"):  # train.sh chose --config and --gpus itself
-        return f"{shell} {shlex.join(_without_options(words, ('--config', '--gpus')))}"
+        chosen = argparse.ArgumentParser(add_help=False)
+        chosen.add_argument("--config")
+        chosen.add_argument("--gpus")
+        return f"{shell} {shlex.join(chosen.parse_known_args(words)[1])}"
     start = os.environ.get("AMFORMER_LAUNCH", "python")
     return f"{start} {shlex.join([sys.argv[0], *words])}"
-
-
-def _without_options(words: list[str], options: tuple[str, ...]) -> Iterator[str]:
-    """Yield the words that are neither one of these options nor its value."""
-    remaining = iter(words)
-    for word in remaining:
-        if word in options:
-            next(remaining, None)
-        elif not word.startswith(tuple(f"{option}=" for option in options)):
-            yield word

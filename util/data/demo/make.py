@@ -19,15 +19,12 @@ _MARKER = "demo.json"
 
 
 def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
-    """Create the demo data set.
+    """Create the demo data set; return False if the folder already held the finished demo.
 
     Args:
         out: its folder: new, empty, or with a demo of the same `images` and `seed`.
         images: training images; 3 validation images are added for every 10, and at least 20.
         seed: >= 0. It is part of the file names, so the lists of one demo do not fit another.
-
-    Returns:
-        False if the folder already held the finished demo.
 
     Raises:
         UserError: the folder holds anything else, or a number is out of range.
@@ -38,18 +35,16 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     if _is_finished(out, arguments):
         return False
     root = out / "VOCdevkit2012" / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
     atomic_write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
-    counts = dict(zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True))
-    jobs = [(subset, i) for subset in SUBSETS for i in range(counts[subset])]
+    counts = zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True)
+    jobs = [(subset, i) for subset, count in counts for i in range(count)]
     for _ in on_all_cores(partial(_make_image, root, seed), jobs, "drawing the demo"):
         pass
     for subset in SUBSETS:
-        ids = [_image_id(seed, *job) for job in jobs if job[0] == subset]
-        _write_ids(root / "ImageSets" / "Segmentation" / f"{subset}.txt", ids)
+        ids = [f"{_image_id(seed, *job)}\n" for job in jobs if job[0] == subset]
+        atomic_write(root / f"ImageSets/Segmentation/{subset}.txt", "".join(ids).encode())
         if subset == "train":
-            _write_ids(root.parent / "sbd_train_noval.txt", ids[1::2])
+            atomic_write(root.parent / "sbd_train_noval.txt", "".join(ids[1::2]).encode())
     atomic_write(out / _MARKER, json.dumps({**arguments, "finished": True}).encode())
     return True
 
@@ -93,7 +88,3 @@ def _make_image(root: Path, seed: int, job: tuple[str, int]) -> None:
     indexed = Image.fromarray(label)
     indexed.putpalette(voc_palette())
     atomic_write(mask, lambda file: indexed.save(file, "PNG"), durable=False)
-
-
-def _write_ids(path: Path, ids: list[str]) -> None:
-    atomic_write(path, "".join(f"{i}\n" for i in ids).encode())

@@ -6,17 +6,15 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from util.runtime.errors import UserError
 
 _DEPTH = 4  # levels of folders below the given one that are searched
-_DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
-    NotImplementedError,
-)  # fmt: skip
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+           NotImplementedError)  # fmt: skip
 
 
 def open_archive(path: Path, option: str) -> "Archive":
@@ -54,7 +52,8 @@ class Archive:
         """
         found, seen = [""], set()
         for folder in found:  # grows meanwhile
-            identity = self._identity(folder)
+            path = self.where(folder)
+            identity = os.path.realpath(path) if path else folder
             if identity not in seen:
                 seen.add(identity)
                 yield folder
@@ -94,9 +93,7 @@ class Archive:
             raise self._unreadable(folder, error) from None
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file.
-
-        In a compressed tar, reading in the order of its members is fast; going back starts over.
+        """Return a file's content; reading backwards in a compressed tar starts over each time.
 
         Raises:
             UserError: it cannot be read or is damaged.
@@ -112,11 +109,6 @@ class Archive:
 
     def _unreadable(self, name: str, error: Exception) -> UserError:
         return damaged(self.path / name, f"cannot be read ({error})", "download or copy it again")
-
-    def _identity(self, folder: str) -> Hashable:
-        """Return a value that two names of the same folder have in common."""
-        found = os.stat(self.path / folder)
-        return found.st_dev, found.st_ino
 
     def _subfolders(self, folder: str) -> list[str]:
         # Nothing, if there is no permission, as for lost+found.
@@ -162,9 +154,6 @@ class _PackedArchive(Archive):
 
     def where(self, name: str) -> None:
         return None
-
-    def _identity(self, folder: str) -> Hashable:
-        return folder
 
     def _subfolders(self, folder: str) -> list[str]:
         names = self._children.get(folder, {})

@@ -28,23 +28,18 @@ def prepare_base_annotation(data_set: str, root: Path, splits: list[int], worker
     if not data_root.is_dir():
         what = f"contains no {_ROOTS[data_set]}"
         raise UserError(f"--root {root}: {what}; give the --out it was prepared in")
+    tables = {split: published_fold(data_set, split).base_table() for split in splits}
     jobs = []
     for subset in SUBSETS:
         source = Source(data_root, data_set, subset)
-        sizes = {i: _mask_size(source, i) for i in source.image_ids()}
-        for split in splits:
-            table = published_fold(data_set, split).base_table()
-            for image_id, size in sizes.items():
-                make = partial(_base_label_png, source.label_path(image_id), table)
-                jobs.append(Job(out / subset / str(split) / f"{image_id}.png", make, size))
+        for image_id in source.image_ids():
+            path = source.label_path(image_id)
+            if not path.is_file():
+                raise UserError(f"{path}: no such mask; prepare the data set again")
+            for split, table in tables.items():
+                target = out / subset / str(split) / f"{image_id}.png"
+                jobs.append(Job(target, partial(_base_label_png, path, table), path.stat().st_size))
     build(out, [jobs], workers, f"{out}: {len(jobs)} labels")
-
-
-def _mask_size(source: Source, image_id: str) -> int:
-    path = source.label_path(image_id)
-    if not path.is_file():
-        raise UserError(f"{path}: no such mask; prepare the data set again")
-    return path.stat().st_size
 
 
 def _base_label_png(path: Path, table: np.ndarray) -> bytes:

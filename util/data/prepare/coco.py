@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from util.data.prepare.archive import Archive, damaged, join, open_archive
 from util.data.prepare.coco_json import InstanceImage, Instances, mask_png, parse_instances
-from util.data.prepare.jobs import Job, build
-from util.data.prepare.pictures import picture_jobs, warn_missing
+from util.data.prepare.jobs import Job, build, picture_jobs, warn_missing
 from util.data.source import SUBSETS
 from util.folds import CLASSES
 from util.runtime.errors import UserError
@@ -23,11 +22,8 @@ _MASK_BYTES = 4000  # the mean of 123 real masks
 def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
     """Prepare COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
-    Args:
-        coco: the download: a folder with `{train,val}2014` and `annotations`, or with their zips.
-        out: the folder of data sets.
-        copy: copy pictures from a folder instead of linking to it.
-        workers: processes.
+    `coco` is a folder with `{train,val}2014` and `annotations`, or with their zips; `out` is the
+    folder of data sets. `copy` copies pictures from a folder instead of linking to it.
 
     Raises:
         UserError: something is wrong with the download or `out`.
@@ -70,24 +66,24 @@ def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]
 
 def _find_file(download: Archive, name: str, zip_name: str) -> tuple[Archive, str] | None:
     """Find a file in the download, or in a zip that lies in it."""
+    archive: Archive | None = download
     folder = download.find(name)
-    if folder is None:
-        holder = download.find(zip_name)
-        path = None if holder is None else download.where(join(holder, zip_name))
-        if path is None:
-            return None
-        download = open_archive(path, _OPTION)
-        folder = download.find(name)
-    return None if folder is None else (download, join(folder, name))
+    if folder is None and (archive := _open_zip(download, zip_name)):
+        folder = archive.find(name)
+    return None if archive is None or folder is None else (archive, join(folder, name))
+
+
+def _open_zip(download: Archive, name: str) -> Archive | None:
+    holder = download.find(name)
+    path = None if holder is None else download.where(join(holder, name))
+    return open_archive(path, _OPTION) if path else None
 
 
 def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage]:
     """Return the images that have an annotation: name of the picture -> image."""
     if len(instances.names) != len(CLASSES["coco"]):
-        raise UserError(
-            f"{path}: has {len(instances.names)} categories, but COCO has {len(CLASSES['coco'])};"
-            " download annotations_trainval2014.zip again"
-        )
+        what = f"has {len(instances.names)} categories, but COCO has {len(CLASSES['coco'])}"
+        raise damaged(path, what, "download annotations_trainval2014.zip again")
     images = [image for image in instances.images if image.id in instances.annotations]
     by_name = {PurePosixPath(image.file_name).name: image for image in images}
     if len({PurePosixPath(name).stem for name in by_name}) < len(images):
@@ -125,19 +121,16 @@ def _find_folder_or_zip(download: Archive, target: Path) -> tuple[Archive, str] 
 
     `target` itself comes last: an unfinished run may have unpacked only a part of them there.
     """
-    folders, own = list(download.folders()), None
-    for folder in folders:
+    own = None
+    for folder in download.folders():
         if PurePosixPath(folder).name == target.name and download.files(folder, ".jpg"):
             place = download.where(folder)
             if not (place and target.exists() and os.path.samefile(place, target)):
                 return download, folder
             own = download, folder
-    for folder in folders:
-        path = download.where(join(folder, f"{target.name}.zip"))
-        if path and path.is_file():
-            archive = open_archive(path, _OPTION)
-            held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
-            if held is None:
-                raise damaged(path, "contains no .jpg")
-            return archive, held
+    if archive := _open_zip(download, f"{target.name}.zip"):
+        held = next((f for f in archive.folders() if archive.files(f, ".jpg")), None)
+        if held is None:
+            raise damaged(archive.path, "contains no .jpg")
+        return archive, held
     return own

@@ -1,6 +1,8 @@
 """COCO's instances files: read and check them, and draw masks from them."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
@@ -35,12 +37,9 @@ class Annotation(TypedDict):
 class Instances(NamedTuple):
     """A checked instances file.
 
-    Attributes:
-        images: in the order of the file, including those without an annotation.
-        annotations: image id -> its annotations in the order of the file, with polygons as float64
-            [N,2]. Images without an annotation are left out.
-        class_of: category id -> class id, 1.. in ascending order of the category ids.
-        names: of the classes, in that order.
+    `images` are all of them, and `annotations` those of each annotated image, by its id, in the
+    order of the file and with polygons as float64 [N,2]. `class_of`: category id -> class id, 1..
+    in ascending order of the category ids, which is the order of `names` too.
     """
 
     images: list[InstanceImage]
@@ -120,12 +119,9 @@ def _id_of(entry: dict[str, Any], kind: str) -> int:
     return entry["id"]
 
 
-def _require_unique(values: list[int] | list[str], kind: str) -> None:
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise UserError(f"has two {kind} {value!r}")
-        seen.add(value)
+def _require_unique(values: Sequence[int | str], kind: str) -> None:
+    if repeated := [value for value, count in Counter(values).items() if count > 1]:
+        raise UserError(f"has two {kind} {repeated[0]!r}")
 
 
 def _image(entry: dict[str, Any]) -> InstanceImage:
@@ -186,11 +182,8 @@ def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndar
     pycocotools decodes them too, but does not check them: it reads beyond the end of a code that is
     cut off, and returns random pixels for one that is too short.
 
-    Args:
-        code: `size` [height, width] and `counts`: the lengths of runs down the columns, in turn
-            outside and inside the mask, as a list or packed into a string.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+    `code` holds `size` [height, width] and `counts`: the lengths in pixels of runs down the
+    columns, in turn outside and inside the mask, as a list or packed into a string.
 
     Raises:
         UserError: it is not such a code, or has another size.
@@ -235,19 +228,11 @@ def _unpack(packed: str) -> list[int]:
 def rasterize(
     annotations: list[Annotation], class_of: dict[int, int], height: int, width: int
 ) -> np.ndarray:
-    """Draw the mask of one image by the rule of the published lists (method section 7).
+    """Draw an image's mask of class ids, 0 for background (uint8 [height, width] in pixels).
 
-    Annotations in file order, later over earlier; crowds left out; each polygon filled by OpenCV
-    with its points cut to int32. pycocotools draws polygons thinner, which gives other lists.
-
-    Args:
-        annotations: the image's annotations, in file order.
-        class_of: category id -> class id.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Returns:
-        Class ids, 0 for background (uint8 [height, width]).
+    The rule of the published lists (method section 7): annotations in file order, later over
+    earlier; crowds left out; each polygon filled by OpenCV with its points cut to int32.
+    pycocotools draws polygons thinner, which gives other lists. `class_of` is that of `Instances`.
     """
     mask = np.zeros((height, width), np.uint8)
     for annotation in annotations:
@@ -265,6 +250,6 @@ def rasterize(
 
 def mask_png(instances: Instances, image: InstanceImage) -> bytes:
     """Draw an image's mask with `rasterize`; return a grayscale PNG of class ids."""
-    annotations = instances.annotations[image.id]
-    mask = rasterize(annotations, instances.class_of, image.height, image.width)
+    own = instances.annotations[image.id]
+    mask = rasterize(own, instances.class_of, image.height, image.width)
     return cv2.imencode(".png", mask)[1].tobytes()

@@ -1,4 +1,7 @@
-"""Create many files: on several processes, each file complete or absent, and resumable."""
+"""Create many files: on several processes, each file complete or absent, and resumable.
+
+Pictures of a download are linked, copied or unpacked.
+"""
 
 import fcntl
 import os
@@ -6,8 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from util.data.prepare.archive import Archive, damaged, join
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 from util.runtime.log import log
@@ -15,6 +20,7 @@ from util.runtime.parallel import on_processes
 from util.runtime.progress import bar
 
 _BLOCK = 4096  # bytes: the space a file takes on disk is a multiple of it
+_JPEG_END_WITHIN = 1024  # bytes: some cameras write a little after a JPEG's end
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _KILLED = "run the same command again to continue; --workers 1 needs the least memory"
 
@@ -23,13 +29,10 @@ _KILLED = "run the same command again to continue; --workers 1 needs the least m
 class Job:
     """A file to create, unless it exists and is complete.
 
-    Attributes:
-        target: its path.
-        content: its bytes; or a function that returns them, called in a worker process; or the
-            absolute path that `target` becomes a symbolic link to.
-        size: of the file in bytes; approximate unless `is_copy`.
-        is_copy: `size` is exact, so an existing file of this size is complete. Otherwise, a file
-            with computed content is complete if it ends as a PNG does.
+    `content` is its bytes; or a function that returns them, called in a worker process; or the
+    absolute path that `target` becomes a symbolic link to. `size` is in bytes. With `is_copy` it is
+    exact, and an existing file of this size is complete. Otherwise it is approximate, and a file
+    with computed content is complete if it ends as a PNG does.
     """
 
     target: Path
@@ -39,16 +42,12 @@ class Job:
 
 
 def build(out: Path, phases: list[list[Job]], workers: int, what: str) -> None:
-    """Create the missing files, phase after phase, if the disk has enough space.
+    """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
     A file appears under its name once it is complete. So the process may be killed at any moment,
-    and the next run continues. Existing complete files are left alone.
-
-    Args:
-        out: the folder of all the files. Only one process at a time may build in it.
-        phases: the files of each phase; a phase may read the files of an earlier one.
-        workers: processes; with 1, this process does the work.
-        what: what the files are, for the line that is logged at the end.
+    and the next run continues. Existing complete files are left alone. A phase may read the files
+    of an earlier one. With one worker, this process does the work. `what` names the files in the
+    line that is logged at the end. Only one process at a time may build in `out`.
 
     Raises:
         UserError: the first one that a job raises, in the order of the jobs; or a file cannot be
@@ -137,3 +136,67 @@ def _create(job: Job) -> None:
 
 def _unwritable(path: Path, what: str) -> UserError:
     return UserError(f"{path}: {what}; make room there, or choose another --out")
+
+
+def picture_jobs(
+    archive: Archive, folder: str, wanted: dict[str, str], target: Path, copy: bool
+) -> list[Job]:
+    """Return the jobs that create `target`, a folder of pictures of a download's `folder`.
+
+    Unless `copy` is set, `target` becomes a link to a folder on disk, or a folder of links where
+    names differ. `wanted` maps names in `target` to names in `folder`, for the pictures that have a
+    mask. Pictures missing from `folder` are left out, with a warning.
+
+    Raises:
+        UserError: `target` exists in another form.
+    """
+    sizes, source = archive.files(folder, ".jpg"), archive.where(folder)
+    found = {name: old for name, old in wanted.items() if old in sizes}
+    warn_missing(target, [name for name in wanted if name not in found], len(wanted))
+    require_outside(archive, folder, target)
+    if source and target.exists() and os.path.samefile(source, target):
+        return []
+    linked = os.readlink(target) if target.is_symlink() else ""
+    if source and not copy and all(name == old for name, old in wanted.items()):
+        if linked and linked != str(source):
+            raise UserError(f"{target}: is a link to {linked}, not to {source}; remove the link")
+        if target.exists() and not linked:
+            what = f"exists and is not a link to {source}"
+            raise UserError(f"{target}: {what}; remove it, or use --copy to fill it")
+        log.info("%s: a link to %s, which must stay in place (--copy copies)", target, source)
+        return [Job(target, source)]
+    if linked:
+        remedy = "remove the link, so that files can be written there"
+        raise UserError(f"{target}: is a link to {linked}; {remedy}")
+    if source and not copy:
+        return [Job(target / name, source / old) for name, old in found.items()]
+    # In the order of the archive: a compressed tar can only be read forwards.
+    position = {old: i for i, old in enumerate(sizes)}
+    return [
+        Job(target / name, partial(_read_jpeg, archive, join(folder, old)), sizes[old], True)
+        for name, old in sorted(found.items(), key=lambda item: position[item[1]])
+    ]
+
+
+def require_outside(archive: Archive, folder: str, target: Path) -> None:
+    """Raise `UserError` if `target` is inside that folder of the download, which is only read."""
+    source = archive.where(folder)
+    if source and os.path.realpath(target).startswith(os.path.realpath(source) + os.sep):
+        raise UserError(f"--out: {target} is inside the download {source}; choose another --out")
+
+
+def warn_missing(target: Path, missing: list[str], total: int) -> None:
+    """Warn about pictures that the download lacks, if any."""
+    if missing:
+        log.warning(
+            "%s: %d of %d pictures are missing from the download, the first is %s; set"
+            " Data.missing=skip to train without them", target, len(missing), total, missing[0],
+        )  # fmt: skip
+
+
+def _read_jpeg(archive: Archive, name: str) -> bytes:
+    content = archive.read(name)
+    if content[:2] != b"\xff\xd8" or b"\xff\xd9" not in content[-_JPEG_END_WITHIN:]:
+        remedy = "unpack the archive and give its folder: its pictures are linked without a check"
+        raise damaged(archive.path / name, "not a complete JPEG", f"download it again, or {remedy}")
+    return content

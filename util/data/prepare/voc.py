@@ -11,8 +11,7 @@ from scipy.io import loadmat
 from model.constants import IGNORE
 from util.data.image_io import read_label, voc_palette
 from util.data.prepare.archive import Archive, damaged, join, open_archive
-from util.data.prepare.jobs import Job, build
-from util.data.prepare.pictures import picture_jobs, require_outside
+from util.data.prepare.jobs import Job, build, picture_jobs, require_outside
 from util.data.source import SUBSETS
 from util.folds import CLASSES
 from util.runtime.errors import UserError
@@ -29,12 +28,8 @@ _NOVAL = "train_noval.txt"
 def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> None:
     """Prepare VOC 2012 + SBD in `out`/VOCdevkit2012, in the layout that `Source` reads.
 
-    Args:
-        voc: VOC 2012 trainval, a folder or tar.
-        sbd: SBD's `benchmark_RELEASE`, a folder or tar.
-        out: the folder of data sets.
-        copy: copy pictures from a folder instead of linking to it.
-        workers: processes.
+    `voc` (VOC 2012 trainval) and `sbd` (SBD's `benchmark_RELEASE`) are folders or tars, `out` is
+    the folder of data sets. `copy` copies pictures from a folder instead of linking to it.
 
     Raises:
         UserError: something is wrong with the downloads or `out`.
@@ -95,10 +90,9 @@ def _find_voc(voc: Archive) -> str:
 def _find_sbd(sbd: Archive) -> str:
     above = sbd.find("cls")
     if above is None or not sbd.files(join(above, "cls"), ".mat"):
-        raise UserError(
-            f"--sbd {sbd.path}: contains no SBD (a folder cls with .mat files); give benchmark.tgz"
-            " or its unpacked folder benchmark_RELEASE"
-        )
+        remedy = "give benchmark.tgz or its unpacked folder benchmark_RELEASE"
+        what = "contains no SBD (a folder cls with .mat files)"
+        raise UserError(f"--sbd {sbd.path}: {what}; {remedy}")
     return join(above, "cls")
 
 
@@ -175,10 +169,8 @@ def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
     try:
         label = np.asarray(loaded["GTcls"]["Segmentation"].flat[0])
     except (KeyError, ValueError, IndexError):
-        raise UserError(
-            f"{path}: has no GTcls.Segmentation, so it is not from SBD's folder cls; give"
-            " benchmark_RELEASE"
-        ) from None
+        what = "has no GTcls.Segmentation, so it is not from SBD's folder cls"
+        raise damaged(path, what, "give benchmark_RELEASE") from None
     values = label.astype(np.uint8) if label.ndim == 2 and label.dtype.kind in "uif" else None
     if values is None or not label.size or not np.array_equal(values, label):
         raise damaged(path, "GTcls.Segmentation is not an image of class ids")
@@ -201,7 +193,5 @@ def _check_label(label: np.ndarray, path: Path, root: Path) -> None:
     except (OSError, SyntaxError) as error:
         raise damaged(picture, f"cannot be read as an image ({error})") from None
     if label.shape != (height, width):
-        raise UserError(
-            f"{path}: is {label.shape[1]}x{label.shape[0]} pixels, but its picture is"
-            f" {width}x{height}; download both again"
-        )
+        what = f"is {label.shape[1]}x{label.shape[0]} pixels, but its picture is {width}x{height}"
+        raise damaged(path, what, "download both again")
