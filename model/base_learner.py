@@ -57,11 +57,9 @@ class PyramidPooling(nn.Module):
 
 
 class BaseLearner(nn.Module):
-    """Backbone, pyramid pooling and classifier.
+    """Backbone (as `Method.backbone`), pyramid pooling, classifier of the fold's base classes.
 
-    Args:
-        backbone: as `Method.backbone`.
-        classes: number of base classes of the fold, without background.
+    `classes` does not count the background.
     """
 
     def __init__(self, backbone: str, classes: int) -> None:

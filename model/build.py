@@ -1,43 +1,21 @@
 """From a config to a model."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 
 
-class _Method(Protocol):
-    @property
-    def backbone(self) -> str: ...
-    @property
-    def fix_bn(self) -> bool: ...
-    @property
-    def base_dropout(self) -> bool: ...
-    @property
-    def mask_threshold(self) -> float: ...
-    @property
-    def mining_softmax(self) -> str: ...
-    @property
-    def discriminator_sigmoid(self) -> bool: ...
-
-
-class _Data(Protocol):
-    @property
-    def shot(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-
-
 class ModelConfig(Protocol):
-    """The keys that `build_model` reads of a config such as `util.config.Config`."""
+    """What `build_model` reads of a config such as `util.config.Config`."""
 
     @property
-    def Method(self) -> _Method:
-        """The network, see `AMFormer`."""
+    def Method(self) -> Any:
+        """`backbone` and the keyword arguments of `AMFormer`."""
 
     @property
-    def Data(self) -> _Data:
-        """K supports and S pixels a side."""
+    def Data(self) -> Any:
+        """`shot`: K supports per query; `size`: S pixels a side."""
 
     @property
     def num_base_classes(self) -> int:

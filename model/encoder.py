@@ -19,9 +19,8 @@ class Encoder(nn.Module):
     first image, and again when a weight, its type or its device has changed. It is not a submodule:
     parameters, state dict and checkpoints are those of the base learner as it was trained.
 
-    Args:
-        base: frozen here.
-        dropout: leave the classifier's dropout on while the rest trains (as published).
+    `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
+    (as published).
     """
 
     def __init__(self, base: BaseLearner, *, dropout: bool = True) -> None:
@@ -46,11 +45,9 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Features:
-        """Compute the features of images.
+        """Compute the features of images [N,3,S,S].
 
-        Args:
-            image: [N,3,S,S].
-            mask: [N,S,S] in {0,1,255}, of supports: only pixels with 1 enter the backbone.
+        Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone.
         """
         if mask is not None:
             image = image * (mask == 1)[:, None]
@@ -64,9 +61,11 @@ class Encoder(nn.Module):
         """Encode query images [N,3,S,S]."""
         return QueryFeatures.from_features(self(image), grid_size(image))
 
-    def supports(self, image: Tensor, mask: Tensor) -> list[SupportFeatures]:
-        """Encode support images [N,3,S,S] with their masks [N,S,S] in {0,1,255}."""
-        return SupportFeatures.from_features(self(image, mask), mask)
+    def supports(self, image: Tensor, mask: Tensor) -> list[list[SupportFeatures]]:
+        """Encode support images [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: [B][K]."""
+        shot, masks = mask.shape[1], mask.flatten(0, 1)
+        supports = SupportFeatures.from_features(self(image.flatten(0, 1), masks), masks)
+        return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:

@@ -3,25 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from model.precision import autocast_disabled
+from model.resize import autocast_disabled
 
 
 class Ensemble(nn.Module):
-    """Gram merge, base merge and, for K > 1, the weights of the shots.
-
-    Args:
-        shot: K.
-
-    Attributes:
-        keep_every_position: `hard_mask` returns ones. Benchmarks set it, because mining costs most
-            if no position is masked.
-    """
+    """Gram merge, base merge and, for K > 1, the weights of the K shots."""
 
     def __init__(self, shot: int) -> None:
         super().__init__()
+        # Benchmarks set it: `hard_mask` returns ones, because unmasked mining costs most.
         self.keep_every_position = False
-        self.gram_merge = self._pair()
-        self.cls_merge = self._pair()
+        self.gram_merge, self.cls_merge = self._pair(), self._pair()
         self.kshot = None
         if shot > 1:
             self.kshot = nn.Sequential(nn.Conv2d(shot, 2, 1), nn.ReLU(), nn.Conv2d(2, shot, 1))
@@ -46,15 +38,9 @@ class Ensemble(nn.Module):
         return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
 
     def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge logits, base learner and Gram distance into the final scores.
+        """Merge G's logits z [B,2,h,w], the base probability [B,1,h,w] and psi [B]; `plain.merge`.
 
-        Args:
-            logits: z of G [B,2,h,w].
-            base: probability of being any base class [B,1,h,w].
-            psi: Gram distance [B].
-
-        Returns:
-            final [B,2,h,w] = [bg'', fg'], used directly as scores, and foreground [B,1,h,w] = fg'.
+        Returns final [B,2,h,w] = [bg'', fg'], used directly as scores, and fg' [B,1,h,w].
         """
         gram, of_psi = self.gram_merge.weight.flatten()
         merged = gram * torch.softmax(logits, dim=1) + of_psi * psi[:, None, None, None]
@@ -73,11 +59,9 @@ class Ensemble(nn.Module):
 
 
 def base_probability(logits: Tensor, class_index: Tensor | None) -> Tensor:
-    """Return the probability of being any base class [B,1,h,w].
+    """Return the probability of being any base class [B,1,h,w], from logits [B,classes+1,h,w].
 
-    Args:
-        logits: of the base learner [B,N+1,h,w].
-        class_index: [B], in training: the episode's own class is left out, without renormalizing.
+    In training the episode's own class, `class_index` [B], is left out, without renormalizing.
     """
     probability = torch.softmax(logits, dim=1)
     if class_index is not None:

@@ -6,7 +6,7 @@ it equals. Nothing here has weights.
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
-DEPTHWISE_PADDING = 4
-"""Pixels that oneDNN's fast depthwise kernel pads at most."""
+DEPTHWISE_PADDING = 4  # pixels that oneDNN's fast depthwise kernel pads at most
 
 
 class WeightCache:
@@ -48,33 +47,21 @@ class WeightCache:
         return WeightCache()
 
 
-def interpolation_matrix(size: int, cells: int, like: Tensor) -> Tensor:
-    """Return the map of `bilinear_ac` along one axis, in the type of `like`: [size, cells]."""
-    eye = torch.eye(cells, dtype=like.dtype, device=like.device)[None]
-    return F.interpolate(eye, size=size, mode="linear", align_corners=True)[0].t()
-
-
 def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `conv2d(bilinear_ac(cells, size), weight, padding=1)` without the enlarged map.
 
-    The convolution of `plain.context`. Enlargement is linear, U cells V^T, and so is each tap of a
-    convolution. So the weights act on the few cells first. Then two small matrices enlarge; they
-    are U and V shifted by the tap, with zero rows for the padding. Holds for any weight and size,
-    and can be differentiated.
-
-    Args:
-        cells: [B,C,a,b].
-        weight: [O,C,3,3].
-        size: (h, w) of the result.
-
-    Returns:
-        [B,O,h,w]
+    The convolution of `plain.context`, cells [B,C,a,b] and weight [O,C,3,3] -> [B,O,h,w].
+    Enlargement is linear, U cells V^T, and so is each tap of a convolution. So the weights act on
+    the few cells first. Then two small matrices enlarge; they are U and V shifted by the tap, with
+    zero rows for the padding. Holds for any weight and size, and can be differentiated.
     """
     batch, channels, a, b = cells.shape
     out = weight.shape[0]
 
     def taps(length: int, count: int) -> Tensor:  # [3,length,count]; tap d reads row i + d - 1
-        rows = F.pad(interpolation_matrix(length, count, cells), (0, 0, 1, 1))
+        eye = torch.eye(count, dtype=cells.dtype, device=cells.device)[None]
+        one_axis = F.interpolate(eye, size=length, mode="linear", align_corners=True)[0].t()
+        rows = F.pad(one_axis, (0, 0, 1, 1))  # of `bilinear_ac` along one axis
         return torch.stack([rows[d : d + length] for d in range(3)])
 
     per_tap = weight.permute(2, 3, 0, 1).reshape(9 * out, channels) @ cells.flatten(2)
@@ -99,12 +86,8 @@ def fold_batch_norms(module: M) -> M:
     (scale W) x + (scale b + shift), exact for any padding, because the norm comes after it. It
     holds if a convolution's output goes into exactly one batch norm in eval mode. That is assumed
     where the two are neighbors in one module, as in every ResNet, VGG and EfficientNet. Then a test
-    image is run: if the copy computes something else, or if batch norms train, the module itself is
-    returned. On the CPU the copy's depthwise convolutions pad in two steps, see
-    `_pad_depthwise_beforehand`.
-
-    Args:
-        module: has a method `features(image [N,3,S,S])` whose result has `maps()`.
+    image is run, `module.features(image).maps()`: if the copy computes something else, or if batch
+    norms train, the module itself is returned.
     """
     if any(norm.training for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)):
         return module
@@ -112,11 +95,12 @@ def fold_batch_norms(module: M) -> M:
     for parent in folded.modules():
         children = list(parent.named_children())
         for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and _is_foldable(norm):
+            known = type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
+            if isinstance(conv, nn.Conv2d) and known and norm.affine and norm.track_running_stats:
                 _fold_into(conv, norm)
                 after = [norm.drop, norm.act] if isinstance(norm, BatchNormAct2d) else []
                 setattr(parent, name, nn.Sequential(*after))
-    if next(module.parameters()).device.type == "cpu":
+    if next(module.parameters()).device.type == "cpu":  # its kernels are slow with wide padding
         _pad_depthwise_beforehand(folded)
     return folded if _compute_the_same(folded, module) else module
 
@@ -140,14 +124,8 @@ def _pad_depthwise_beforehand(module: nn.Module) -> None:
                 setattr(parent, name, nn.Sequential(border, conv))
 
 
-def _is_foldable(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    known = type(norm) in (nn.BatchNorm2d, BatchNormAct2d)
-    return known and bool(norm.affine and norm.track_running_stats)
-
-
-def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold_into(conv: nn.Conv2d, norm: Any) -> None:
     """Make conv compute norm(conv); the weights are composed in float64."""
-    assert norm.running_mean is not None and norm.running_var is not None
     dtype = conv.weight.dtype
     weights = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     weight, bias, mean, var = (w.double() for w in weights)
@@ -174,27 +152,17 @@ class LinearChain(nn.Sequential):
     """conv1x1, BN, conv3x3 (padding 1), BN, conv1x1 [, BN]: a chain without nonlinearities inside.
 
     Equals `plain.chain`. While its batch norms are in eval mode, the chain is ONE 3x3 convolution
-    in -> out. Its weights are composed at every call, so it trains as the chain does. The bias of
-    the first convolution meets the zero padding of the second; it is carried as one more input
-    channel that is constantly one. If batch norms train, the layers run one after the other. In
-    eval mode without gradients the composed weights are kept until the mode is set again.
-
-    Args:
-        channels: in.
-        out: out.
-        hidden: in between.
-        last_norm: end with a batch norm.
+    channels -> out. Its weights are composed at every call, so it trains as the chain does. The
+    bias of the first convolution meets the zero padding of the second; it is carried as one more
+    input channel that is constantly one. If batch norms train, the layers run one after the other.
+    In eval mode without gradients the composed weights are kept until the mode is set again.
     """
 
     def __init__(self, channels: int, out: int, *, hidden: int = 256, last_norm: bool) -> None:
-        layers = [
-            nn.Conv2d(channels, hidden, 1),
-            nn.BatchNorm2d(hidden),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-            nn.BatchNorm2d(hidden),
-            nn.Conv2d(hidden, out, 1),
-        ]
-        super().__init__(*layers, *([nn.BatchNorm2d(out)] if last_norm else []))
+        first = nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden)
+        middle = nn.Conv2d(hidden, hidden, 3, padding=1), nn.BatchNorm2d(hidden)
+        last = [nn.Conv2d(hidden, out, 1)] + [nn.BatchNorm2d(out)] * last_norm
+        super().__init__(*first, *middle, *last)
         self.composed = WeightCache()
 
     def train(self, mode: bool = True) -> "LinearChain":
@@ -212,11 +180,7 @@ class LinearChain(nn.Sequential):
         return F.conv2d(x, weight, bias, padding=1) + F.conv2d(ones, inner, padding=1)
 
     def compose(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Compose the weights of the one convolution.
-
-        Returns:
-            weight [O,C,3,3], weight of the constant-one channel [O,1,3,3], bias [O].
-        """
+        """Return the weight [O,C,3,3], that of the constant-one channel [O,1,3,3], the bias [O]."""
         layers: list[Any] = list(self)
         first, norm1, middle, norm2, last, *rest = layers
         scale1, shift1 = affine_of(norm1)

@@ -9,22 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.base_learner import Features
-from model.precision import at_least_float32, autocast_disabled
 from model.query_support import SupportFeatures
+from model.resize import at_least_float32, autocast_disabled
 
-SIMILARITIES_PER_BLOCK = 2**22
-"""How many similarities of a query's positions are computed at a time."""
+SIMILARITIES_PER_BLOCK = 2**22  # of a query's positions, computed at a time
 
 
 def reduce_channels(down: nn.Sequential, f2: Tensor, f3: Tensor) -> Tensor:
     """Return Dropout2d(ReLU(W [f3, f2])): [B,256,h,w].
 
     Equals `plain.reduce_channels`; here f3 and f2 each meet their half of W and are never joined.
-
-    Args:
-        down: conv1x1 without bias, ReLU, Dropout2d.
-        f2: [B,C2,h,w].
-        f3: [B,C3,h,w].
+    `down` is conv1x1 without bias, ReLU, Dropout2d.
     """
     weight, relu, dropout = down[0].get_parameter("weight"), down[1], down[2]
     of_f3, of_f2 = weight.split((f3.shape[1], f2.shape[1]), dim=1)
@@ -35,11 +30,7 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
     """Return the mean over the shots of sum(s m) / (sum(m) + 0.0005): [B,256].
 
     Equals `plain.prototype`; here only positions with m != 0 are computed. Shorter supports of the
-    batch are padded with m = 0.
-
-    Args:
-        supports: [B][K].
-        down: reduces the channels of f3 and f2, see `reduce_channels`.
+    batch are padded with m = 0. `down` is that of `reduce_channels`.
     """
     shots = [shot for episode in supports for shot in episode]
     longest = max(1, *(len(shot.weight) for shot in shots))
@@ -57,14 +48,10 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
 
 
 def cosine_with_prototype(q: Tensor, prototype: Tensor) -> Tensor:
-    """Return the cosine of every query position with the prototype: [B,1,h,w].
+    """Return the cosine of q [B or 1,C,h,w] at each position with a prototype [B,C]: [B,1,h,w].
 
     Equals the cosine of `plain.initial_mask`. The prototype is divided by its norm first, and q's
     norm divides the product: nothing of the size of q is kept for the backward pass.
-
-    Args:
-        q: [B or 1,C,h,w].
-        prototype: [B,C].
     """
     q, unit = at_least_float32(q), F.normalize(prototype, dim=1)
     with autocast_disabled(q):
@@ -77,38 +64,25 @@ def training_free_prior(query: Features, supports: list[list[SupportFeatures]]) 
     """Return the prior from f5 and from f4, each the mean over the K shots: [B,2,h,w].
 
     Equals `plain.prior`; here only positions inside a support's mask are compared.
-
-    Args:
-        query: B maps, or one for all B episodes.
-        supports: [B][K].
     """
+    maps = query.map(lambda f: f.expand(len(supports), -1, -1, -1))
 
-    def of_shot(index: int, shot: SupportFeatures) -> Tensor:
-        index = index if len(query.f5) > 1 else 0
-        pairs = ((query.f5, shot.f5), (query.f4, shot.f4))
-        return torch.stack(
-            [max_similarity(q[index], s, mask_is_full=shot.mask_is_full) for q, s in pairs]
-        )
+    def of_shot(i: int, shot: SupportFeatures) -> Tensor:
+        pairs = ((maps.f5[i], shot.f5), (maps.f4[i], shot.f4))
+        return torch.stack([max_similarity(q, s, mask_is_full=shot.mask_is_full) for q, s in pairs])
 
+    episodes = enumerate(supports)
     return torch.stack(
-        [
-            torch.stack([of_shot(index, shot) for shot in episode]).mean(0)
-            for index, episode in enumerate(supports)
-        ]
+        [torch.stack([of_shot(i, shot) for shot in episode]).mean(0) for i, episode in episodes]
     )
 
 
 def max_similarity(query: Tensor, support: Tensor, *, mask_is_full: bool) -> Tensor:
     """Return max over support positions j of <s_j m_j, q_i> / (|s_j m_j| |q_i| + 1e-7): [h,w].
 
-    One map of `plain.prior`. Positions outside the mask are zero vectors of similarity 0. They are
-    not computed: the maximum starts at 0 if there is one. It is taken over blocks of support
-    positions, so no matrix of N x N exists.
-
-    Args:
-        query: q [C,h,w].
-        support: s at the m >= 0 positions inside the mask [C,m].
-        mask_is_full: no position lies outside.
+    One map of `plain.prior`, of q [C,h,w] and s at the positions inside the mask [C,m]. Those
+    outside are zero vectors of similarity 0. They are not computed: unless the mask is full, the
+    maximum starts at 0. It is taken over blocks of support positions, so no matrix of N x N exists.
     """
     q = query.flatten(1)  # [C,N]
     q_norm = at_least_float32(q).norm(dim=0)[:, None]
@@ -122,11 +96,8 @@ def max_similarity(query: Tensor, support: Tensor, *, mask_is_full: bool) -> Ten
 def gram_distances(query: Tensor, supports: list[list[SupportFeatures]]) -> Tensor:
     """Return ||Gram(query) - Gram(support k)||_F / C of each shot, in shot order: [B,K].
 
-    Equals `plain.gram_distances`; here the Gram matrices are computed once per image.
-
-    Args:
-        query: Gram matrices [B,C,C], or one for all B episodes.
-        supports: [B][K].
+    Equals `plain.gram_distances`; here the Gram matrices are computed once per image. `query` holds
+    those of the queries [B or 1,C,C].
     """
     shots = torch.stack([torch.stack([shot.gram for shot in episode]) for episode in supports])
     return (query[:, None] - shots).flatten(2).norm(dim=2) / query.shape[1]

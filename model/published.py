@@ -100,9 +100,7 @@ def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def base_from_published(state: dict[str, Tensor], our_names: Iterable[str]) -> dict[str, Tensor]:
     """Convert a base learner as BAM writes it (with or without `module.`) to our names.
 
-    Args:
-        state: its state dict; a name that we do not know stays as it is.
-        our_names: the names in the state dict of a `BaseLearner`.
+    `our_names` are those of a `BaseLearner`'s state dict. An unknown name stays as it is.
     """
     names = {published_name(_BASE + name): name for name in our_names}
     state = strip_module_prefix(state)
@@ -122,10 +120,9 @@ def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
-    """Infer the architecture from names and shapes of a published AMFormer or base learner.
+    """Infer (backbone, base classes, shots) of a published AMFormer or base learner.
 
-    Returns:
-        (backbone, base classes, shots); resnet50, 15 and 1 if unknown.
+    They follow from names and shapes; resnet50, 15 and 1 if unknown.
     """
     if "layer1.0.conv1.weight" in published:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"

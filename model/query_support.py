@@ -3,29 +3,22 @@
 Both depend on frozen features alone. They never change and may be stored.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.base_learner import Features
-from model.precision import at_least_float32, autocast_disabled
-from model.resize import bilinear_ac, grid_size, nearest
+from model.resize import at_least_float32, autocast_disabled, bilinear_ac, grid_size, nearest
 
 
 @dataclass
 class QueryFeatures:
-    """Features of N query images.
+    """Features of N query images."""
 
-    Attributes:
-        features: their maps, [N,C,h,w] each.
-        gram: cosines between the channels of f2, [N,C2,C2].
-        size: (S, S) of the images.
-    """
-
-    features: Features
-    gram: Tensor
-    size: tuple[int, int]
+    features: Features  # maps [N,C,h,w]
+    gram: Tensor  # cosines between the channels of f2, [N,C2,C2]
+    size: tuple[int, int]  # (S, S) of the images
 
     @staticmethod
     @torch.no_grad()
@@ -57,22 +50,15 @@ class SupportFeatures:
     `plain.prototype` weighs positions by the mask, and in `plain.prior` all positions outside it
     have similarity 0. So features outside the mask are never read, except in the Gram matrix. A
     support whose object covers a seventh of the image needs a seventh of the memory.
-
-    Attributes:
-        f2, f3: at the positions where the mask, resized bilinear_ac, is not 0: [C,n].
-        weight: the mask's values there, [n].
-        f4, f5: at the positions where the mask, resized nearest, is 1: [C,m].
-        mask_is_full: the mask, resized nearest, is 1 everywhere.
-        gram: cosines between the channels of the full f2, [C2,C2].
     """
 
-    f2: Tensor
-    f3: Tensor
-    weight: Tensor
-    f4: Tensor
-    f5: Tensor
-    mask_is_full: bool
-    gram: Tensor
+    f2: Tensor  # [C2,n], at the n positions where the mask, resized bilinear_ac, is not 0
+    f3: Tensor  # [C3,n]
+    weight: Tensor  # the mask's values there, [n]
+    f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1
+    f5: Tensor  # [C5,m]
+    mask_is_full: bool  # the mask, resized nearest, is 1 everywhere
+    gram: Tensor  # cosines between the channels of the full f2, [C2,C2]
 
     @staticmethod
     @torch.no_grad()
@@ -97,8 +83,7 @@ class SupportFeatures:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all tensors, for counting memory."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple(value for value in values if isinstance(value, Tensor))
+        return tuple(value for value in vars(self).values() if isinstance(value, Tensor))
 
 
 def gram_matrix(features: Tensor) -> Tensor:

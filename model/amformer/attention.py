@@ -3,7 +3,8 @@
 Tokens are [B,N,C], N = h * w. What equals a function of `model/amformer/plain.py` names it.
 """
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +13,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.constants import TEMPERATURE
-from model.precision import at_least_float32, autocast_disabled
-from model.resize import grid_size
+from model.resize import at_least_float32, autocast_disabled, grid_size, to_map, to_tokens
 
+M = TypeVar("M", bound=nn.Module)
 LN_EPS = 1e-6
-SCORES_PER_BLOCK = 2**22
-"""How many scores of the mining attention are computed at a time, over batch and heads."""
+SCORES_PER_BLOCK = 2**22  # of the mining attention, computed at a time, over batch and heads
 
 
-def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return tokens [B,N,C] as a map [B,C,h,w], a channels-last view of the same memory."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """Return a map [B,C,h,w] as tokens [B,N,C]."""
-    return x.flatten(2).transpose(1, 2)
+def module_list(modules: Iterable[M]) -> Sequence[M]:
+    """Return an `nn.ModuleList`, which a type checker sees as a sequence of its elements."""
+    return cast(Sequence[M], nn.ModuleList(modules))
 
 
 class Projections(nn.Module):
@@ -76,12 +71,8 @@ class ReducedAttention(Projections):
 class MaskedMiningAttention(Projections):
     """Attention of all positions to those inside a mask, normalized over the QUERIES.
 
-    Equals `plain.mining_attention`; see `mining_attention` and `soft_correlation`.
-
-    Args:
-        channels: C.
-        heads: they divide C.
-        softmax: "query" as published, or "key" (the usual axis, over the kept keys).
+    Equals `plain.mining_attention`. `heads` divide the channels; `softmax` is "query" as published,
+    or "key": the usual axis, over the kept keys.
     """
 
     def __init__(self, channels: int, heads: int, softmax: str = "query") -> None:
@@ -89,14 +80,9 @@ class MaskedMiningAttention(Projections):
         self.softmax = softmax
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mine the object and measure each position's correlation with the masked positions.
+        """Mine tokens x [B,N,C]; return tokens, and each one's correlation with the mask [B,N].
 
-        Args:
-            x: tokens [B,N,C].
-            mask: [B,N]; keys with 0 are dropped, other values weigh the correlation.
-
-        Returns:
-            Tokens [B,N,C] and the correlation [B,N].
+        The mask is [B,N]: keys with 0 are dropped, other values weigh the correlation.
         """
         q, k, v = (at_least_float32(self.split(project(x))) for project in (self.q, self.k, self.v))
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
@@ -113,15 +99,8 @@ def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys
     the softmax over queries its column affects no other column. So only kept keys are computed,
     and no matrix of N x N is kept (`_BlockwiseMining`). Double backward is not supported.
 
-    Args:
-        q: unit vectors [B,heads,N,d].
-        k: unit vectors [B,heads,N,d].
-        v: [B,heads,N,d].
-        keep: the keys that are kept, bool [B,N].
-        over_keys: softmax over the kept keys instead.
-
-    Returns:
-        [B,heads,N,d]
+    q and k (unit vectors), v and the result are [B,heads,N,d]. `keep` is bool [B,N]. With
+    `over_keys` the softmax runs over the kept keys instead.
     """
     kept = keep[:, None, :, None]
     most = int(keep.sum(1).max())
@@ -193,18 +172,10 @@ def _key_blocks(q: Tensor, k: Tensor) -> list[slice]:
 
 
 def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Return sum_j c_ij m_j / (sum_j m_j + 1e-9), c = q k^T / 0.1, mean over heads.
+    """Return sum_j c_ij m_j / (sum_j m_j + 1e-9), c = q k^T / 0.1, mean over heads: [B,N].
 
     Equals the correlation of `plain.mining_attention`. It is linear in the keys, so the keys are
-    summed first and no matrix of N x N is computed.
-
-    Args:
-        q: [B,heads,N,d].
-        k: [B,heads,N,d].
-        mask: m [B,N].
-
-    Returns:
-        [B,N]
+    summed first and no matrix of N x N is computed. q and k are [B,heads,N,d], the mask m [B,N].
     """
     summed = torch.einsum("bhnd,bn->bhd", k, mask)
     correlation = torch.einsum("bhnd,bhd->bn", q, summed) / (q.shape[1] * TEMPERATURE)
@@ -264,15 +235,7 @@ class MaskedMiningLayer(PreNormLayer):
     attention: MaskedMiningAttention
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply to a map.
-
-        Args:
-            x: [B,C,h,w].
-            mask: [B,1,h,w].
-
-        Returns:
-            Map [B,C,h,w] and correlation [B,h,w].
-        """
+        """Apply to a map [B,C,h,w] and mask [B,1,h,w]; return a map and a correlation [B,h,w]."""
         grid, tokens = grid_size(x), to_tokens(x)
         mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1))
         return to_map(self.add(tokens, mined, grid), grid), correlation.unflatten(1, grid)

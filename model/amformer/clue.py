@@ -19,37 +19,27 @@ from model.query_support import QueryFeatures, SupportFeatures
 
 @dataclass
 class Clue:
-    """What the supports tell about B queries with K shots each.
+    """What the supports tell about B queries with K shots each."""
 
-    Attributes:
-        tokens: G's input [B,64,h,w].
-        prior: training-free similarity to the support object [B,2,h,w], from f5 and from f4.
-        initial_mask: cos(prototype, query) / 0.1, weak values set to 0: [B,1,h,w].
-        distances: Gram distance of each shot [B,K], in shot order.
-    """
-
-    tokens: Tensor
-    prior: Tensor
-    initial_mask: Tensor
-    distances: Tensor
+    tokens: Tensor  # G's input [B,64,h,w]
+    prior: Tensor  # training-free similarity to the support object [B,2,h,w], from f5 and from f4
+    initial_mask: Tensor  # cos(prototype, query) / 0.1, weak values set to 0: [B,1,h,w]
+    distances: Tensor  # Gram distance of each shot [B,K], in shot order
 
 
 class ClueExtractor(nn.Module):
     """Compute the clue from the frozen features of query and supports.
 
-    Args:
-        channels: of f2, f3, f4.
-        threshold: values of cos / 0.1 below it are 0 in the initial mask.
+    `channels` are those of f2, f3, f4. Values of cos / 0.1 below the threshold are 0 in the initial
+    mask.
     """
 
     def __init__(self, channels: tuple[int, int, int], *, threshold: float = 0.7) -> None:
         super().__init__()
         middle = channels[0] + channels[1]
-        self.down_query = nn.Sequential(
-            nn.Conv2d(middle, 256, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5)
-        )
-        self.down_supp = nn.Sequential(
-            nn.Conv2d(middle, 256, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5)
+        self.down_query, self.down_supp = (
+            nn.Sequential(nn.Conv2d(middle, 256, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5))
+            for _ in range(2)
         )
         self.query_merge = nn.Sequential(nn.Conv2d(256 + 256 + 2, 64, 1, bias=False), nn.ReLU())
         # Unused. Published checkpoints hold it, so ours must have it to be written back.
@@ -57,12 +47,7 @@ class ClueExtractor(nn.Module):
         self.threshold = threshold
 
     def forward(self, query: QueryFeatures, supports: list[list[SupportFeatures]]) -> Clue:
-        """Compute the clue of B episodes.
-
-        Args:
-            query: B queries, or one for all B episodes.
-            supports: [B][K].
-        """
+        """Compute the clue of B episodes, from B queries or one for all, and supports [B][K]."""
         maps = query.features
         q = reduce_channels(self.down_query, maps.f2, maps.f3)
         prototype = prototypes(supports, self.down_supp)
@@ -76,13 +61,8 @@ class ClueExtractor(nn.Module):
     def generator_input(self, q: Tensor, prototype: Tensor, prior: Tensor) -> Tensor:
         """Return ReLU(conv1x1([q, prototype everywhere, 10 * prior])): [B,64,h,w].
 
-        Equals `plain.generator_input`; here the prototype meets its weights once per query, not
-        once per position.
-
-        Args:
-            q: [B or 1,256,h,w].
-            prototype: [B,256].
-            prior: [B,2,h,w].
+        Equals `plain.generator_input`; here the prototype [B,256] meets its weights once per query,
+        not once per position. q is [B or 1,256,h,w].
         """
         weight, relu = self.query_merge[0].get_parameter("weight"), self.query_merge[1]
         of_q, of_prototype, of_prior = weight.split((256, 256, 2), dim=1)

@@ -9,25 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import to_tokens
+from model.amformer.attention import module_list
 from model.constants import TEMPERATURE
-from model.module_list import module_list
+from model.resize import to_tokens
 
 CHANNELS, PARTS, HEADS, LEVELS, CHOSEN = 64, 14, 4, 3, 9
 
 
 @dataclass
 class DiscriminatorOutputs:
-    """Outputs of D on one level.
+    """Outputs of D on one level."""
 
-    Attributes:
-        fake_maps, real_maps: part maps with the fake and with the real mask, [B,14,N].
-        fake_score, real_score: of the chosen part, [B,1].
-    """
-
-    fake_maps: Tensor
-    real_maps: Tensor
-    fake_score: Tensor
+    fake_maps: Tensor  # part maps with the fake mask, [B,14,N]
+    real_maps: Tensor  # with the real mask
+    fake_score: Tensor  # of the chosen part, [B,1]
     real_score: Tensor
 
 
@@ -46,16 +41,10 @@ class PartAttention(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the parts and where each lies.
+        """Return parts [B,14,64] and part maps [B,14,N] in [0,1]; `plain.part_attention`.
 
-        As published, the softmax runs over all tokens: masked ones are zero vectors and stay in it.
-
-        Args:
-            tokens: [B,N,64].
-            mask: [B,N] in [0,1].
-
-        Returns:
-            Parts [B,14,64] and part maps [B,14,N] in [0,1].
+        As published, the softmax runs over all tokens [B,N,64]: those where the mask [B,N] in [0,1]
+        is 0 are zero vectors and stay in it.
         """
         tokens = tokens * mask[..., None]
         q = F.normalize(self.q(self.parts).view(PARTS, HEADS, -1), dim=-1)
@@ -71,29 +60,16 @@ class PartAttention(nn.Module):
 
 
 class Discriminator(nn.Sequential):
-    """64-32-16-1 on one part.
-
-    Args:
-        sigmoid: end with a sigmoid, as published, although the loss applies another one.
-    """
+    """64-32-16-1 on one part; as published it ends with a sigmoid, and the loss applies another."""
 
     def __init__(self, *, sigmoid: bool) -> None:
-        layers = [
-            nn.Linear(CHANNELS, 32),
-            nn.LeakyReLU(0.2),
-            nn.Linear(32, 16),
-            nn.LeakyReLU(0.2),
-            nn.Linear(16, 1),
-        ]
-        super().__init__(*layers, *([nn.Sigmoid()] if sigmoid else []))
+        first = nn.Linear(CHANNELS, 32), nn.LeakyReLU(0.2)
+        last = nn.Linear(32, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1)
+        super().__init__(*first, *last, *([nn.Sigmoid()] if sigmoid else []))
 
 
 class DetailMining(nn.Module):
-    """D, with separate weights for each of F_0, F_1, F_2.
-
-    Args:
-        sigmoid: see `Discriminator`.
-    """
+    """D, with separate weights for each of F_0, F_1, F_2."""
 
     def __init__(self, *, sigmoid: bool = True) -> None:
         super().__init__()
@@ -103,22 +79,14 @@ class DetailMining(nn.Module):
     def forward(
         self, features: list[Tensor], fake: Tensor, real: Tensor
     ) -> list[DiscriminatorOutputs]:
-        """Compare the parts of the fake and the real mask on each level.
+        """Compare the parts of the fake and the real mask on each level F_0, F_1, F_2 [B,64,h,w].
 
-        Both scores of an image and level are of the part whose fake and real forms differ most.
-
-        Args:
-            features: F_0, F_1, F_2, [B,64,h,w] each.
-            fake: G's mask fg' [B,1,h,w] in [0,1].
-            real: the true mask, resized to the grid, [B,1,h,w] in [0,1].
-
-        Returns:
-            One per level.
+        Both scores of an image and level are of the part whose fake and real forms differ most. The
+        masks are [B,1,h,w] in [0,1]: G's fg', and the true one, resized to the grid.
         """
         outputs = []
-        for feature, attend, judge in zip(
-            features, self.attention, self.discriminators, strict=True
-        ):
+        levels = zip(features, self.attention, self.discriminators, strict=True)
+        for feature, attend, judge in levels:
             tokens = to_tokens(feature)
             fake_parts, fake_maps = attend(tokens, fake.flatten(1))
             real_parts, real_maps = attend(tokens, real.flatten(1))

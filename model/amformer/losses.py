@@ -12,12 +12,10 @@ REAL_LABEL = 0.9  # one-sided smoothing, as published
 
 
 def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-    """Return the cross entropy, summed over labeled pixels and divided by `pixels`.
+    """Return the cross entropy of scores [B,C,h,w], resized to the target [B,S,S].
 
-    Args:
-        scores: [B,C,h,w]; resized to the target.
-        target: [B,S,S]; 255 is left out.
-        pixels: the number of labeled pixels; on several ranks, its mean over the ranks.
+    It is summed over labeled pixels (not 255) and divided by `pixels`: their number, or on several
+    ranks the mean number per rank.
     """
     scores = bilinear_ac(scores, target.shape[-2:])
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
@@ -26,12 +24,8 @@ def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
 def distillation(correlations: list[Tensor], target: Tensor) -> Tensor:
     """Return KL(t || s), summed over positions, mean over the batch and the scales.
 
-    s is the softmax of a correlation over all positions of its scale. t is the softmax of a map
-    that is 1 on the object and -1e9 elsewhere, resized from S to the scale.
-
-    Args:
-        correlations: [B,h_i,w_i] each.
-        target: query mask [B,S,S] in {0,1,255}.
+    s is the softmax of a correlation [B,h_i,w_i] over all positions of its scale. t is the softmax
+    of a map that is 1 where the query mask [B,S,S] is 1 and -1e9 elsewhere, resized to the scale.
     """
     wanted = torch.where(target == 1, 1.0, -1e9).to(correlations[0].dtype)[:, None]
     divergences = []
@@ -57,9 +51,7 @@ def discriminator(outputs: list[DiscriminatorOutputs]) -> Tensor:
 def diversity(outputs: list[DiscriminatorOutputs], chosen: Tensor) -> Tensor:
     """Return the diversity loss: how similar part maps are, mean over fake, real and levels.
 
-    Args:
-        outputs: one per level.
-        chosen: indices of the part maps that are compared, [levels, 2 (fake, real), 9].
+    `chosen` holds the indices of the part maps that are compared, [levels, 2 (fake, real), 9].
     """
     losses = []
     for level, (fake, real) in zip(outputs, chosen, strict=True):

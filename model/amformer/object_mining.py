@@ -5,6 +5,7 @@ A pyramid, masked mining from coarse to fine, two refinements at the full grid.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from mmcv.cnn import ConvModule
@@ -17,34 +18,24 @@ from model.amformer.attention import (
     MaskedMiningAttention,
     MaskedMiningLayer,
     ReducedAttention,
-    to_map,
+    module_list,
 )
 from model.amformer.clue import Clue
 from model.folding import LinearChain
-from model.module_list import module_list
-from model.precision import at_least_float32
-from model.resize import bilinear, bilinear_ac, grid_size
+from model.resize import at_least_float32, bilinear, bilinear_ac, grid_size, to_map
 
 CHANNELS, SCALES, REFINEMENTS = 64, 3, 2
 
 
 @dataclass
 class GeneratorOutputs:
-    """Outputs of G.
+    """Outputs of G."""
 
-    Attributes:
-        query_scales: the pyramid, coarse to fine, 3 x [B,64,h_i,w_i].
-        correlations: coarse to fine, 3 x [B,h_i,w_i], for the distillation loss.
-        features: F_0, F_1, F_2 at the full grid, [B,64,h,w] each.
-        logits: of each feature, [B,2,h,w].
-        masks: the hard masks of refinements 1 and 2, [B,1,h,w] of 0 and 1.
-    """
-
-    query_scales: list[Tensor]
-    correlations: list[Tensor]
-    features: list[Tensor]
-    logits: list[Tensor]
-    masks: list[Tensor]
+    query_scales: list[Tensor]  # the pyramid, coarse to fine, 3 x [B,64,h_i,w_i]
+    correlations: list[Tensor]  # coarse to fine, 3 x [B,h_i,w_i], for the distillation loss
+    features: list[Tensor]  # F_0, F_1, F_2 at the full grid, [B,64,h,w] each
+    logits: list[Tensor]  # of each feature, [B,2,h,w]
+    masks: list[Tensor]  # the hard masks of refinements 1 and 2, [B,1,h,w] of 0 and 1
 
 
 class PyramidStage(nn.Module):
@@ -52,13 +43,14 @@ class PyramidStage(nn.Module):
 
     def __init__(self, kernel: int, stride: int, heads: int, reduction: int) -> None:
         super().__init__()
+        norm = {"type": "LN", "eps": LN_EPS}
         self.embed = PatchEmbed(
-            in_channels=CHANNELS,
-            embed_dims=CHANNELS,
+            CHANNELS,
+            CHANNELS,
             kernel_size=kernel,
             stride=stride,
             padding=kernel // 2,
-            norm_cfg={"type": "LN", "eps": LN_EPS},
+            norm_cfg=norm,
         )
         self.layers = module_list(
             EncoderLayer(ReducedAttention(CHANNELS, heads, reduction)) for _ in range(2)
@@ -83,15 +75,9 @@ class MiningStep(nn.Module):
         self.fuse = ConvModule(CHANNELS + 2, CHANNELS, 3, padding=1, norm_cfg={"type": "BN"})
 
     def forward(self, x: Tensor, mask: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """Mine one scale.
+        """Mine one scale [B,64,h_i,w_i]; return a map of its shape and the correlation [B,h_i,w_i].
 
-        Args:
-            x: [B,64,h_i,w_i].
-            mask: [B,1,...], of any size.
-            prior: [B,2,...], of any size.
-
-        Returns:
-            Map [B,64,h_i,w_i] and correlation [B,h_i,w_i].
+        The mask [B,1,...] and the prior [B,2,...] have any size.
         """
         grid = grid_size(x)
         mask, prior = (m if grid_size(m) == grid else bilinear_ac(m, grid) for m in (mask, prior))
@@ -100,39 +86,26 @@ class MiningStep(nn.Module):
 
 
 class ObjectMining(nn.Module):
-    """G.
-
-    Args:
-        softmax: axis of the mining attention's softmax, "query" as published or "key".
-    """
+    """G; `softmax` is the axis of the mining attention's, "query" as published or "key"."""
 
     def __init__(self, softmax: str = "query") -> None:
         super().__init__()
-        self._compiled_scales: Callable[[Tensor], list[Tensor]] | None = None
         settings = ((1, 1, 2, 4), (3, 2, 4, 2), (3, 2, 8, 1))  # fine to coarse
+        parse = partial(LinearChain, CHANNELS, CHANNELS, last_norm=True)
+        head = partial(LinearChain, CHANNELS, 2, last_norm=False)
         self.pyramid = module_list(PyramidStage(*s) for s in settings)
         self.mining = module_list(MiningStep(softmax) for _ in range(SCALES))
-        self.parse = module_list(
-            LinearChain(CHANNELS, CHANNELS, last_norm=True) for _ in range(SCALES)
-        )
+        self.parse = module_list(parse() for _ in range(SCALES))
         self.refine_mining = module_list(MiningStep(softmax) for _ in range(REFINEMENTS))
-        self.refine_parse = module_list(
-            LinearChain(CHANNELS, CHANNELS, last_norm=True) for _ in range(REFINEMENTS)
-        )
-        self.heads = module_list(
-            LinearChain(CHANNELS, 2, last_norm=False) for _ in range(1 + REFINEMENTS)
-        )
+        self.refine_parse = module_list(parse() for _ in range(REFINEMENTS))
+        self.heads = module_list(head() for _ in range(1 + REFINEMENTS))
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
         """Run the pyramid through a compiler such as `torch.compile`."""
-        self._compiled_scales = compiler(self._scales)
+        self.scales = compiler(self.scales)  # type: ignore[method-assign]  # of this instance
 
     def scales(self, x: Tensor) -> list[Tensor]:
         """Return the pyramid of a map [B,64,h,w], coarse to fine: 3 x [B,64,h_i,w_i]."""
-        compute = self._compiled_scales or self._scales
-        return compute(x)
-
-    def _scales(self, x: Tensor) -> list[Tensor]:
         scales: list[Tensor] = []
         for stage in self.pyramid:
             x = stage(x)
@@ -142,22 +115,16 @@ class ObjectMining(nn.Module):
     def forward(self, clue: Clue, hard_mask: Callable[[Tensor], Tensor]) -> GeneratorOutputs:
         """Mine the object of B queries.
 
-        Args:
-            clue: of B episodes.
-            hard_mask: logits [B,2,h,w] -> mask [B,1,h,w] of 0 and 1 for the next refinement.
+        `hard_mask` turns logits [B,2,h,w] into the next refinement's mask [B,1,h,w] of 0 and 1.
         """
         scales = self.scales(clue.tokens)
-        correlations: list[Tensor] = []
-        coarser: Tensor | None = None
-        for scale, mining, parse in zip(scales, self.mining, self.parse, strict=True):
-            x, correlation = mining(scale, clue.initial_mask, clue.prior)
-            correlations.append(correlation)
-            if coarser is None:
-                feature = torch.relu(parse(x))
-            else:
-                up = bilinear(coarser, grid_size(scale))
-                feature = up + torch.relu(parse(x + up))
-            coarser = feature
+        steps = zip(self.mining, scales, strict=True)
+        found = [mining(x, clue.initial_mask, clue.prior) for mining, x in steps]
+        mined, correlations = [m for m, _ in found], [c for _, c in found]
+        feature = torch.relu(self.parse[0](mined[0]))
+        for x, parse in zip(mined[1:], self.parse[1:], strict=True):
+            up = bilinear(feature, grid_size(x))
+            feature = up + torch.relu(parse(x + up))
 
         features, logits, masks = [feature], [at_least_float32(self.heads[0](feature))], []
         refinements = zip(self.refine_mining, self.refine_parse, self.heads[1:], strict=True)

@@ -32,13 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import (
-    MaskedMiningAttention,
-    MixFFN,
-    ReducedAttention,
-    to_map,
-    to_tokens,
-)
+from model.amformer.attention import MaskedMiningAttention, MixFFN, ReducedAttention
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import HEADS, DetailMining, DiscriminatorOutputs, PartAttention
 from model.amformer.object_mining import MiningStep, ObjectMining, PyramidStage
@@ -46,25 +40,17 @@ from model.amformer.system import AMFormer, Prediction
 from model.base_learner import BaseLearner, Features
 from model.constants import TEMPERATURE
 from model.ensemble import Ensemble
-from model.resize import bilinear, bilinear_ac, grid_size, nearest
+from model.resize import bilinear, bilinear_ac, grid_size, nearest, to_map, to_tokens
 
 
 def predict(
-    model: AMFormer,
-    query: Tensor,
-    support: Tensor,
-    support_mask: Tensor,
-    *,
-    class_index: Tensor | None = None,
-) -> Prediction:
-    """Segment each query by its K supports: `AMFormer.forward`, literally.
+    model: AMFormer, query: Tensor, support: Tensor, support_mask: Tensor,
+    *, class_index: Tensor | None = None,
+) -> Prediction:  # fmt: skip
+    """Segment each query [B,3,S,S] by its K supports [B,K,3,S,S]: `AMFormer.forward`, literally.
 
-    Args:
-        model: the weights.
-        query: normalized images [B,3,S,S].
-        support: normalized images [B,K,3,S,S].
-        support_mask: [B,K,S,S] in {0,1,255}.
-        class_index: [B], in training only: the episode's class among the base classes, from 0.
+    Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index` [B]
+    is the episode's class among the base classes, from 0.
     """
     base = model.encoder.base
     seen = features(base, support.flatten(0, 1), support_mask.flatten(0, 1))
@@ -72,13 +58,9 @@ def predict(
 
 
 def match(
-    model: AMFormer,
-    query: Features,
-    support: Features,
-    support_mask: Tensor,
-    *,
-    class_index: Tensor | None = None,
-) -> Prediction:
+    model: AMFormer, query: Features, support: Features, support_mask: Tensor,
+    *, class_index: Tensor | None = None,
+) -> Prediction:  # fmt: skip
     """Segment queries, given the encoder's maps: [B,C,h,w] of queries, [B*K,C,h,w] of supports."""
     clue, g, ensemble = model.clue, model.object_mining, model.ensemble
 

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import DetailMining
-from model.amformer.object_mining import ObjectMining
+from model.amformer.object_mining import GeneratorOutputs, ObjectMining
 from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
 from model.errors import UserError
-from model.precision import at_least_float32
 from model.query_support import QueryFeatures, SupportFeatures
-from model.resize import bilinear_ac
+from model.resize import at_least_float32, bilinear_ac
 
 KSHOT = ("model", "ensemble", "prototype")
 """How K supports become one prediction.
@@ -35,53 +34,31 @@ With K = 1, a 1-shot model gives the same result in all three.
 
 
 @dataclass
-class Prediction:
-    """All results for B queries; h x w is the feature grid, S the image size.
-
-    Attributes:
-        size: (S, S).
-        prior: [B,2,h,w], from f5 and from f4.
-        psi: Gram distance [B].
-        initial_mask: [B,1,h,w].
-        query_scales: the pyramid, 3 x [B,64,h_i,w_i], coarse to fine.
-        correlations: 3 x [B,h_i,w_i], coarse to fine.
-        features: F_0, F_1, F_2, [B,64,h,w] each.
-        logits: of each feature, [B,2,h,w].
-        masks: hard masks of the two refinements, [B,1,h,w] of 0 and 1.
-        base_logits: [B,N+1,h,w].
-        final: [B,2,h,w].
-        foreground: fg' [B,1,h,w], the fake mask of D.
+class Prediction(GeneratorOutputs):
+    """All results for B queries, with those of G; h x w is the feature grid, S the image size.
 
     Elements of the lists also have names of their own, as in the golden files: `query_scale0`,
     `correlation1`, `feature2`, `logits0`, `mask1`.
     """
 
-    size: tuple[int, int]
-    prior: Tensor
-    psi: Tensor
-    initial_mask: Tensor
-    query_scales: list[Tensor]
-    correlations: list[Tensor]
-    features: list[Tensor]
-    logits: list[Tensor]
-    masks: list[Tensor]
-    base_logits: Tensor
-    final: Tensor
-    foreground: Tensor
+    size: tuple[int, int]  # (S, S)
+    prior: Tensor  # [B,2,h,w], from f5 and from f4
+    psi: Tensor  # Gram distance [B]
+    initial_mask: Tensor  # [B,1,h,w]
+    base_logits: Tensor  # [B,classes+1,h,w]
+    final: Tensor  # [B,2,h,w]
+    foreground: Tensor  # fg' [B,1,h,w], the fake mask of D
 
     @staticmethod
     def mean(parts: list["Prediction"]) -> "Prediction":
         """Average every map. Averaged `masks` are no longer only 0 and 1."""
 
-        def average(values: list[Any]) -> Any:
+        def average(*values: Any) -> Any:
             if isinstance(values[0], Tensor):
                 return torch.stack(values).mean(0)
-            if isinstance(values[0], list):
-                return [average(list(each)) for each in zip(*values, strict=True)]
-            return values[0]
+            return list(map(average, *values)) if isinstance(values[0], list) else values[0]
 
-        names = vars(parts[0])
-        return Prediction(**{name: average([vars(p)[name] for p in parts]) for name in names})
+        return Prediction(**{k: average(*(vars(p)[k] for p in parts)) for k in vars(parts[0])})
 
     @property
     def scores(self) -> Tensor:
@@ -95,22 +72,15 @@ class Prediction:
 
     @property
     def base(self) -> Tensor:
-        """Base learner's logits at image size [B,N+1,S,S]."""
+        """Base learner's logits at image size [B,classes+1,S,S]."""
         return bilinear_ac(self.base_logits, self.size)
 
     def __getattr__(self, name: str) -> Tensor:
         """Return `logits0` = logits[0] and so on; masks count from 1, as the refinements do."""
-        groups = {
-            "query_scale": ("query_scales", 0),
-            "correlation": ("correlations", 0),
-            "feature": ("features", 0),
-            "logits": ("logits", 0),
-            "mask": ("masks", 1),
-        }
-        group, first = groups.get(name[:-1], (None, 0))
-        if group is None or not name[-1].isdigit():
+        maps = vars(self).get(name[:-1].removesuffix("s") + "s")
+        if not isinstance(maps, list) or not name[-1].isdigit():
             raise AttributeError(name)
-        return getattr(self, group)[int(name[-1]) - first]
+        return maps[int(name[-1]) - name.startswith("mask")]
 
 
 class AMFormer(nn.Module):
@@ -164,44 +134,28 @@ class AMFormer(nn.Module):
         self.object_mining.compile_with(compiler)
 
     def forward(
-        self,
-        query: Tensor,
-        support: Tensor,
-        support_mask: Tensor,
-        *,
-        class_index: Tensor | None = None,
-    ) -> Prediction:
-        """Segment each query by its K supports.
+        self, query: Tensor, support: Tensor, support_mask: Tensor,
+        *, class_index: Tensor | None = None,
+    ) -> Prediction:  # fmt: skip
+        """Segment each query [B,3,S,S] by its K supports [B,K,3,S,S]; `plain.predict`.
 
-        Args:
-            query: normalized images [B,3,S,S].
-            support: normalized images [B,K,3,S,S].
-            support_mask: [B,K,S,S] in {0,1,255}.
-            class_index: [B], in training only: the episode's class among the base classes, from 0.
+        Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index`
+        [B] is the episode's class among the base classes, from 0.
 
         Raises:
             UserError: the model was built for another K.
         """
-        shots = self.encoder.supports(support.flatten(0, 1), support_mask.flatten(0, 1))
-        k = support.shape[1]
-        supports = [shots[i : i + k] for i in range(0, len(shots), k)]
+        supports = self.encoder.supports(support, support_mask)
         return self.match(self.encoder.query(query), supports, class_index=class_index)
 
     def match(
-        self,
-        query: QueryFeatures,
-        supports: list[list[SupportFeatures]],
-        *,
-        class_index: Tensor | None = None,
-        kshot: str = "model",
-    ) -> Prediction:
-        """Segment queries, given the features of queries and supports.
+        self, query: QueryFeatures, supports: list[list[SupportFeatures]],
+        *, class_index: Tensor | None = None, kshot: str = "model",
+    ) -> Prediction:  # fmt: skip
+        """Segment queries, given the features of queries and of their supports [B][K].
 
-        Args:
-            query: B queries, or one for all B episodes; what depends on it alone is computed once.
-            supports: [B][K].
-            class_index: as in `forward`.
-            kshot: how K supports become one prediction, one of `KSHOT`.
+        One query may serve all B episodes: what depends on it alone is computed once. `kshot`, one
+        of `KSHOT`, says how K supports become one prediction. `class_index` is that of `forward`.
 
         Raises:
             UserError: unknown `kshot`; or it is "model" and the model was built for another K.
@@ -209,8 +163,7 @@ class AMFormer(nn.Module):
         if kshot not in KSHOT:
             raise UserError(f"kshot is {kshot!r}: use one of {', '.join(KSHOT)}")
         if kshot == "ensemble":
-            shots = zip(*supports, strict=True)
-            one_shot = ([[support] for support in shot] for shot in shots)
+            one_shot = [[[support] for support in shot] for shot in zip(*supports, strict=True)]
             return Prediction.mean(
                 [self.match(query, s, class_index=class_index, kshot="prototype") for s in one_shot]
             )
@@ -227,12 +180,7 @@ class AMFormer(nn.Module):
         outputs = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
         final, foreground = self.ensemble(outputs.logits[-1], base, psi)
         return Prediction(
-            size=query.size,
-            prior=clue.prior,
-            psi=psi,
-            initial_mask=clue.initial_mask,
+            size=query.size, prior=clue.prior, psi=psi, initial_mask=clue.initial_mask,
+            base_logits=base_logits.expand(batch, -1, -1, -1), final=final, foreground=foreground,
             **vars(outputs),
-            base_logits=base_logits.expand(batch, -1, -1, -1),
-            final=final,
-            foreground=foreground,
-        )
+        )  # fmt: skip
