@@ -142,12 +142,10 @@ def gather(value: Any) -> list[Any]:
     torch.save(value, file)
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     content = torch.frombuffer(file.getbuffer(), dtype=torch.uint8).to(device)
-    world = range(distributed.get_world_size())
-    sizes = [torch.zeros(1, dtype=torch.long, device=device) for _ in world]
+    sizes = list(torch.zeros(distributed.get_world_size(), 1, dtype=torch.long, device=device))
     with _together():
         distributed.all_gather(sizes, torch.tensor([len(content)], device=device))
-        longest = int(max(sizes))
-        padded = nn.functional.pad(content, (0, longest - len(content)))
+        padded = nn.functional.pad(content, (0, int(max(sizes)) - len(content)))
         contents = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(contents, padded)
     files = [c[: int(n)].cpu().numpy() for c, n in zip(contents, sizes, strict=True)]

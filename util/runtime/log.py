@@ -33,8 +33,8 @@ class _Console(logging.Handler):
         stream = sys.stdout if record.levelno == logging.INFO else sys.stderr
         text = record.getMessage()
         if record.levelno != logging.INFO:
-            is_debug = record.levelno < logging.INFO
-            text = f"{record.name if is_debug else record.levelname.lower()}: {text}"
+            name = record.name if record.levelno < logging.INFO else record.levelname.lower()
+            text = f"{name}: {text}"
         with tqdm.external_write_mode(stream, nolock=True):
             print(text, file=stream, flush=True)
 

@@ -44,9 +44,8 @@ class Progress:
     """Iterations of a run: mean losses since the last line, learning rate, speed, time to go.
 
     On a terminal a bar on stdout shows them; elsewhere a line is logged every `period` iterations,
-    and after the first and the last one of `total`. A log file gets the lines in both cases. A
-    resumed run has done `start` iterations already; one that is not `active` (the other ranks)
-    shows nothing.
+    and after the first and the last one of `total`. A log file gets the lines in both cases. After
+    a resume, `start` iterations are done already. Ranks that are not `active` show nothing.
     """
 
     def __init__(self, total: int, period: int, start: int = 0, active: bool = True) -> None:

@@ -22,8 +22,7 @@ APART = 1.0
 class SignalDebouncer:
     """Debounces signals: one Ctrl-C may arrive twice, via the process group and via the shell."""
 
-    def __init__(self) -> None:
-        self._first: float | None = None
+    _first: float | None = None
 
     def is_second(self) -> bool:
         """Record a signal; return whether it is a second one, `APART` seconds after the first."""
@@ -39,7 +38,6 @@ class Stop:
     Python's own handlers would wait for that call, so signals go through a pipe to a thread.
     SIGUSR1 is handled from construction on; before that, while Python and PyTorch start, it ends
     the process. A rank whose launcher is gone gets a stop request too: nobody else could end it.
-
     Only a process that `speaks` (the main rank) announces the request.
     """
 

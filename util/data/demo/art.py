@@ -32,8 +32,7 @@ def _points(*xy: float) -> np.ndarray:
     return np.array(xy, np.float64).reshape(-1, 2)
 
 
-_T = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-_FINE = np.linspace(0, 2 * np.pi, 240, endpoint=False)
+_T, _FINE = (np.linspace(0, 2 * np.pi, count, endpoint=False) for count in (120, 240))
 
 _SHAPES: dict[str, Contours] = {
     "star": [_polar(np.arange(10) * np.pi / 5, np.tile([1.0, 0.48], 5))],
@@ -92,8 +91,8 @@ _TEXTURES: dict[str, Texture] = {
     "camouflage": lambda x, y, rng: _sharp(_noise(x, y, rng, 3.2)),
     "targets": lambda x, y, rng: _sharp(_sin(2.2 * np.hypot(x, y))),
     "zigzag": lambda x, y, rng: _sharp(_sin(2.2 * y + 1.5 * abs(_cell(1.5 * x)))),
-    "grid": lambda x, y, rng: _sharp(np.maximum(
-        abs(_cell(2.4 * x)), abs(_cell(2.4 * y))) - 0.36, 9),
+    "grid": lambda x, y, rng: _sharp(
+        np.maximum(abs(_cell(2.4 * x)), abs(_cell(2.4 * y))) - 0.36, 9),
     "rays": lambda x, y, rng: _sharp(np.sin(8 * np.arctan2(y, x)), 3),
     "grain": lambda x, y, rng: _sharp(_noise(x, y, rng, 8), 0.6),
     "bricks": lambda x, y, rng: _sharp(np.minimum(

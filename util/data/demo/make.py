@@ -37,11 +37,11 @@ def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     root = out / "VOCdevkit2012" / "VOC2012"
     atomic_write(out / _MARKER, json.dumps({**arguments, "finished": False}).encode())
     counts = zip(SUBSETS, (images, max(20, images * 3 // 10)), strict=True)
-    jobs = [(subset, i) for subset, count in counts for i in range(count)]
+    jobs = [(s, i, f"demo{seed}_{s}_{i:05d}") for s, count in counts for i in range(count)]
     for _ in on_all_cores(partial(_make_image, root, seed), jobs, "drawing the demo"):
         pass
     for subset in SUBSETS:
-        ids = [f"{_image_id(seed, *job)}\n" for job in jobs if job[0] == subset]
+        ids = [f"{name}\n" for own, _, name in jobs if own == subset]
         atomic_write(root / f"ImageSets/Segmentation/{subset}.txt", "".join(ids).encode())
         if subset == "train":
             atomic_write(root.parent / "sbd_train_noval.txt", "".join(ids[1::2]).encode())
@@ -66,14 +66,10 @@ def _is_finished(out: Path, arguments: dict[str, int]) -> bool:
     return finished
 
 
-def _image_id(seed: int, subset: str, index: int) -> str:
-    return f"demo{seed}_{subset}_{index:05d}"
-
-
-def _make_image(root: Path, seed: int, job: tuple[str, int]) -> None:
-    subset, index = job
-    picture = root / "JPEGImages" / f"{_image_id(seed, *job)}.jpg"
-    mask = root / "SegmentationClassAug" / f"{_image_id(seed, *job)}.png"
+def _make_image(root: Path, seed: int, job: tuple[str, int, str]) -> None:
+    subset, index, name = job
+    picture = root / "JPEGImages" / f"{name}.jpg"
+    mask = root / "SegmentationClassAug" / f"{name}.png"
     if picture.exists() and mask.exists():
         return
     rng = np.random.default_rng(np.random.SeedSequence((seed, SUBSETS.index(subset), index)))

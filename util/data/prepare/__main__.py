@@ -46,9 +46,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             add(option, type=Path, required=True, metavar=metavar, help=meaning)
         if name == "base":
             add("--dataset", required=True, choices=("pascal", "coco"), help="the data set")
-            folds = range(FOLDS)
-            add("--split", type=int, nargs="+", choices=folds, default=folds, metavar="N",
-                help="folds, 0 to 3; default: all")  # fmt: skip
+            add("--split", type=int, nargs="+", choices=range(FOLDS), default=range(FOLDS),
+                metavar="N", help="folds, 0 to 3; default: all")  # fmt: skip
         else:
             text = "copy pictures of a folder instead of linking to it"
             add("--copy", action="store_true", help=text)
@@ -74,8 +73,7 @@ def run_prepare(arguments: list[str] | None = None) -> None:
         elif args.command == "custom":
             prepare.prepare_custom(args.images, args.labels, args.out, args.copy, args.workers)
         else:
-            splits = list(dict.fromkeys(args.split))
-            prepare.prepare_base_annotation(args.dataset, args.root, splits, args.workers)
+            prepare.prepare_base_annotation(args.dataset, args.root, args.split, args.workers)
     except OSError as error:  # no permission for a folder, a failing disk
         what = f"{error.filename}: {error.strerror}"
         raise UserError(f"{what}; check the path and its permissions") from None

@@ -13,6 +13,7 @@ from typing import Any
 from util.runtime.errors import UserError
 
 _DEPTH = 4  # levels of folders below the given one that are searched
+_AGAIN = "download or copy it again"
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
            NotImplementedError)  # fmt: skip
 
@@ -90,7 +91,7 @@ class Archive:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
-            raise self._unreadable(folder, error) from None
+            raise damaged(self.path / folder, f"cannot be read ({error})", _AGAIN) from None
 
     def read(self, name: str) -> bytes:
         """Return a file's content; reading backwards in a compressed tar starts over each time.
@@ -101,14 +102,11 @@ class Archive:
         try:
             return self._read(name)
         except _DAMAGE as error:
-            raise self._unreadable(name, error) from None
+            raise damaged(self.path / name, f"cannot be read ({error})", _AGAIN) from None
 
     def where(self, name: str) -> Path | None:
         """Return the absolute path of a file or folder on disk; None in a tar or zip."""
         return Path(os.path.abspath(self.path / name))
-
-    def _unreadable(self, name: str, error: Exception) -> UserError:
-        return damaged(self.path / name, f"cannot be read ({error})", "download or copy it again")
 
     def _subfolders(self, folder: str) -> list[str]:
         # Nothing, if there is no permission, as for lost+found.

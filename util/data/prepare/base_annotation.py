@@ -1,5 +1,6 @@
 """Write the base learner's labels as files, for code that reads BAM's layout."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from util.runtime.errors import UserError
 _ROOTS = {"pascal": voc.ROOT, "coco": coco.ROOT}
 
 
-def prepare_base_annotation(data_set: str, root: Path, splits: list[int], workers: int) -> None:
+def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], workers: int) -> None:
     """Write `root`/base_annotation/<data set>/<train|val>/<split>/<id>.png on `workers` processes.
 
     `data_set` is 'pascal' or 'coco', prepared in the folder `root`; `splits` are the folds.
@@ -24,14 +25,13 @@ def prepare_base_annotation(data_set: str, root: Path, splits: list[int], worker
     Raises:
         UserError: the data set is missing or a mask cannot be read.
     """
-    out, data_root = root / "base_annotation" / data_set, root / _ROOTS[data_set]
-    if not data_root.is_dir():
-        what = f"contains no {_ROOTS[data_set]}"
-        raise UserError(f"--root {root}: {what}; give the --out it was prepared in")
+    out, name = root / "base_annotation" / data_set, _ROOTS[data_set]
+    if not (root / name).is_dir():
+        raise UserError(f"--root {root}: contains no {name}; give the --out it was prepared in")
     tables = {split: published_fold(data_set, split).base_table() for split in splits}
     jobs = []
     for subset in SUBSETS:
-        source = Source(data_root, data_set, subset)
+        source = Source(root / name, data_set, subset)
         for image_id in source.image_ids():
             path = source.label_path(image_id)
             if not path.is_file():

@@ -55,8 +55,7 @@ def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]
             log.warning(
                 "%s: prepared with the split of 2017, but the published COCO-20i lists use that of"
                 " 2014; add annotations_trainval2014.zip to get it, with the pictures of 2017",
-                download.path,
-            )
+                download.path)  # fmt: skip
         return year, files
     raise UserError(
         f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json;"
@@ -95,8 +94,7 @@ def _find_pictures(
     download: Archive, images: dict[str, InstanceImage], target: Path, copy: bool
 ) -> list[Job]:
     """Return the jobs for a subset's pictures, from its folder or zip, or from those of 2017."""
-    place = _find_folder_or_zip(download, target)
-    if place:
+    if place := _find_folder_or_zip(download, target):
         return picture_jobs(*place, {name: name for name in images}, target, copy)
     targets = [target.with_name(f"{subset}2017") for subset in SUBSETS]
     places = list(filter(None, (_find_folder_or_zip(download, t) for t in targets)))

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
@@ -119,7 +118,7 @@ def _id_of(entry: dict[str, Any], kind: str) -> int:
     return entry["id"]
 
 
-def _require_unique(values: Sequence[int | str], kind: str) -> None:
+def _require_unique(values: list[Any], kind: str) -> None:
     if repeated := [value for value, count in Counter(values).items() if count > 1]:
         raise UserError(f"has two {kind} {repeated[0]!r}")
 
@@ -197,8 +196,7 @@ def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndar
     lengths = counts if isinstance(counts, list) else [-1]
     if not all(type(v) is int and v >= 0 for v in lengths) or sum(lengths) != height * width:
         raise UserError(f"its run-length code does not fill {height}x{width} pixels")
-    inside = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(inside, lengths).reshape(width, height).T
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
 
 
 def _unpack(packed: str) -> list[int]:
@@ -250,6 +248,6 @@ def rasterize(
 
 def mask_png(instances: Instances, image: InstanceImage) -> bytes:
     """Draw an image's mask with `rasterize`; return a grayscale PNG of class ids."""
-    own = instances.annotations[image.id]
-    mask = rasterize(own, instances.class_of, image.height, image.width)
+    annotations = instances.annotations[image.id]
+    mask = rasterize(annotations, instances.class_of, image.height, image.width)
     return cv2.imencode(".png", mask)[1].tobytes()

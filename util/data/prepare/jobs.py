@@ -1,7 +1,4 @@
-"""Create many files: on several processes, each file complete or absent, and resumable.
-
-Pictures of a download are linked, copied or unpacked.
-"""
+"""Create many files on several processes: each is complete or absent, and a run can continue."""
 
 import fcntl
 import os
@@ -94,13 +91,10 @@ def _check_space(out: Path, jobs: list[Job]) -> None:
     needed = sum(-(-job.size // _BLOCK) * _BLOCK for job in jobs)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    log.info("%s: needs about %s, %s free", out, _size(needed), _size(free))
+    sizes = [f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB" for n in (needed, free)]
+    log.info("%s: needs about %s, %s free", out, *sizes)
     if needed > free:
-        raise _unwritable(out, f"needs about {_size(needed)}, but only {_size(free)} are free")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+        raise _unwritable(out, f"needs about {sizes[0]}, but only {sizes[1]} are free")
 
 
 @contextmanager

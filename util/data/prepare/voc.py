@@ -39,13 +39,12 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
     base, cls = _find_voc(voc_archive), _find_sbd(sbd_archive)
     require_outside(voc_archive, base, root)
     require_outside(sbd_archive, cls, root)
-    own_folder = join(base, "SegmentationClass")
-    own, added = voc_archive.files(own_folder, ".png"), sbd_archive.files(cls, ".mat")
     masks: dict[str, Job] = {}
-    for archive, folder, sizes, make in (
-        (voc_archive, own_folder, own, _voc_mask), (sbd_archive, cls, added, _sbd_mask)
-    ):  # fmt: skip
-        for name, size in sizes.items():
+    for archive, folder, suffix, make in (
+        (voc_archive, join(base, "SegmentationClass"), ".png", _voc_mask),
+        (sbd_archive, cls, ".mat", _sbd_mask),
+    ):
+        for name, size in archive.files(folder, suffix).items():
             image_id = PurePosixPath(name).stem
             content = partial(make, archive, join(folder, name), root)
             target = root / "SegmentationClassAug" / f"{image_id}.png"
@@ -69,8 +68,7 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
         )
     names = {f"{image_id}.jpg": f"{image_id}.jpg" for image_id in masks}
     pictures = picture_jobs(voc_archive, join(base, "JPEGImages"), names, root / "JPEGImages", copy)
-    phases = [pictures, list(masks.values()), texts]
-    build(root.parent, phases, workers, f"{root}: {len(masks)} masks")
+    build(root.parent, [pictures, [*masks.values()], texts], workers, f"{root}: {len(masks)} masks")
 
 
 def _find_voc(voc: Archive) -> str:
@@ -182,8 +180,7 @@ def _check_label(label: np.ndarray, path: Path, root: Path) -> None:
     count = len(CLASSES["pascal"])
     wrong = label[(label > count) & (label != IGNORE)]
     if wrong.size:
-        what = f"contains label {wrong[0]}, but VOC has 0 to {count} and {IGNORE}"
-        raise damaged(path, what)
+        raise damaged(path, f"contains label {wrong[0]}, but VOC has 0 to {count} and {IGNORE}")
     picture = root / "JPEGImages" / f"{path.stem}.jpg"
     if not picture.exists():  # a warning was given before
         return
