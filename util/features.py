@@ -6,8 +6,8 @@ model reads (`model.query_support`).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,29 +27,26 @@ from util.data.transform import FlipTransform
 
 @dataclass
 class EncodedBatch:
-    """A batch of B episodes with K shots, features in place of images.
+    """A training batch of B episodes with K shots, features in place of images.
 
     Attributes:
-        query: features of B queries, or of one query that all episodes share.
+        query: features of the queries.
         supports: features of the supports, [B][K].
-        query_mask: as in `EpisodeBatch`, int64 [B,S,S].
-        plans: the episodes by name.
-        query_base_mask: as in `EpisodeBatch`; None in an evaluation.
-        class_index: as in `EpisodeBatch`; None in an evaluation.
+        query_mask, query_base_mask, class_index, plans: as in `EpisodeBatch`.
     """
 
     query: QueryFeatures
     supports: list[list[SupportFeatures]]
     query_mask: Tensor
+    query_base_mask: Tensor
+    class_index: Tensor
     plans: list[EpisodePlan]
-    query_base_mask: Tensor | None = None
-    class_index: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.supports)
 
     def split(self, parts: int) -> list["EncodedBatch"]:
-        """Split a training batch into at most `parts` parts, as even as possible."""
+        """Split the batch into at most `parts` parts, as even as possible."""
         size = -(-len(self) // parts)
         rows = [slice(i, i + size) for i in range(0, len(self), size)]
         return [
@@ -59,15 +56,10 @@ class EncodedBatch:
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     """Encode a batch of images: B + B*K passes through the encoder."""
-    shot = batch.support.shape[1]
-    supports = encoder.supports(batch.support.flatten(0, 1), batch.support_mask.flatten(0, 1))
+    supports = encoder.supports(batch.support, batch.support_mask)
+    labels = batch.query_mask, batch.query_base_mask
     return EncodedBatch(
-        encoder.query(batch.query),
-        [supports[i : i + shot] for i in range(0, len(supports), shot)],
-        batch.query_mask,
-        batch.plans,
-        batch.query_base_mask,
-        batch.class_index,
+        encoder.query(batch.query), supports, *labels, batch.class_index, batch.plans
     )
 
 
@@ -79,37 +71,32 @@ def encode_query(encoder: Encoder, image: Tensor) -> QueryFeatures:
 def encode_support(encoder: Encoder, image: Tensor, mask: Tensor) -> SupportFeatures:
     """Encode one support image [3,S,S] with its mask [S,S] of 0, 1 and 255."""
     device = next(encoder.parameters()).device
-    [support] = encoder.supports(image.to(device)[None], mask.to(device)[None])
+    [[support]] = encoder.supports(image.to(device)[None, None], mask.to(device)[None, None])
     return support
+
+
+def count_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the memory that tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass
 class EncodedQuery:
-    """A query image.
+    """A query image in training.
 
     Attributes:
         features: of this image, N = 1.
         label: class ids [S,S].
-        base_label: the base learner's labels [S,S]; None in an evaluation.
+        base_label: the base learner's labels [S,S].
     """
 
     features: QueryFeatures
     label: Tensor
-    base_label: Tensor | None = None
+    base_label: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all tensors."""
-        labels = (self.label,) if self.base_label is None else (self.label, self.base_label)
-        return *self.features.tensors(), *labels
-
-    @property
-    def bytes(self) -> int:
-        """The memory that the query takes."""
-        return _count_bytes(self)
-
-
-def _count_bytes(entry: EncodedQuery | SupportFeatures) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in entry.tensors())
+        """Return all tensors, for counting memory."""
+        return *self.features.tensors(), self.label, self.base_label
 
 
 class FeatureStore:
@@ -129,7 +116,8 @@ class FeatureStore:
         self.encoder, self.episodes = encoder, episodes
         self.budget = float("inf") if gigabytes is None else gigabytes * 1e9
         self.used, self.passes = 0, 0
-        # (image, class if it is a support, flipped) -> EncodedQuery or SupportFeatures
+        # (image, class if it is a support, flipped) -> EncodedQuery or SupportFeatures.
+        # Not a cachetools.LRUCache: that has a fixed size and refuses an entry which exceeds it.
         self._entries: OrderedDict[tuple[str, int | None, bool], Any] = OrderedDict()
 
     def reserve(self, size: int) -> None:
@@ -140,29 +128,30 @@ class FeatureStore:
         """Return training episodes by their numbers, on the encoder's device."""
         found = [self.episodes.first_readable(self._episode, index) for index in indices]
         plans, queries, supports = (list(column) for column in zip(*found, strict=True))
-        features = QueryFeatures.cat([query.features for query in queries])
+        pairs = zip(queries, plans, strict=True)
+        masks = torch.stack([binary_mask(query.label, plan.class_id) for query, plan in pairs])
         classes = [self.episodes.classes.index(plan.class_id) for plan in plans]
-        return replace(
-            _join(features, queries, supports, plans),
-            query_base_mask=torch.stack([query.base_label for query in queries]).long(),
-            class_index=torch.tensor(classes).to(queries[0].label.device),
+        return EncodedBatch(
+            QueryFeatures.cat([query.features for query in queries]),
+            supports,
+            masks.long(),
+            torch.stack([query.base_label for query in queries]).long(),
+            torch.tensor(classes).to(masks.device),
+            plans,
         )
 
-    def batch_of_query(self, query: EncodedQuery, plans: list[EpisodePlan]) -> EncodedBatch:
-        """Return the episodes of these plans, which all have this query, for evaluation."""
-        supports = [
-            [self._support(s, plan.class_id, False) for s in plan.supports] for plan in plans
-        ]
-        return _join(query.features, [query] * len(plans), supports, plans)
+    def supports(self, plans: list[EpisodePlan]) -> list[list[SupportFeatures]]:
+        """Return the supports of episodes, [B][K]."""
+        return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
 
-    def encode_query(self, name: str, flipped: bool = False) -> tuple[EncodedQuery, Tensor]:
+    def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor]:
         """Encode an image as a query, without storing it.
 
         Returns:
-            The encoded query, and its class ids at the image's size [H,W].
+            The features, and the image's label of class ids at its own size [H,W].
         """
-        image, label, original = self._load(name, None, flipped)
-        return EncodedQuery(encode_query(self.encoder, image), label), original
+        image, _, original = self._load(name, None, False)
+        return encode_query(self.encoder, image), original
 
     def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
         plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)
@@ -179,9 +168,10 @@ class FeatureStore:
 
     def _query(self, name: str, flipped: bool) -> EncodedQuery:
         def make() -> EncodedQuery:
-            query, _ = self.encode_query(name, flipped)
-            query.base_label = self.episodes.base_mask(query.label.cpu()).to(query.label.device)
-            return query
+            image, label, _ = self._load(name, None, flipped)
+            features = encode_query(self.encoder, image)
+            labels = label, self.episodes.base_mask(label)
+            return EncodedQuery(features, *(each.to(features.gram.device) for each in labels))
 
         return self._cached((name, None, flipped), make)
 
@@ -197,31 +187,18 @@ class FeatureStore:
     def _load(self, name: str, class_id: int | None, flipped: bool) -> tuple[Tensor, ...]:
         """Read an image that is about to be encoded, its label, and its label at full size."""
         image, label, original = self.episodes.load_pair(name, None, class_id)
-        if flipped:
-            image, label = image.flip(-1), label.flip(-1)
         self.passes += 1
-        return image, label.to(next(self.encoder.parameters()).device), original
+        return (image.flip(-1), label.flip(-1), original) if flipped else (image, label, original)
 
     def _cached(self, key: tuple[str, int | None, bool], make: Callable[[], Any]) -> Any:
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         entry = self._entries[key] = make()
-        self.used += _count_bytes(entry)
+        self.used += count_bytes(entry.tensors())
         while self.used > self.budget and len(self._entries) > 1:
-            self.used -= _count_bytes(self._entries.popitem(last=False)[1])
+            self.used -= count_bytes(self._entries.popitem(last=False)[1].tensors())
         return entry
-
-
-def _join(
-    features: QueryFeatures,
-    queries: list[EncodedQuery],
-    supports: list[list[SupportFeatures]],
-    plans: list[EpisodePlan],
-) -> EncodedBatch:
-    pairs = zip(queries, plans, strict=True)
-    masks = torch.stack([binary_mask(query.label, plan.class_id) for query, plan in pairs]).long()
-    return EncodedBatch(features, supports, masks, plans)
 
 
 def encoded_batches(

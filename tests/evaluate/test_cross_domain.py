@@ -20,6 +20,7 @@ from util.data.lists import list_name, write_lists
 from util.data.prepare import prepare_coco
 from util.folds import CLASSES, COCO_NAMES, coco_to_pascal, published_fold
 from util.runtime.cli import main
+from util.runtime.log import configure
 
 FOLD_1 = ROOT / "config/coco2pascal/coco2pascal_split1_resnet50.yaml"
 # Boudiaf et al., CVPR 2021: the classes of PASCAL that are tested, per fold of COCO-20i.
@@ -129,6 +130,7 @@ def test_checkpoint_with_an_unusable_config_is_refused(odd: object) -> None:
 def test_lists_hold_only_the_tested_classes(voc: list[str], capsys: pytest.CaptureFixture) -> None:
     data = load_config(FOLD_1, voc).Data
     folder = Path(data.list_dir)
+    configure()
     assert write_lists(data) == [] and list_name(data, "val").endswith("/val_1_coco")
     assert capsys.readouterr().out.count("no published list") == 8  # folds by both conventions
     counts = []

@@ -78,19 +78,18 @@ def test_gallery_finds_worst_and_best_over_all_ranks(tmp_path: Path) -> None:
 def example() -> SimpleNamespace:
     """An episode with known masks: the object is the left half, below a strip of 255."""
     size, cells = 64, 16
-    truth = torch.zeros(1, size, size, dtype=torch.long)
-    truth[:, :, : size // 2], truth[:, :4] = 1, 255
+    truth = torch.zeros(size, size, dtype=torch.uint8)
+    truth[:, : size // 2], truth[:4] = 1, 255
     left = torch.zeros(1, 2, cells, cells)
     left[:, 1, :, : cells // 2], left[:, 0, :, cells // 2 :] = 1, 1
     right = left.flip(-1)
     return SimpleNamespace(
         plan=SimpleNamespace(query="q", supports=("s", "t"), class_id=1),
-        batch=SimpleNamespace(query_mask=truth),
         prediction=SimpleNamespace(
             size=(size, size), prior=left, logits=[right, left, right], final=left
         ),
         row=0,
-        target=truth[0],
+        target=truth,
         iou=1.0,
     )
 
@@ -104,7 +103,7 @@ def test_strip_shows_every_stage_under_its_title(
     image = np.full((40, 60, 3), 100, np.uint8)
     episodes = SimpleNamespace(
         source=SimpleNamespace(load=lambda name: (image, None)),
-        load_pair=lambda *_: (None, example.batch.query_mask[0], None),
+        load_pair=lambda *_: (None, example.target, None),
         sampler=SimpleNamespace(fold=SimpleNamespace(name=lambda c: "cat")),
     )
     picture = draw_strip(example, episodes)

@@ -53,8 +53,8 @@ def one_shot(episode: tuple[Tensor, Tensor, Tensor]) -> AMFormer:
 @torch.no_grad()
 def predict(model: AMFormer, episode: tuple, shots: list[int], kshot: str) -> Prediction:
     query, support, mask = episode
-    supports = [model.encoder.supports(support[:, k], mask[:, k]) for k in shots]
-    return model.match(model.encoder.query(query), list(zip(*supports, strict=True)), kshot=kshot)
+    supports = [[s[k] for k in shots] for s in model.encoder.supports(support, mask)]
+    return model.match(model.encoder.query(query), supports, kshot=kshot)
 
 
 def maps(prediction: Prediction) -> dict[str, Tensor]:

@@ -73,10 +73,9 @@ def test_one_query_can_serve_all_episodes_of_a_batch() -> None:
     model = with_every_part_active(AMFormer(LITE0, BASE_CLASSES, 2)).eval().double()
     query, support, mask = images(3, 2)
     query = query[:1].double()
-    supports = model.encoder.supports(support.double().flatten(0, 1), mask.flatten(0, 1))
-    episodes = [supports[i : i + 2] for i in (0, 2, 4)]
+    supports = model.encoder.supports(support.double(), mask)
     with torch.no_grad():
-        together = model.match(model.encoder.query(query), episodes)
+        together = model.match(model.encoder.query(query), supports)
         apart = model(query.expand(3, -1, -1, -1), support.double(), mask)
     for name in ("final", "prior", "psi", "initial_mask", "base_logits"):
         assert_same(getattr(together, name), getattr(apart, name), name)

@@ -111,8 +111,8 @@ def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
         target = binary_mask(torch.from_numpy(read_label(label)), plan.class_id)
         totals.add(torch.from_numpy(got.mask), target, known.index(plan.class_id))
         with torch.no_grad():  # as the evaluator computes it
-            batch = store.batch_of_query(store.encode_query(plan.query)[0], [plan])
-            prediction = predictor.model.match(batch.query, batch.supports, kshot=kshot)
+            query, supports = store.encode_query(plan.query)[0], store.supports([plan])
+            prediction = predictor.model.match(query, supports, kshot=kshot)
             final = resize_to_image(prediction.final, prediction.size, target.shape)
         assert torch.equal(torch.from_numpy(got.scores), final[1:])
         assert torch.equal(torch.from_numpy(got.mask), argmax_channels(final).byte())

@@ -16,7 +16,7 @@ from util.data.episodes import EpisodePlan
 from util.evaluate.metrics import BaseTotals, argmax_channels, ratio
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
 from util.evaluate.scores import Scores, ScoreTotals
-from util.features import EncodedBatch, FeatureStore
+from util.features import FeatureStore, count_bytes
 from util.folds import fold_of
 from util.runtime import distributed
 from util.runtime.distributed import Ranks
@@ -29,15 +29,13 @@ class EvaluatedEpisode:
 
     Attributes:
         plan: the episode by name.
-        batch: the episodes that ran together.
-        prediction: of the batch.
-        row: of this episode in the batch.
+        prediction: of the episodes that ran together.
+        row: of this episode in the prediction.
         target: 0, 1 and 255 at the query's size [H,W].
         iou: of the object at that size, 0..1.
     """
 
     plan: EpisodePlan
-    batch: EncodedBatch
     prediction: Prediction
     row: int
     target: Tensor
@@ -101,10 +99,10 @@ class Evaluator:
         totals = {seed: ScoreTotals(len(self.classes), count, device) for seed in order.seeds}
         try:
             with speed.autocast(self.cfg.Eval.precision, device):
-                for done, (query, batch, prediction, row, task) in enumerate(self._predict(order)):
+                for done, (query, prediction, row, task) in enumerate(self._predict(order)):
                     target, iou = query.score(prediction, row, task.plan, totals[task.seed])
                     if on_episode:
-                        on_episode(EvaluatedEpisode(task.plan, batch, prediction, row, target, iou))
+                        on_episode(EvaluatedEpisode(task.plan, prediction, row, target, iou))
                     if on_progress:
                         on_progress(done + 1)
                     if stop and stop():
@@ -118,17 +116,16 @@ class Evaluator:
 
     def _predict(
         self, order: EvaluationOrder
-    ) -> Iterator[tuple["QueryScorer", EncodedBatch, Prediction, int, Task]]:
-        """Yield each episode: its query, its batch, the batch's prediction, its row, its task."""
+    ) -> Iterator[tuple["QueryScorer", Prediction, int, Task]]:
+        """Yield for each episode its query, the prediction of its batch, its row, its task."""
         count = len(self._queries.keys() | {group[0].plan.query for group in order.groups})
         for name, groups in groupby(order.groups, key=lambda group: group[0].plan.query):
             query = self._query(name, count)
             for group in groups:
-                batch = self.store.batch_of_query(query.encoded, [task.plan for task in group])
-                kshot = self.cfg.Eval.kshot
-                prediction = self.model.match(batch.query, batch.supports, kshot=kshot)
+                supports, kshot = self.store.supports([t.plan for t in group]), self.cfg.Eval.kshot
+                prediction = self.model.match(query.features, supports, kshot=kshot)
                 for row, task in enumerate(group):
-                    yield query, batch, prediction, row, task
+                    yield query, prediction, row, task
 
     def _query(self, name: str, count: int) -> "QueryScorer":
         """Return a query, one of `count`; keep it if all of them fit."""
@@ -149,12 +146,12 @@ class QueryScorer:
         name: id of the image.
 
     Attributes:
-        encoded: the encoded image.
+        features: of the image.
         bytes: the memory that all of it takes.
     """
 
     def __init__(self, evaluator: Evaluator, name: str):
-        self.encoded, original = evaluator.store.encode_query(name)
+        self.features, original = evaluator.store.encode_query(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
         self.label = original.to(device)
         self.base_label = evaluator.episodes.base_mask(original).to(device)
@@ -165,7 +162,7 @@ class QueryScorer:
         self.base_totals = BaseTotals(base_classes, device)
         self.keep_annotated = evaluator.episodes.keep_annotated
         # Four label maps of one byte a pixel, `base_prediction` among them.
-        self.bytes = self.encoded.bytes + 4 * self.label.numel()
+        self.bytes = count_bytes(self.features.tensors()) + 4 * self.label.numel()
 
     def score(
         self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals

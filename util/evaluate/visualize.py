@@ -117,9 +117,8 @@ def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarra
     row, plan = episode.row, episode.plan
     prediction, target = episode.prediction, episode.target
     query, support = (_read(episodes, name) for name in (plan.query, plan.supports[0]))
-    truth = _shrink_labels(episode.batch.query_mask[row])
-    _, support_label, _ = episodes.load_pair(plan.supports[0], None, plan.class_id)
-    support_mask = _shrink_labels(binary_mask(support_label, plan.class_id))
+    truth = _read_mask(episodes, plan.query, plan.class_id, is_support=False)
+    support_mask = _read_mask(episodes, plan.supports[0], plan.class_id, is_support=True)
     shots = f" 1/{len(plan.supports)}" if len(plan.supports) > 1 else ""
     name = episodes.sampler.fold.name(plan.class_id)
     pictures = [
@@ -152,10 +151,11 @@ def _read(episodes: EpisodeDataset, name: str) -> Tensor:
     return torch.from_numpy(small).permute(2, 0, 1)
 
 
-def _shrink_labels(labels: Tensor) -> Tensor:
-    """[S,S] -> uint8 [TILE,TILE]."""
-    array = labels.cpu().numpy().astype(np.uint8)
-    return torch.from_numpy(cv2.resize(array, (TILE, TILE), interpolation=cv2.INTER_NEAREST))
+def _read_mask(episodes: EpisodeDataset, name: str, class_id: int, is_support: bool) -> Tensor:
+    """Read a mask as the model gets it: 0, 1 and 255, uint8 [TILE,TILE]."""
+    _, label, _ = episodes.load_pair(name, None, class_id if is_support else None)
+    mask = binary_mask(label, class_id).numpy()
+    return torch.from_numpy(cv2.resize(mask, (TILE, TILE), interpolation=cv2.INTER_NEAREST))
 
 
 def _paint(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:

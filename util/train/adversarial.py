@@ -170,7 +170,6 @@ class AdversarialTrainer:
         learner, which is frozen: it is shown, not trained on.
         """
         mask, base_mask = batch.query_mask, batch.query_base_mask
-        assert base_mask is not None, "training batches have base labels"
         labeled, base_labeled = pixels
         levels = [losses.cross_entropy(z, mask, labeled) for z in prediction.logits]
         return {
@@ -182,7 +181,6 @@ class AdversarialTrainer:
 
     def count_labeled_pixels(self, batch: EncodedBatch) -> Pixels:
         """Return the labeled pixels of the masks and of the base labels, mean over the ranks."""
-        assert batch.query_base_mask is not None, "training batches have base labels"
         masks = batch.query_mask, batch.query_base_mask
         counts = torch.stack([(mask != IGNORE).sum() for mask in masks])
         return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
