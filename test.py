@@ -27,21 +27,15 @@ import numpy as np
 
 from model.backbones import pixel_statistics
 from util import speed
-from util.checkpoint.file import read_checkpoint
-from util.checkpoint.load import checkpoint_path, require_unseen, trained_model
+from util.checkpoint import checkpoint_path, read_checkpoint, require_unseen, trained_model
 from util.config import to_dict
-from util.data.dataset import open_episodes
-from util.evaluate.evaluator import Evaluator
-from util.evaluate.scores import Scores, add_confusions, summarize, table
-from util.evaluate.visualize import GALLERIES, Gallery, save_strips
-from util.reproduce import verify
-from util.reproduce.environment import file_hash, record_environment
-from util.runtime import distributed
-from util.runtime.cli import main
+from util.data import open_episodes
+from util.evaluate import GALLERIES, Evaluator, Gallery, Scores, save_strips
+from util.evaluate.scores import add_confusions, format_table, summarize
+from util.reproduce import file_hash, record_environment, verify
+from util.runtime import Progress, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
-from util.runtime.files import atomic_write
 from util.runtime.log import log
-from util.runtime.progress import Progress
 
 
 def test() -> None:
@@ -78,13 +72,13 @@ def test() -> None:
     results = evaluator.run(
         order, on_progress=lambda done: progress.step(done, {}), on_episode=gallery.add
     )
-    seconds, strips = time.monotonic() - begin, gallery.gathered()
+    seconds, strips = time.monotonic() - begin, gallery.gather()
     progress.close()
     for seed, scores in results.items():
         log.info(f"seed {seed}: {scores.line()}")
 
     if ranks.is_main:
-        log.info(table(results))
+        log.info(format_table(results))
         result = record | {
             "summary": summarize(list(results.values())),
             "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},

@@ -103,7 +103,7 @@ def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> bool:
     if not results:
         return False
     scores = results[cfg.Eval.val_seed]
-    run.record_validation(scores, gallery.gathered()["episodes"])
+    run.record_validation(scores, gallery.gather()["episodes"])
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
     if run.exhausted():
         log.info(f"stopped early: {run.stale} epochs without a better mIoU")

@@ -71,20 +71,24 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> System:
     return System(cfg)
 
 
-@pytest.fixture
-def totals(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The totals of every evaluation, in the order in which their scores were computed."""
-    kept: list = []
+def counts(total: ScoreTotals) -> Tensor:
+    """Return all counts of pixels but those of the prior."""
+    parts = (total.final, total.meta, total.base, total.confusion)
+    return torch.cat([part.totals.flatten() for part in parts])
 
-    class Kept(ScoreTotals):
+
+@pytest.fixture
+def totals(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The counts of every evaluation, in the order in which their scores are computed."""
+    found: list[Tensor] = []
+
+    class Recorded(ScoreTotals):
         def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
-            kept.append(torch.stack((self.final.totals, self.meta.totals)))
-            more = (self.base.totals.flatten(), self.confusion.totals.flatten())
-            kept[-1] = torch.cat((kept[-1].flatten(), *more))
+            found.append(counts(self))
             return super().scores(names, base_names, episodes)
 
-    monkeypatch.setattr(evaluate, "ScoreTotals", Kept)
-    return kept
+    monkeypatch.setattr(evaluate, "ScoreTotals", Recorded)
+    return found
 
 
 def drawn(system: System, seed: int, count: int) -> Iterator[tuple]:
@@ -100,32 +104,39 @@ def drawn(system: System, seed: int, count: int) -> Iterator[tuple]:
 
 
 @torch.no_grad()
-def in_drawn_order(system: System, predict: Callable, count: int) -> dict[tuple, Tensor]:
-    """Predict one episode after the other; return its labels by seed and index."""
-    evaluator, masks = system.evaluator(), {}
+def in_drawn_order(
+    system: System, predict: Callable, count: int
+) -> tuple[dict[tuple, Tensor], list[Tensor]]:
+    """Predict one episode after the other; return masks by (seed, index), and counts by seed."""
+    evaluator, masks, found = system.evaluator(), {}, []
     for seed in SEEDS:
-        total = evaluate.ScoreTotals(len(evaluator.classes), system.cfg.num_base_classes, CPU)
+        total = ScoreTotals(len(evaluator.classes), system.cfg.num_base_classes, CPU)
         for batch, images in drawn(system, seed, count):
             [plan] = batch.plans
             prediction = predict(*images)
             QueryScorer(evaluator, plan.query).score(prediction, 0, plan, total)
             masks[seed, plan.index] = argmax_channels(prediction.scores[0])
-        total.scores(evaluator.names, evaluator.base_names, count)
-    return masks
+        found.append(counts(total))
+    return masks, found
+
+
+@pytest.fixture(scope="module")
+def drawn_totals(demo: System) -> list[Tensor]:
+    """The counts of each seed's episodes in the order in which they are drawn."""
+    _, found = in_drawn_order(demo, demo.model, COUNT)
+    assert found[0].any() and not torch.equal(*found)
+    return found
 
 
 def test_totals_equal_those_of_the_drawn_order_with_any_memory_budget(
-    demo: System, totals: list
+    demo: System, totals: list, drawn_totals: list
 ) -> None:
-    in_drawn_order(demo, demo.model, COUNT)
-    expected = totals[:]
-    assert expected[0].any() and not torch.equal(*expected)
     for gigabytes in (0.0, 1e-3, 1.0):
         totals.clear()
         evaluator = demo.evaluator(cache_gb=gigabytes)
         work = evaluator.order(COUNT, SEEDS)
         evaluator.run(work)
-        assert all(torch.equal(*pair) for pair in zip(totals, expected, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(totals, drawn_totals, strict=True))
         plans = [task.plan for group in work.groups for task in group]
         queries = {plan.query for plan in plans}
         supports = {(name, plan.class_id) for plan in plans for name in plan.supports}
@@ -134,9 +145,10 @@ def test_totals_equal_those_of_the_drawn_order_with_any_memory_budget(
             assert first == len(queries) + len(supports)
         assert first <= len(queries) + len(plans)
         evaluator.run(work)  # as training does at each validation
-        assert all(torch.equal(*pair) for pair in zip(totals[len(SEEDS) :], expected, strict=True))
-        again = evaluator.store.passes - first
-        assert again == 0 if gigabytes == 1.0 else again >= len(queries)
+        again = totals[len(SEEDS) :]
+        assert all(torch.equal(*pair) for pair in zip(again, drawn_totals, strict=True))
+        more = evaluator.store.passes - first
+        assert more == 0 if gigabytes == 1.0 else more >= len(queries)
 
 
 def test_memory_budget_counts_all_that_the_store_keeps(demo: System) -> None:
@@ -149,15 +161,12 @@ def test_memory_budget_counts_all_that_the_store_keeps(demo: System) -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_batches_of_one_query_on_any_number_of_ranks_change_no_total(
-    demo: System, totals: list, world: int
+    demo: System, totals: list, drawn_totals: list, world: int
 ) -> None:
-    in_drawn_order(demo, demo.model, COUNT)
-    expected = totals[:]
-    totals.clear()
     for rank in range(world):
         evaluator = demo.evaluator(Ranks(rank, world, CPU), batch_size=3)
         evaluator.run(evaluator.order(COUNT, SEEDS))
-    for index, seed_total in enumerate(expected):
+    for index, seed_total in enumerate(drawn_totals):
         got = torch.stack(totals[index :: len(SEEDS)]).sum(0)
         assert torch.equal(got, seed_total)
 
@@ -216,9 +225,9 @@ def test_confusion_names_all_pixels_and_sums_to_the_areas_of_the_scores(
 
 def check_against_plain(system: System, totals: list, count: int) -> None:
     """Check that every predicted pixel and every total equals the plain formulation's."""
-    expected = in_drawn_order(system, lambda *e: plain.predict(system.model, *e), count)
-    reference = totals[:]
-    totals.clear()
+    expected, reference = in_drawn_order(
+        system, lambda *episode: plain.predict(system.model, *episode), count
+    )
     evaluator, different, pixels = system.evaluator(), 0, 0
     work = evaluator.order(count, SEEDS)
     seeds = iter([task.seed for group in work.groups for task in group])

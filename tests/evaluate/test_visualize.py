@@ -33,7 +33,7 @@ def gallery(ious: list[float], count: int, **options: bool) -> dict[str, list]:
     made = Gallery(None, count, len(ious), **options)
     for iou in ious:
         made.add(SimpleNamespace(iou=iou))
-    return made.gathered()
+    return made.gather()
 
 
 def test_gallery_keeps_spread_worst_and_best_episodes_in_order(drawn: list[float]) -> None:

@@ -23,7 +23,7 @@ from helpers import ROOT
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from util.evaluate.visualize import heat
+from util.evaluate.visualize import heatmap
 from util.predict import Box, Predictor, Stages, app, pictures
 from util.predict import page as page_file
 from util.predict.rows import error_row, result_row
@@ -349,7 +349,7 @@ def test_initial_mask_is_drawn_as_heat() -> None:
     row = result_row(1, "a.png", picture, picture, stages(initial))
     source = re.search('src="([^"]*)" alt="initial mask of query 1"', row)[1]
     drawn = pixels(base64.b64decode(source.partition(",")[2]))
-    assert np.abs(drawn - heat(initial)).mean() < 5  # JPEG is lossy
+    assert np.abs(drawn - heatmap(initial)).mean() < 5  # JPEG is lossy
 
 
 def test_box_is_the_bounding_box_of_the_paint() -> None:

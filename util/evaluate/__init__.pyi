@@ -1,18 +1,22 @@
 from .evaluator import EvaluatedEpisode, Evaluator, resize_to_image
 from .metrics import argmax_channels
-from .scores import Scores, summarize, table
-from .visualize import Gallery, draw_strip, overlay, save_strips
+from .scores import Scores, add_confusions, format_table, summarize
+from .visualize import COLORS, GALLERIES, Gallery, draw_strip, heatmap, overlay, save_strips
 
 __all__ = [
+    "COLORS",
+    "GALLERIES",
     "EvaluatedEpisode",
     "Evaluator",
     "Gallery",
     "Scores",
+    "add_confusions",
     "argmax_channels",
     "draw_strip",
+    "format_table",
+    "heatmap",
     "overlay",
     "resize_to_image",
     "save_strips",
     "summarize",
-    "table",
 ]

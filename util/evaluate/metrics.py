@@ -120,12 +120,12 @@ class ConfusionTotals:
             index: of the novel class.
         """
         predicted = (prediction == 1) & (target != IGNORE)
-        there, elsewhere = target == 1, self.hit + 1
-        columns = torch.where(there, self.hit, truth.int())
-        missed = torch.where(predicted, self.hit, base.int())
-        for row, (pixels, values) in enumerate(((predicted, columns), (there, missed))):
-            found = torch.where(pixels, values, elsewhere)
-            self.totals[index, row] += histogram(found, elsewhere)
+        is_object, ignored = target == 1, self.hit + 1
+        true_label = torch.where(is_object, self.hit, truth.int())
+        taken_for = torch.where(predicted, self.hit, base.int())
+        for row, (pixels, values) in enumerate(((predicted, true_label), (is_object, taken_for))):
+            counted = torch.where(pixels, values, ignored)
+            self.totals[index, row] += histogram(counted, ignored)
 
 
 class ThresholdTotals:

@@ -16,7 +16,7 @@ from util.evaluate.metrics import (
     sum_over_ranks,
 )
 
-PRIORS = ("f5", "f4")
+PRIOR_CHANNELS = ("f5", "f4")
 """The prior's channels, named after the features that they compare."""
 
 Confusion = dict[str, dict[str, dict[str, int]]]
@@ -32,7 +32,7 @@ class Scores:
         meta: G without the ensemble.
         base_miou: the base learner, on the base classes in the same queries.
         prior: the better channel of the training-free prior, at its best threshold.
-        prior_channel: that channel, one of `PRIORS`.
+        prior_channel: that channel, one of `PRIOR_CHANNELS`.
         prior_threshold: that threshold, 0..1.
         episodes: their number.
         confusion: pixels by class.
@@ -61,14 +61,14 @@ class ScoreTotals:
     Args:
         classes: number of novel classes.
         base_classes: number of base classes.
-        device: of the counts.
+        device: where the counts are kept.
     """
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
         self.base = BaseTotals(base_classes, device)
         self.confusion = ConfusionTotals(classes, base_classes, device)
-        self.priors = [ThresholdTotals(classes, device) for _ in PRIORS]
+        self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
 
     def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
         """Sum the counts over all ranks, in place, and return the scores.
@@ -87,7 +87,7 @@ class ScoreTotals:
             meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
             base_miou=100 * self.base.miou(),
             prior=Score.of(iou, fb_iou, names),
-            prior_channel=PRIORS[best],
+            prior_channel=PRIOR_CHANNELS[best],
             prior_threshold=threshold,
             episodes=episodes,
             confusion=name_confusion(self.confusion, names, base_names),
@@ -130,8 +130,8 @@ def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
     }
 
 
-def table(runs: dict[int, Scores]) -> str:
-    """Return a table: one row a score, with mean, standard deviation and the value of each seed."""
+def format_table(runs: dict[int, Scores]) -> str:
+    """Return a table: for each score its mean, standard deviation and value in each seed."""
     columns, summary = _columns(list(runs.values())), summarize(list(runs.values()))
     width = max(map(len, columns))
     seeds = [f"{seed:>7}" for seed in runs] if len(runs) > 1 else []

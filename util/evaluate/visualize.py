@@ -43,14 +43,14 @@ class Gallery:
     def __init__(self, episodes: EpisodeDataset, count: int, total: int, *, extremes: bool = False):
         self.episodes, self.count, self.extremes = episodes, count, extremes
         self.chosen = {total * i // max(1, count) for i in range(count)} if total else set()
-        self.seen = 0
+        self.added = 0
         self.spread: list[Tensor] = []  # tensors: ranks can exchange them
         self.lowest: list[RankedStrip] = []  # heaps with the least extreme episode first
         self.highest: list[RankedStrip] = []
 
     def add(self, episode: EvaluatedEpisode) -> None:
         """Draw the episode if it belongs to those that are kept so far."""
-        number, self.seen = self.seen, self.seen + 1
+        number, self.added = self.added, self.added + 1
         made: list[Tensor] = []
 
         def drawn() -> Tensor:  # at most once, and only if the episode is kept
@@ -68,7 +68,7 @@ class Gallery:
             elif heap and key > heap[0][:2]:
                 heapq.heapreplace(heap, (*key, drawn()))
 
-    def gathered(self) -> dict[str, list[np.ndarray]]:
+    def gather(self) -> dict[str, list[np.ndarray]]:
         """Return the strips of all ranks, on every rank: name in `GALLERIES` -> strips.
 
         The most extreme episode comes first. Kinds without a strip are left out.
@@ -99,7 +99,7 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def heatmap(values: np.ndarray) -> np.ndarray:
     """Color values in 0..1 (float32 [H,W]) with viridis, dark to bright (uint8 [H,W,3])."""
     colored = cv2.applyColorMap((255 * values).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     return cv2.cvtColor(colored, cv2.COLOR_BGR2RGB)
@@ -170,7 +170,7 @@ def _paint(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
 def _draw_prior(prior: Tensor) -> Tensor:
     """Color the mean of the prior's channels [1,2,h,w]: uint8 [3,TILE,TILE]."""
     values = bilinear_ac(prior, (TILE, TILE))[0].mean(0).clamp(0, 1)
-    return torch.from_numpy(heat(values.cpu().numpy())).permute(2, 0, 1)
+    return torch.from_numpy(heatmap(values.cpu().numpy())).permute(2, 0, 1)
 
 
 def _add_title(picture: Tensor, title: str) -> Tensor:

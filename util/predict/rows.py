@@ -6,12 +6,11 @@ from html import escape
 import cv2
 import numpy as np
 
-from util.evaluate.visualize import heat, overlay
+from util.evaluate.visualize import heatmap, overlay
 from util.predict.pictures import reduce_size
 from util.predict.predictor import Stages
 
-PANEL_SIDE = 480
-"""Pixels of the longer side of a picture in a row."""
+PANEL_SIDE = 480  # pixels of the longer side of a picture in a row
 
 CSS = """
 .result { border-top: 1px solid var(--border-color-primary); padding: 12px 0; }
@@ -45,8 +44,8 @@ def result_row(
     panels = {
         "support": support,
         "query": query,
-        "prior": heat(stages.prior),
-        "initial mask": heat(stages.initial),
+        "prior": heatmap(stages.prior),
+        "initial mask": heatmap(stages.initial),
         **{f"mask {i}": 255 * mask for i, mask in enumerate(stages.refinements, 1)},
         "final": overlay(query, stages.final),
     }
