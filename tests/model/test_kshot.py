@@ -76,7 +76,8 @@ def test_one_support_gives_the_same_result_for_every_kshot(
     expected = maps(predict(one_shot, episode, [0], "model"))
     for kshot in ("ensemble", "prototype"):
         got = maps(predict(one_shot, episode, [0], kshot))
-        assert all(torch.equal(got[name], value) for name, value in expected.items())
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-9)
 
 
 def test_ensemble_is_the_mean_of_one_shot_predictions(one_shot: AMFormer, episode: tuple) -> None:
@@ -86,7 +87,7 @@ def test_ensemble_is_the_mean_of_one_shot_predictions(one_shot: AMFormer, episod
     together = maps(predict(one_shot, episode, list(range(SHOTS)), "ensemble"))
     for name, value in together.items():
         mean = torch.stack([each[name] for each in one_by_one]).mean(0)
-        assert torch.equal(value, mean), name
+        assert torch.allclose(value, mean, rtol=1e-9, atol=1e-9), name
 
 
 @pytest.mark.parametrize("kshot", ["ensemble", "prototype"])
@@ -112,7 +113,7 @@ def test_prototype_equals_the_published_k_shot_model_with_equal_weights(episode:
     uneven = predict(model, episode, shots, "model")
     prototype = predict(model, episode, shots, "prototype")
     assert not torch.allclose(uneven.psi, prototype.psi, rtol=1e-3)
-    assert torch.equal(uneven.prior, prototype.prior)
+    torch.testing.assert_close(uneven.prior, prototype.prior, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         for parameter in model.ensemble.kshot[2].parameters():
             parameter.zero_()

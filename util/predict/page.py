@@ -6,33 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read by the import
 
 import gradio as gr
 import numpy as np
 
+from util.predict import pictures
 from util.predict.example import Example
-from util.predict.pictures import (
-    MAX_EXAMPLES,
-    PAINT_COLOR,
-    PAINT_OPACITY,
-    SIDE,
-    MarkedImage,
-    PageExample,
-    bounding_box,
-    open_upload,
-    painted_mask,
-)
+from util.predict.pictures import MarkedImage, PageExample
 from util.predict.predictor import Predictor
 from util.predict.rows import CSS, error_row, result_row
 from util.runtime.errors import UserError
 
-UPLOAD_LIMIT = "20mb"
-MAX_QUERIES = 8
-LIFETIME = 3600
-"""Seconds after which uploads and a visitor's support are deleted."""
-
+UPLOAD_LIMIT, MAX_QUERIES = "20mb", 8
+LIFETIME = 3600  # seconds after which uploads and a visitor's support are deleted
+GALLERY: dict[str, Any] = {
+    "show_label": False, "fit_columns": False, "format": "png", "allow_preview": False,
+    "buttons": [],
+}  # fmt: skip
 OBJECT, BOX = "the object itself", "a box around it"
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
 
@@ -70,7 +63,7 @@ class Page:
     def load_support(self, path: str) -> tuple[MarkedImage, np.ndarray]:
         """Turn an upload into the session's support and the picture to paint on."""
         with errors_on_page():
-            image = open_upload(path)
+            image = pictures.open_upload(path)
         support = MarkedImage(image, np.zeros(image.shape[:2], bool))
         return support, support.drawn()
 
@@ -98,7 +91,7 @@ class Page:
         with errors_on_page():
             if support is None or not editor or editor["background"] is None:
                 raise UserError("There is no support: upload an image, or pick an example")
-            mask = painted_mask(support, editor["layers"])
+            mask = pictures.painted_mask(support, editor["layers"])
             if not queries:
                 raise UserError("There is no query: add at least one image to search in")
             if len(queries) > MAX_QUERIES:
@@ -106,7 +99,7 @@ class Page:
                     f"{len(queries)} queries are too many at once: keep at most {MAX_QUERIES}"
                 )
             if kind == BOX:
-                example = Example(support.image, box=bounding_box(mask))
+                example = Example(support.image, box=pictures.bounding_box(mask))
             else:
                 example = Example(support.image, mask=mask)
             # A predictor for this visitor with the shared model: supports cannot mix.
@@ -118,7 +111,7 @@ class Page:
         for number, (path, caption) in enumerate(queries, 1):
             name = caption or Path(path).name
             try:
-                image = open_upload(path, name)
+                image = pictures.open_upload(path, name)
             except UserError as error:  # the other queries are still segmented
                 rows += error_row(number, str(error))
             else:
@@ -145,31 +138,14 @@ class Page:
             results = gr.HTML(HINT, elem_id="results")
             gr.Markdown(
                 f"Model: `{self.title}`; input size {self.predictor.size} x {self.predictor.size} "
-                f"pixels. Images over {SIDE} pixels a side are reduced first.",
+                f"pixels. Images over {pictures.SIDE} pixels a side are reduced first.",
                 elem_id="about",
             )
-            upload.upload(
-                self.load_support,
-                upload,
-                [session, editor],
-                api_visibility="private",
-                show_progress="minimal",
-            )
+            quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+            upload.upload(self.load_support, upload, [session, editor], **quiet)
             if thumbnails:
-                thumbnails.select(
-                    self.load_example,
-                    None,
-                    [session, editor, queries],
-                    api_visibility="private",
-                    show_progress="minimal",
-                )
-            button.click(
-                self.segment,
-                [session, editor, kind, queries],
-                results,
-                api_visibility="private",
-                show_progress="minimal",
-            )
+                thumbnails.select(self.load_example, None, [session, editor, queries], **quiet)
+            button.click(self.segment, [session, editor, kind, queries], results, **quiet)
         return blocks.queue(default_concurrency_limit=1, max_size=32)
 
     def launch(self, host: str, port: int) -> gr.Blocks:
@@ -201,7 +177,11 @@ def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
         sources=(),
         transforms=(),
         layers=False,
-        brush=gr.Brush(default_size=16, colors=[(PAINT_COLOR, PAINT_OPACITY)], color_mode="fixed"),
+        brush=gr.Brush(
+            default_size=16,
+            colors=[(pictures.PAINT_COLOR, pictures.PAINT_OPACITY)],
+            color_mode="fixed",
+        ),
         format="png",
         buttons=[],
         height=400,
@@ -221,17 +201,13 @@ def query_part() -> gr.Gallery:
     gr.Markdown(f"### 2. Queries: up to {MAX_QUERIES} images to search in")
     return gr.Gallery(
         label="Queries",
-        show_label=False,
         sources=["upload"],
         columns=4,
-        fit_columns=False,
         height=200,
-        format="png",
         interactive=True,
         object_fit="contain",
-        allow_preview=False,
-        buttons=[],
         elem_id="queries",
+        **GALLERY,
     )
 
 
@@ -241,13 +217,9 @@ def example_part(examples: list[PageExample]) -> gr.Gallery:
     return gr.Gallery(
         [example.support.drawn() for example in examples],
         label="Examples",
-        show_label=False,
-        columns=MAX_EXAMPLES,
-        fit_columns=False,
+        columns=pictures.MAX_EXAMPLES,
         height=140,
-        format="png",
         interactive=False,
-        allow_preview=False,
-        buttons=[],
         elem_id="examples",
+        **GALLERY,
     )

@@ -16,18 +16,10 @@ from util.predict.example import Box, as_rgb
 from util.predict.predictor import Predictor
 from util.runtime.errors import UserError
 
-MAX_PIXELS = 50_000_000
-"""Pixels of the largest upload."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-"""Formats of an upload. Others may run programs, as EPS does."""
-
-SIDE = 1024
-"""Pixels of the longer side; larger images are reduced to it."""
-
+MAX_PIXELS = 50_000_000  # of an upload
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others may run programs, as EPS does
+SIDE = 1024  # pixels of the longer side; larger images are reduced to it
 MAX_EXAMPLES = 5
-"""Examples on the page."""
-
 PAINT_COLOR, PAINT_OPACITY = "#ff3b30", 0.6
 
 
