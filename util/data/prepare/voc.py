@@ -160,7 +160,7 @@ def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
     """
     try:
         file = io.BytesIO(content)
-        loaded = loadmat(file, variable_names=["GTcls"])  # type: ignore[arg-type]  # a wrong stub
+        loaded = loadmat(file, variable_names=["GTcls"])
     except Exception as error:  # SciPy raises a dozen types for damaged files
         text = " ".join(str(error).split()) or type(error).__name__
         raise damaged(path, f"cannot be read as a .mat file ({text})") from None
