@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -23,6 +25,14 @@ from util.data.demo.make import make_demo
 # Properties: the same examples every time, however slow the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def restore_warning_options() -> Iterator[None]:
+    """Undo what `-v` adds: processes that a later test starts would inherit it."""
+    before = list(sys.warnoptions)
+    yield
+    sys.warnoptions[:] = before
 
 
 @pytest.fixture(scope="session")
