@@ -444,3 +444,24 @@ def test_checkpoint_with_options_for_gpus_works_on_the_cpu(
         predictor.add_class("object", Example(PICTURE, mask=OBJECT))
         scores.append(predictor.predict(PICTURE).scores)
     assert np.array_equal(*scores)
+
+
+def test_example_takes_plain_numbers_for_boxes_and_points() -> None:
+    image, box, points = np.zeros((40, 50, 3), np.uint8), (3, 4, 20, 30), [(10, 12), (30, 20)]
+    for plain, named in (
+        (Example(image, box=box), Example(image, box=Box(*box))),
+        (
+            Example(image, boxes=[box, Box(1, 1, 2, 2)]),
+            Example(image, boxes=[Box(*box), Box(1, 1, 2, 2)]),
+        ),
+        (Example(image, points=points), Example(image, points=Points(points))),
+    ):
+        assert np.array_equal(plain.load("x")[1], named.load("x")[1])
+
+
+@pytest.mark.parametrize(
+    "label", [{"box": (1, 2, 3)}, {"boxes": [3]}, {"points": [(1, 2, 3)]}, {"points": ["ab"]}]
+)
+def test_example_with_a_label_of_another_form_is_refused(label: dict) -> None:
+    with pytest.raises(UserError, match="Example: a box is"):
+        Example(np.zeros((9, 9, 3), np.uint8), **label)

@@ -15,7 +15,6 @@ lists). The mining attention keeps every key, which is the most it can cost.
 import argparse
 
 from util import ROOT
-from util.config.arguments import add_overrides
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 
@@ -48,7 +47,7 @@ def bench() -> None:
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1), help="0 (default): the CPU")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
-    add_overrides(parser)
+    parser.add_overrides()
     args = parser.parse_intermixed_args()
     if args.repeat < 1:
         raise UserError(f"--repeat {args.repeat}: give 1 or more")

@@ -44,7 +44,7 @@ def arguments(text: str | None, flags: Mapping[str, str] | None = None) -> tuple
         kind = "FILE" if name in _RECORDED else "N"
         about = f"{KEYS[name].description}; the same as {name}={kind}"
         parser.add_argument(flag, dest=name, metavar=kind, help=about)
-    add_overrides(parser)
+    parser.add_overrides()
     args = parser.parse_intermixed_args()
     given = {name: getattr(args, name) for name in (flags or {}).values()}
     given = {name: value for name, value in given.items() if value is not None}
@@ -69,16 +69,8 @@ def config_parser(text: str | None) -> Parser:
     """Return a parser of `CONFIG [Section.key=value ...]`, to which a tool may add options."""
     parser = Parser(text)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file of config/")
-    add_overrides(parser)
+    parser.add_overrides()
     return parser
-
-
-def add_overrides(parser: Parser) -> None:
-    """Add the overrides, which every command line with a config takes."""
-    parser.add_argument(
-        "overrides", nargs="*", metavar="Section.key=value",
-        help="keys to set, over the file; docs/config.md lists them",
-    )  # fmt: skip
 
 
 def check_first(read: Callable[..., object], *arguments: Any) -> None:

@@ -7,12 +7,16 @@ each class needs enough images for K shots. Prints a table of the classes and ev
 exit status is 2 if there is any.
 """
 
+from util.config.arguments import check_first, config_argument
+
+if __name__ == "__main__":
+    check_first(config_argument, __doc__)  # before NumPy and OpenCV: together they take a second
+
 from dataclasses import dataclass
 from functools import partial
 
 from model.constants import IGNORE
 from util.config import DataSection
-from util.config.arguments import config_argument
 from util.data.image_io import UnreadableFile, read_label
 from util.data.lists import FoldList, compare_with_published, fold_list, list_name
 from util.data.source import Source, open_source, subsets

@@ -8,6 +8,11 @@ has one fold. The lists are compared with the published ones; exit status 2 mean
 Training does not need the files: at every start it derives its list from the masks and compares it.
 """
 
+from util.config.arguments import check_first, config_argument
+
+if __name__ == "__main__":
+    check_first(config_argument, __doc__)  # before NumPy and OpenCV: together they take a second
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +20,6 @@ from pathlib import Path
 
 from util import ROOT
 from util.config import DataSection
-from util.config.arguments import config_argument
 from util.data.source import open_source, subsets
 from util.data.tables import Table, fingerprint, load_table, write_text
 from util.folds import FOLDS, Fold, fold_of

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import IGNORE
-from util.config.arguments import add_overrides
 from util.data.image_io import read_label
 from util.predict.arguments import add_model_arguments, check_model_arguments
 from util.predict.example import Box, Example, Points
@@ -63,7 +62,7 @@ def read_request(text: str | None) -> Request:
         help="images and folders of images",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
-    add_overrides(parser)
+    parser.add_overrides()
     args = parser.parse_args()
     check_model_arguments(args)
     queries = find_queries(args.query)

@@ -55,19 +55,19 @@ class Example:
             images are rotated as their EXIF orientation says.
         mask: a PNG file, a PIL image or an array [H,W] of the image's size: 0 is background, 255
             is ignored, any other value is the object.
-        box: one box around the object.
+        box: one box around the object, a `Box` or its four numbers.
         boxes: several boxes; their union is the object.
-        points: points on the object.
+        points: points on the object, `Points` or pairs (x, y).
 
     Raises:
-        UserError: no label is given, or more than one.
+        UserError: no label is given, or more than one, or one of another form.
     """
 
     image: Picture
     mask: Picture | None = None
-    box: Box | None = None
-    boxes: Sequence[Box] | None = None
-    points: Points | None = None
+    box: Box | Sequence[float] | None = None
+    boxes: Sequence[Box | Sequence[float]] | None = None
+    points: Points | Sequence[tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         labels = ("mask", "box", "boxes", "points")
@@ -77,6 +77,19 @@ class Example:
                 f"Example: give exactly one of {', '.join(labels)}; "
                 f"given {' and '.join(given) or 'none'}"
             )
+
+        try:
+            if self.box is not None:
+                object.__setattr__(self, "box", _as_box(self.box))
+            if self.boxes is not None:
+                object.__setattr__(self, "boxes", [_as_box(box) for box in self.boxes])
+            if self.points is not None and not isinstance(self.points, Points):
+                pairs = [(float(x), float(y)) for x, y in self.points]
+                object.__setattr__(self, "points", Points(pairs))
+        except (TypeError, ValueError):
+            raise UserError(
+                "Example: a box is (x0, y0, x1, y1), and points are pairs (x, y); write numbers"
+            ) from None
 
     def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and draw its label.
@@ -101,9 +114,17 @@ class Example:
     def _label(self, shape: tuple[int, int], name: str) -> np.ndarray:
         if self.mask is not None:
             return _read_mask(self.mask, shape, name)
-        if self.points is not None:
+        if isinstance(self.points, Points):
             return _draw_points(self.points, shape, name)
-        return _draw_boxes(self.boxes if self.box is None else [self.box], shape, name)
+        boxes = (self.boxes or []) if self.box is None else [self.box]
+        return _draw_boxes([_as_box(box) for box in boxes], shape, name)
+
+
+def _as_box(box: Box | Sequence[float]) -> Box:
+    if isinstance(box, Box):
+        return box
+    x0, y0, x1, y1 = map(float, box)
+    return Box(x0, y0, x1, y1)
 
 
 def as_rgb(image: Picture) -> np.ndarray:
@@ -153,10 +174,10 @@ def _read_mask(mask: Picture, shape: tuple[int, int], name: str) -> np.ndarray:
     return np.where(label == IGNORE, IGNORE, label != 0).astype(np.uint8)
 
 
-def _draw_boxes(boxes: Sequence[Box] | None, shape: tuple[int, int], name: str) -> np.ndarray:
+def _draw_boxes(boxes: Sequence[Box], shape: tuple[int, int], name: str) -> np.ndarray:
     height, width = shape
     drawn = np.zeros(shape, np.uint8)
-    for box in boxes or []:
+    for box in boxes:
         corners = (box.x0, box.y0, box.x1, box.y1)
         x0, y0, x1, y1 = (round(c) if np.isfinite(c) else -1 for c in corners)
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):

@@ -36,6 +36,13 @@ class Parser(argparse.ArgumentParser):
             help="say more: times of the parts of a run, what libraries log and warn of",
         )  # fmt: skip
 
+    def add_overrides(self) -> None:
+        """Add the overrides, which every command line with a config takes."""
+        self.add_argument(
+            "overrides", nargs="*", metavar="Section.key=value",
+            help="keys to set, over the file; docs/config.md lists them",
+        )  # fmt: skip
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
         """Parse, and set up the log as `-v` says."""
         known, rest = super().parse_known_args(args, namespace)
