@@ -1,16 +1,17 @@
 """Fixtures that more than one test file uses."""
 
-import importlib.util
-import json
+import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.downloads import lay_out_real_images
 from helpers.pictures import data_config
 from helpers.small import balance_heads
 from hypothesis import settings
@@ -21,6 +22,11 @@ from util.checkpoint.file import write_checkpoint
 from util.config import Config, load_config, to_dict
 from util.data.dataset import collate, open_episodes
 from util.data.demo.make import make_demo
+
+SAMPLE = ROOT.parent / "shared"
+"""A sample of the two data sets that may lie beside the repository."""
+
+NEEDS_IMAGES = "needs images of PASCAL VOC and COCO: set AMFORMER_DATA, see CONTRIBUTING.md"
 
 # Properties: the same examples every time, however slow the machine.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -36,36 +42,28 @@ def restore_warning_options() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder beside the repository that holds golden files and samples of the data sets."""
-    path = ROOT.parent / "shared"
-    if not path.is_dir():
-        pytest.skip(f"needs {path}, which is not part of the repository")
-    return path
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real images of VOC 2012 and COCO 2014 in a data folder as docs/data.md lays it out.
 
-
-@pytest.fixture(scope="session")
-def golden(shared: Path) -> ModuleType:
-    """`golden.py`: weights and episodes behind the golden files."""
-    spec = importlib.util.spec_from_file_location("golden", shared / "golden/golden.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def official_shapes(shared: Path) -> dict[int, dict[str, list[int]]]:
-    """Shots -> {name in a published checkpoint: shape} of the ResNet-50 system on PASCAL."""
-    name = "golden/official_shapes_pascal_resnet50_{}shot.json"
-    return {shot: json.loads((shared / name.format(shot)).read_text()) for shot in (1, 5)}
-
-
-@pytest.fixture(scope="session")
-def tree(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real part of VOC 2012 and COCO 2014, laid out as their own downloads lie."""
+    They are those of the folder that AMFORMER_DATA names: VOC as it is, and of COCO the images of
+    tests/golden/coco_lists.json.gz.
+    """
     root = tmp_path_factory.mktemp("tree")
-    subprocess.run(["sh", str(shared / "make_tree.sh"), str(root)], check=True)
+    if own := os.environ.get("AMFORMER_DATA"):
+        lay_out_real_images(Path(own), root)
+    elif SAMPLE.is_dir():
+        subprocess.run(["sh", str(SAMPLE / "make_tree.sh"), str(root)], check=True)
+    else:
+        pytest.skip(NEEDS_IMAGES)
     return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line for each reason how many tests were skipped."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Counted operations do not grow, and stay below fixed limits."""
 
-import gzip
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from golden import golden
 
 from util.bench import measure
 from util.bench.__main__ import CONFIG
@@ -82,10 +80,10 @@ class Counter(FeatureStore):
 
 
 def test_evaluation_of_five_seeds_encodes_every_image_about_once(
-    shared: Path, at_473: tuple[float, float]
+    at_473: tuple[float, float],
 ) -> None:
     """PASCAL fold 0, 5 x 1,000 episodes, supports in the default `Eval.cache_gb`."""
-    lists = json.loads(gzip.decompress((shared / "voc2012/expected_lists.json.gz").read_bytes()))
+    lists = golden.published_lists("pascal")
     images = lists["val_0"]["images"]
     by_class = {int(c): names for c, names in lists["val_0"]["by_class"].items()}
     classes_of = {i: tuple(c for c in by_class if i in by_class[c]) for i in images}

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from golden import golden
 from helpers import ROOT
 from helpers.small import images
 from torch import Tensor
@@ -80,14 +80,11 @@ def test_weights_converted_to_published_names_and_back_give_equal_outputs(
 @pytest.mark.parametrize("shot", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_converted_published_weights_give_the_published_outputs(
     shot: int,
-    golden: ModuleType,
-    official_shapes: dict,
-    shared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The file has HDMNet's layout: `state_dict`, and the prefix that several GPUs add."""
-    published = golden.fill_state(official_shapes[shot], seed=37)
+    published = golden.fill_state(golden.published_shapes(shot), seed=37)
     state = {f"module.{name}": value for name, value in published.items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, tmp_path / "in.pth")
     run(monkeypatch, tmp_path / "in.pth", tmp_path / "ours.pth")
@@ -103,9 +100,9 @@ def test_converted_published_weights_give_the_published_outputs(
         episode["support_mask"][0, 4] = 0
     with torch.no_grad():
         got = model(episode["query"], episode["support"], episode["support_mask"])
-    with np.load(shared / f"golden/pascal_resnet50_{shot}shot_eval.npz") as expected:
-        for name, value in (("final", got.scores), ("meta", got.meta), ("prior", got.prior)):
-            np.testing.assert_allclose(value, expected[name], rtol=0, atol=5e-5, err_msg=name)
+    expected = golden.arrays(f"pascal_resnet50_{shot}shot_eval")
+    for name, value in (("final", got.scores), ("meta", got.meta), ("prior", got.prior)):
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=5e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

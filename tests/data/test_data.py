@@ -1,13 +1,12 @@
 """Lists equal the published ones; episodes and samples depend on their seeds only."""
 
-import gzip
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from golden import golden
 from helpers.pictures import a_fold, changed, same
 from mmseg.core.evaluation import get_classes
 from torch.utils.data import DataLoader
@@ -62,10 +61,8 @@ def test_base_table_numbers_base_classes_in_ascending_order_and_keeps_255() -> N
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
-def test_pascal_lists_equal_the_published_ones(
-    shared: Path, tree: Path, subset: str, tmp_path: Path
-) -> None:
-    expected = json.loads(gzip.decompress((shared / "voc2012/expected_lists.json.gz").read_bytes()))
+def test_pascal_lists_equal_the_published_ones(tree: Path, subset: str, tmp_path: Path) -> None:
+    expected = golden.published_lists("pascal")
     source = Source(tree / "VOCdevkit2012/VOC2012", "pascal", subset)
     table = load_table(source, tmp_path)
     assert load_table(source, tmp_path) == table  # read from the file
@@ -76,10 +73,8 @@ def test_pascal_lists_equal_the_published_ones(
         assert {str(c): ids for c, ids in got.by_class.items()} == want["by_class"]
 
 
-def test_coco_masks_give_the_published_lists_for_every_image(
-    shared: Path, tree: Path, tmp_path: Path
-) -> None:
-    expected = json.loads((shared / "coco2014/expected_lists.json").read_text())
+def test_coco_masks_give_the_published_lists_for_every_image(tree: Path, tmp_path: Path) -> None:
+    expected = golden.published_lists("coco")
     table = coco_table(tree, tmp_path, "val")
     for split in ("1", "2", "3"):
         fold = fold_list(table, published_fold("coco", int(split)), "val")

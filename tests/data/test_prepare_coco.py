@@ -23,8 +23,8 @@ def prepare(coco: Path, out: Path, *more: object):
     return result
 
 
-def test_zips_and_folders_of_real_images_give_the_same_bytes(shared: Path, tmp_path: Path) -> None:
-    coco = shared / "coco2014"
+def test_zips_and_folders_of_real_images_give_the_same_bytes(tree: Path, tmp_path: Path) -> None:
+    coco = tree / "MSCOCO2014"
     prepare(coco, tmp_path / "folder", "--copy")
     zips = tmp_path / "zips"
     zips.mkdir()
@@ -41,8 +41,8 @@ def test_zips_and_folders_of_real_images_give_the_same_bytes(shared: Path, tmp_p
     assert len(made) == sum("masks/" in n or "/train2014/" in n for n in wanted) > 300
 
 
-def test_pictures_of_2017_get_the_names_of_2014(shared: Path, tmp_path: Path) -> None:
-    coco, here = shared / "coco2014", tmp_path / "2017"
+def test_pictures_of_2017_get_the_names_of_2014(tree: Path, tmp_path: Path) -> None:
+    coco, here = tree / "MSCOCO2014", tmp_path / "2017"
     (here / "annotations").mkdir(parents=True)
     for path in (coco / "annotations").iterdir():
         (here / "annotations" / path.name).symlink_to(path)

@@ -1,6 +1,5 @@
 """VOC 2012 + SBD from their downloads: the result has the published masks and lists."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,16 @@ def prepare(voc: Path, sbd: Path, out: Path, *more: object):
 
 
 @pytest.fixture(scope="module")
-def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Downloads with real images: masks of VOC as they are, the others as .mat files of SBD."""
-    root, here = tmp_path_factory.mktemp("real"), shared / "voc2012"
+    root, here = tmp_path_factory.mktemp("real"), tree / "VOCdevkit2012/VOC2012"
     voc, sbd = root / "VOCdevkit/VOC2012", root / "benchmark_RELEASE"
     have = {path.stem for path in (here / "JPEGImages").iterdir()}
     lists = {}
     for subset in ("train", "val"):
         ids = (here / f"ImageSets/Segmentation/{subset}.txt").read_text().split()
         lists[subset] = [i for i in ids if i in have][:12]
-    every = (here / "sbd_train_noval.txt").read_text().split()
+    every = (here.parent / "sbd_train_noval.txt").read_text().split()
     noval = [i for i in every if i in have][:30]
     (voc / "ImageSets/Segmentation").mkdir(parents=True)
     for subset, ids in lists.items():
@@ -38,17 +37,16 @@ def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (voc / "JPEGImages").mkdir()
     (voc / "SegmentationClass").mkdir()
     (root / "truth").mkdir()
-    with zipfile.ZipFile(here / "SegmentationClassAug.zip") as masks:
-        for image_id in sorted({*own, *noval}):
-            picture = voc / f"JPEGImages/{image_id}.jpg"
-            picture.write_bytes((here / f"JPEGImages/{image_id}.jpg").read_bytes())
-            content = masks.read(f"SegmentationClassAug/{image_id}.png")
-            (root / f"truth/{image_id}.png").write_bytes(content)
-            label = read_label(root / f"truth/{image_id}.png")
-            if image_id in own:
-                (voc / f"SegmentationClass/{image_id}.png").write_bytes(content)
-                label = np.zeros_like(label)  # VOC's own must win
-            write_mat(sbd / f"dataset/cls/{image_id}.mat", label)
+    for image_id in sorted({*own, *noval}):
+        picture = voc / f"JPEGImages/{image_id}.jpg"
+        picture.write_bytes((here / f"JPEGImages/{image_id}.jpg").read_bytes())
+        content = (here / f"SegmentationClassAug/{image_id}.png").read_bytes()
+        (root / f"truth/{image_id}.png").write_bytes(content)
+        label = read_label(root / f"truth/{image_id}.png")
+        if image_id in own:
+            (voc / f"SegmentationClass/{image_id}.png").write_bytes(content)
+            label = np.zeros_like(label)  # VOC's own must win
+        write_mat(sbd / f"dataset/cls/{image_id}.mat", label)
     (sbd / "dataset/train_noval.txt").write_text("".join(f"{i}\n" for i in noval))
     return root
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from golden.golden import published_lists
 from PIL import Image
 from scipy.io import savemat
 
@@ -153,3 +154,25 @@ def pack(archive: Path, folder: Path, top: str) -> Path:
             for path in files:
                 out.add(path, f"{top}/{path.relative_to(folder)}")
     return archive
+
+
+def lay_out_real_images(data: Path, root: Path) -> None:
+    """Link VOC and the COCO images of tests/golden/coco_lists.json.gz, from a data folder.
+
+    The annotations of COCO are cut to these images: a test on all of them would take hours.
+    """
+    (root / "VOCdevkit2012").symlink_to((data / "VOCdevkit2012").resolve())
+    listed = published_lists("coco")
+    coco, made = (folder.resolve() / "MSCOCO2014" for folder in (data, root))
+    (made / "annotations").mkdir(parents=True)
+    for subset, names in (("train", listed["train_fold0"]), ("val", listed["val"])):
+        (made / f"{subset}2014").mkdir()
+        for name in names:
+            (made / f"{subset}2014" / name).symlink_to(coco / f"{subset}2014" / name)
+        file = f"annotations/instances_{subset}2014.json"
+        every = json.loads((coco / file).read_text())
+        images = [image for image in every["images"] if image["file_name"] in names]
+        ids = {image["id"] for image in images}
+        annotations = [each for each in every["annotations"] if each["image_id"] in ids]
+        part = {**every, "images": images, "annotations": annotations}
+        (made / file).write_text(json.dumps(part))

@@ -1,6 +1,6 @@
 """Hand-made faults in the numeric core, each with the test that must catch it.
 
-None of these tests needs `../shared`.
+None of these tests needs the images of a real data set.
 """
 
 from dataclasses import dataclass

@@ -7,12 +7,11 @@ value is 50 times the rounding error away from it.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from golden import golden
 from helpers.small import Recorded
 from torch import Tensor, nn
 
@@ -40,11 +39,12 @@ BASE_CLASSES = 15
 
 
 @pytest.fixture(scope="module")
-def evaluation_weights(golden: ModuleType, official_shapes: dict) -> dict[int, dict[str, Tensor]]:
+def evaluation_weights() -> dict[int, dict[str, Tensor]]:
     """Return K -> published state dict; a weight depends on its name only, so one draw suffices."""
-    state = golden.fill_state(official_shapes[5], seed=37)
-    assert all(official_shapes[5][name] == shape for name, shape in official_shapes[1].items())
-    return {5: state, 1: {name: state[name] for name in official_shapes[1]}}
+    shapes = {shot: golden.published_shapes(shot) for shot in (1, 5)}
+    state = golden.fill_state(shapes[5], seed=37)
+    assert all(shapes[5][name] == shape for name, shape in shapes[1].items())
+    return {5: state, 1: {name: state[name] for name in shapes[1]}}
 
 
 # --- evaluation ---------------------------------------------------------------------------------
@@ -60,9 +60,7 @@ class Evaluation:
 
 
 @pytest.fixture(scope="module", params=[1, 5], ids=["1-shot", "5-shot"])
-def evaluation(
-    request: pytest.FixtureRequest, golden: ModuleType, shared: Path, evaluation_weights: dict
-) -> Evaluation:
+def evaluation(request: pytest.FixtureRequest, evaluation_weights: dict) -> Evaluation:
     shot = request.param
     model = AMFormer("resnet50", BASE_CLASSES, shot)
     model.load_state_dict(from_published(evaluation_weights[shot]))
@@ -70,8 +68,7 @@ def evaluation(
     episode = golden.episode(name, 2, shot, 129, BASE_CLASSES)
     if shot == 5:
         episode["support_mask"][0, 4] = 0  # a shot without an object
-    with np.load(shared / f"golden/pascal_resnet50_{shot}shot_eval.npz") as file:
-        expected = dict(file)
+    expected = golden.arrays(f"pascal_resnet50_{shot}shot_eval")
     images = episode["query"], episode["support"], episode["support_mask"]
     return Evaluation(model.eval(), *images, expected)
 
@@ -135,28 +132,26 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def published_run(shared: Path) -> dict[str, np.ndarray]:
-    with np.load(shared / "golden/pascal_resnet50_1shot_train.npz") as file:
-        return dict(file)
+def published_run() -> dict[str, np.ndarray]:
+    return golden.arrays("pascal_resnet50_1shot_train")
 
 
 @pytest.fixture(scope="module")
-def training_weights(golden: ModuleType, official_shapes: dict) -> dict[str, Tensor]:
-    return from_published(golden.fill_state(official_shapes[1], seed=6))
+def training_weights() -> dict[str, Tensor]:
+    return from_published(golden.fill_state(golden.published_shapes(1), seed=6))
 
 
 @pytest.fixture(scope="module")
-def run64(golden: ModuleType, published_run: dict, training_weights: dict) -> Run:
-    return train(golden, published_run, training_weights, torch.float64, range(12))
+def run64(published_run: dict, training_weights: dict) -> Run:
+    return train(published_run, training_weights, torch.float64, range(12))
 
 
 @pytest.fixture(scope="module")
-def run32(golden: ModuleType, published_run: dict, training_weights: dict) -> Run:
-    return train(golden, published_run, training_weights, torch.float32, range(2))
+def run32(published_run: dict, training_weights: dict) -> Run:
+    return train(published_run, training_weights, torch.float32, range(2))
 
 
 def train(
-    golden: ModuleType,
     published: dict[str, np.ndarray],
     weights: dict[str, Tensor],
     dtype: torch.dtype,
@@ -181,7 +176,7 @@ def train(
         patch.setattr(trainer, "discriminator_outputs", judged)
         patch.setattr(trainer, "predict", predicted)
         for i in iterations:
-            batch = encoded_episode(golden, i, model, dtype)
+            batch = encoded_episode(i, model, dtype)
             result = trainer.step(batch, iteration=i, in_epoch=i)
             recorded = predicted.results.pop(), judged.results.pop()
             terms = losses_of_both(trainer, result, *recorded, batch, chosen[i])
@@ -202,9 +197,7 @@ def train(
     return run
 
 
-def encoded_episode(
-    golden: ModuleType, iteration: int, model: AMFormer, dtype: torch.dtype
-) -> EncodedBatch:
+def encoded_episode(iteration: int, model: AMFormer, dtype: torch.dtype) -> EncodedBatch:
     episode = golden.episode(f"public/train/{iteration}", 2, 1, 97, BASE_CLASSES)
     for name in ("query", "support"):
         episode[name] = episode[name].to(dtype)

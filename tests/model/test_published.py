@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import golden
 from torch import Tensor
 
 from model import AMFormer, UserError
@@ -25,9 +26,9 @@ def own_state(backbone: str, classes: int = 15, shot: int = 1) -> dict[str, Tens
 
 
 @pytest.fixture(params=[1, 5], ids=["1-shot", "5-shot"])
-def published(request: pytest.FixtureRequest, official_shapes: dict) -> dict[str, Tensor]:
+def published(request: pytest.FixtureRequest) -> dict[str, Tensor]:
     """Return a published checkpoint of ResNet-50 on the meta device."""
-    shapes = official_shapes[request.param]
+    shapes = golden.published_shapes(request.param)
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
@@ -60,14 +61,12 @@ def test_our_state_dict_survives_a_round_trip(backbone: str, classes: int, shot:
     assert back.keys() == ours.keys() and all(back[name] is ours[name] for name in ours)
 
 
-def test_published_names_of_vgg_differ_from_resnet_only_in_the_backbone(
-    official_shapes: dict,
-) -> None:
+def test_published_names_of_vgg_differ_from_resnet_only_in_the_backbone() -> None:
     def others(names) -> set[str]:
         return {name for name in names if not name.startswith("layer")}
 
     vgg = to_published(own_state("vgg16"))
-    assert others(vgg) == others(official_shapes[1])
+    assert others(vgg) == others(golden.published_shapes(1))
     own = {name.split(".")[0] for name in vgg.keys() - others(vgg)}
     assert own == {f"layer{i}" for i in range(5)}
     # BAM slices torchvision's features, so the numbers of a stage start at 0: conv, BN, ReLU, ...
@@ -111,12 +110,12 @@ def config(path: Path) -> Config:
 
 
 @pytest.fixture
-def bam_shapes(official_shapes: dict) -> dict[str, list[int]]:
+def bam_shapes() -> dict[str, list[int]]:
     """Return names and shapes of a base learner of BAM, whose classifier is `cls.4`."""
     starts = ("layer", "ppm.", "cls.", "base_learnear.")
     return {
         name.replace("base_learnear.2.", "cls.4."): shape
-        for name, shape in official_shapes[1].items()
+        for name, shape in golden.published_shapes(1).items()
         if name.startswith(starts)
     }
 

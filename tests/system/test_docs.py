@@ -158,16 +158,16 @@ def checkout(demo: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def own_data(shared: Path, folder: Path) -> None:
+def own_data(coco: Path, folder: Path) -> None:
     """Lay out the COCO part like a user's own photos and labels: `photos/`, `labels.json`."""
     (folder / "photos").mkdir()
     merged = {"images": [], "annotations": []}
     for subset in ("train", "val"):
-        path = shared / f"coco2014/annotations/instances_{subset}2014.json"
+        path = coco / f"annotations/instances_{subset}2014.json"
         part = json.loads(path.read_text())
         for image in part["images"]:
             name = image["file_name"]
-            (folder / "photos" / name).symlink_to(shared / f"coco2014/{subset}2014" / name)
+            (folder / "photos" / name).symlink_to(coco / f"{subset}2014" / name)
         merged["images"] += part["images"]
         merged["annotations"] += part["annotations"]
         merged["categories"] = part["categories"]
@@ -243,7 +243,7 @@ def test_commands_of_a_page_run_as_written(
     page: Path, checkout: Path, request: pytest.FixtureRequest
 ) -> None:
     if page.stem == "custom_data":
-        own_data(request.getfixturevalue("shared"), checkout)
+        own_data(request.getfixturevalue("tree") / "MSCOCO2014", checkout)
     said = run_page(page, checkout)
     if page.stem in AFTER:
         AFTER[page.stem](checkout, said)
