@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace formulas, in blocks of kind `math` or between $` and `$, by MathML."""
     markdown = re.sub(
-        r"^```math\n(.*?)^```", lambda m: convert(m[1], display="block"), markdown, flags=re.M | re.S
+        r"^```math\n(.*?)^```",
+        lambda m: convert(m[1], display="block"),
+        markdown,
+        flags=re.M | re.S,
     )
     return re.sub(r"\$`(.+?)`\$", lambda m: convert(m[1]), markdown)
 

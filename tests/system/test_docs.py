@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from helpers import ROOT
+from nbclient import NotebookClient
 
 from model import build_model
 from util.config import load_config, to_dict
@@ -247,3 +249,24 @@ def test_commands_of_a_page_run_as_written(
     said = run_page(page, checkout)
     if page.stem in AFTER:
         AFTER[page.stem](checkout, said)
+
+
+# --- the notebook --------------------------------------------------------------------------------
+
+NOTEBOOK = ROOT / "examples/quickstart.ipynb"
+
+
+def test_notebook_holds_no_output() -> None:
+    """Outputs would show photographs of other people, and numbers without their machine."""
+    cells = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+
+
+@pytest.mark.slow
+def test_notebook_runs_from_its_first_cell_to_its_last(checkout: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, 4)
+    NotebookClient(notebook, resources={"metadata": {"path": str(checkout / "examples")}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "Images are resized to 129 x 129" in said and "mIoU" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
