@@ -5,6 +5,7 @@ internet access.
 """
 
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,11 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_content(html: str, **_: Any) -> str:
     """Replace formulas, in blocks of kind `math` or between $` and `$, by MathML."""
-    markdown = re.sub(
-        r"^```math\n(.*?)^```",
-        lambda m: convert(m[1], display="block"),
-        markdown,
-        flags=re.M | re.S,
-    )
-    return re.sub(r"\$`(.+?)`\$", lambda m: convert(m[1]), markdown)
+    block = re.compile(r'<pre class="math"><code>(.*?)</code></pre>', re.S)
+    html = block.sub(lambda found: convert(unescape(found[1]), display="block"), html)
+    return re.sub(r"\$<code>(.+?)</code>\$", lambda found: convert(unescape(found[1])), html)
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
