@@ -11,9 +11,13 @@ SCRIPTS := train.sh test.sh util/runtime/launch.sh
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1: /p' Makefile
 
+NEW_ENOUGH = $(shell python3 -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)
+FOUND = $(or $(shell python3 --version 2>/dev/null),missing)
+
 env: $(VENV)/.stamp  ## make the virtual environment
 
 $(VENV)/.stamp: requirements.txt requirements-app.txt requirements-dev.txt constraints.txt
+	$(if $(filter True,$(NEW_ENOUGH)),,$(error python3 is $(FOUND); install Python 3.11 or newer and put it first on PATH))
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
 	$(PYTHON) -m compileall -q -j 0 $(VENV)/lib  # as pip would, but on all cores
