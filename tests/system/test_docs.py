@@ -28,7 +28,7 @@ from util.config.write_docs import PAGE, key_reference
 from util.data.demo.make import make_demo
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", *DOCS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 NOT_RUN = re.compile(r"# (not run by the tests: |measured \d{4}-\d\d-\d\d, ).{10,}")
 
 
@@ -66,6 +66,19 @@ def test_index_lists_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text()
     for page in DOCS:
         assert page.name == "README.md" or f"]({page.name})" in index
+
+
+def test_sections_of_the_method_that_docstrings_cite_exist() -> None:
+    there = re.findall(r"^## (\d)\. ", (ROOT / "docs/method.md").read_text(), re.M)
+    files = [*ROOT.glob("*.py"), *(ROOT / "model").rglob("*.py"), *(ROOT / "util").rglob("*.py")]
+    cited = [n for path in files for n in re.findall(r"\b[Mm]ethod (\d)\b", path.read_text())]
+    assert len(cited) > 15 and set(cited) <= set(there)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_page_speaks_only_of_what_a_reader_has(page: Path) -> None:
+    for word in ("../shared", "the card", "promised"):
+        assert word not in page.read_text()
 
 
 # --- the page of the keys ------------------------------------------------------------------------
