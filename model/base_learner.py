@@ -1,6 +1,5 @@
 """The base learner: a PSPNet of the fold's base classes, trained in stage one (method 1; BAM)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,18 +21,9 @@ class Features:
     f4: Tensor
     f5: Tensor
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Features":
-        """Apply a function to each of the four maps."""
-        return Features(*(function(f) for f in self.maps()))
-
     def maps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return f2, f3, f4, f5."""
         return self.f2, self.f3, self.f4, self.f5
-
-    @staticmethod
-    def cat(parts: list["Features"]) -> "Features":
-        """Join along the batch."""
-        return Features(*map(torch.cat, zip(*(p.maps() for p in parts), strict=True)))
 
 
 class PyramidPooling(nn.Module):
@@ -57,10 +47,7 @@ class PyramidPooling(nn.Module):
 
 
 class BaseLearner(nn.Module):
-    """Backbone (as `Method.backbone`), pyramid pooling, classifier of the fold's base classes.
-
-    `classes` does not count the background.
-    """
+    """Backbone (as `Method.backbone`), pyramid pooling, classifier of `classes` and background."""
 
     def __init__(self, backbone: str, classes: int) -> None:
         super().__init__()
@@ -68,9 +55,8 @@ class BaseLearner(nn.Module):
         channels = self.backbone.channels[-1]
         self.ppm = PyramidPooling(channels)
         pooled = channels // len(BINS) * len(BINS)
-        self.fuse = nn.Sequential(
-            nn.Conv2d(channels + pooled, 512, 3, padding=1, bias=False), nn.BatchNorm2d(512)
-        )
+        conv = nn.Conv2d(channels + pooled, 512, 3, padding=1, bias=False)
+        self.fuse = nn.Sequential(conv, nn.BatchNorm2d(512))
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(512, classes + 1, 1)
 

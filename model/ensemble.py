@@ -13,17 +13,12 @@ class Ensemble(nn.Module):
         super().__init__()
         # Benchmarks set it: `hard_mask` returns ones, because unmasked mining costs most.
         self.keep_every_position = False
-        self.gram_merge, self.cls_merge = self._pair(), self._pair()
+        self.gram_merge, self.cls_merge = (nn.Conv2d(2, 1, 1, bias=False) for _ in range(2))
+        for merge in (self.gram_merge, self.cls_merge):
+            nn.init.dirac_(merge.weight)  # weights 1, 0: the first input passes unchanged
         self.kshot = None
         if shot > 1:
             self.kshot = nn.Sequential(nn.Conv2d(shot, 2, 1), nn.ReLU(), nn.Conv2d(2, shot, 1))
-
-    @staticmethod
-    def _pair() -> nn.Conv2d:
-        conv = nn.Conv2d(2, 1, 1, bias=False)
-        with torch.no_grad():
-            conv.weight.copy_(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
-        return conv
 
     def psi(self, distances: Tensor, *, learned: bool = True) -> Tensor:
         """Combine the Gram distances of the shots [B,K] into one per query [B].

@@ -127,13 +127,11 @@ def _pad_depthwise_beforehand(module: nn.Module) -> None:
 def _fold_into(conv: nn.Conv2d, norm: Any) -> None:
     """Make conv compute norm(conv); the weights are composed in float64."""
     dtype = conv.weight.dtype
-    weights = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    weight, bias, mean, var = (w.double() for w in weights)
-    scale = weight * torch.rsqrt(var + norm.eps)
+    scale, shift = affine_of(copy.deepcopy(norm).double())
     start = 0 if conv.bias is None else conv.bias.double()
     folded = (scale[:, None, None, None] * conv.weight.double()).to(dtype)
     conv.weight = nn.Parameter(folded, requires_grad=False)
-    conv.bias = nn.Parameter((scale * (start - mean) + bias).to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter((scale * start + shift).to(dtype), requires_grad=False)
 
 
 def _compute_the_same(folded: Any, module: Any) -> bool:

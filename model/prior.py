@@ -47,28 +47,16 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
     return means.view(len(supports), -1, means.shape[1]).mean(1)
 
 
-def cosine_with_prototype(q: Tensor, prototype: Tensor) -> Tensor:
-    """Return the cosine of q [B or 1,C,h,w] at each position with a prototype [B,C]: [B,1,h,w].
-
-    Equals the cosine of `plain.initial_mask`. The prototype is divided by its norm first, and q's
-    norm divides the product: nothing of the size of q is kept for the backward pass.
-    """
-    q, unit = at_least_float32(q), F.normalize(prototype, dim=1)
-    with autocast_disabled(q):
-        dot = torch.einsum("bchw,bc->bhw", q.expand(len(unit), -1, -1, -1), unit)
-    return (dot / q.norm(dim=1).clamp(min=1e-8))[:, None]
-
-
 @torch.no_grad()
 def training_free_prior(query: Features, supports: list[list[SupportFeatures]]) -> Tensor:
     """Return the prior from f5 and from f4, each the mean over the K shots: [B,2,h,w].
 
     Equals `plain.prior`; here only positions inside a support's mask are compared.
     """
-    maps = query.map(lambda f: f.expand(len(supports), -1, -1, -1))
+    f5, f4 = (f.expand(len(supports), -1, -1, -1) for f in (query.f5, query.f4))
 
     def of_shot(i: int, shot: SupportFeatures) -> Tensor:
-        pairs = ((maps.f5[i], shot.f5), (maps.f4[i], shot.f4))
+        pairs = ((f5[i], shot.f5), (f4[i], shot.f4))
         return torch.stack([max_similarity(q, s, mask_is_full=shot.mask_is_full) for q, s in pairs])
 
     episodes = enumerate(supports)

@@ -78,8 +78,7 @@ def published_name(ours: str) -> str:
 def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert the state dict of a published checkpoint (with or without `module.`) to ours.
 
-    Raises:
-        UserError: a name is missing or surplus; the message names it.
+    Raises `UserError`, which names it, if a name is missing or surplus.
     """
     state = strip_module_prefix(state)
     names = {published_name(name): name for name in _our_names(state)}
@@ -90,11 +89,11 @@ def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert our state dict to published names.
 
-    Raises:
-        UserError: a name is missing or surplus (timm backbones have no published names).
+    Raises `UserError` if a name is missing or surplus (timm backbones have no published names).
     """
-    _check(set(state), _our_names({published_name(k): v for k, v in state.items()}))
-    return {published_name(name): value for name, value in state.items()}
+    published = {published_name(name): value for name, value in state.items()}
+    _check(set(state), _our_names(published))
+    return published
 
 
 def base_from_published(state: dict[str, Tensor], our_names: Iterable[str]) -> dict[str, Tensor]:
@@ -128,8 +127,7 @@ def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
     else:
         backbone = "vgg16" if "layer4.0.weight" in published else "resnet50"
-    biases = (published.get(start + "bias") for start in (_CLASSIFIER, _BAM_CLASSIFIER))
-    classifier = next((bias for bias in biases if bias is not None), None)
+    classifier = published.get(_CLASSIFIER + "bias", published.get(_BAM_CLASSIFIER + "bias"))
     kshot = published.get("kshot_rw.0.weight")
     classes = 15 if classifier is None else len(classifier) - 1
     return backbone, classes, 1 if kshot is None else kshot.shape[1]

@@ -27,13 +27,14 @@ class QueryFeatures:
         return QueryFeatures(features, gram_matrix(features.f2), size)
 
     def __getitem__(self, rows: slice) -> "QueryFeatures":
-        return QueryFeatures(self.features.map(lambda f: f[rows]), self.gram[rows], self.size)
+        maps = (f[rows] for f in self.features.maps())
+        return QueryFeatures(Features(*maps), self.gram[rows], self.size)
 
     @staticmethod
     def cat(parts: list["QueryFeatures"]) -> "QueryFeatures":
         """Join queries of one image size."""
-        features = Features.cat([part.features for part in parts])
-        return QueryFeatures(features, torch.cat([part.gram for part in parts]), parts[0].size)
+        *maps, gram = map(torch.cat, zip(*(part.tensors() for part in parts), strict=True))
+        return QueryFeatures(Features(*maps), gram, parts[0].size)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all tensors, for counting memory."""

@@ -7,14 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.constants import TEMPERATURE
-from model.prior import (
-    cosine_with_prototype,
-    gram_distances,
-    prototypes,
-    reduce_channels,
-    training_free_prior,
-)
+from model.prior import gram_distances, prototypes, reduce_channels, training_free_prior
 from model.query_support import QueryFeatures, SupportFeatures
+from model.resize import at_least_float32, autocast_disabled
 
 
 @dataclass
@@ -30,8 +25,7 @@ class Clue:
 class ClueExtractor(nn.Module):
     """Compute the clue from the frozen features of query and supports.
 
-    `channels` are those of f2, f3, f4. Values of cos / 0.1 below the threshold are 0 in the initial
-    mask.
+    `channels` are those of f2, f3, f4; `threshold` is the smallest cos / 0.1 of the initial mask.
     """
 
     def __init__(self, channels: tuple[int, int, int], *, threshold: float = 0.7) -> None:
@@ -54,9 +48,20 @@ class ClueExtractor(nn.Module):
         with torch.no_grad():
             prior = training_free_prior(maps, supports)
             distances = gram_distances(query.gram, supports)
-        cosine = cosine_with_prototype(q, prototype) / TEMPERATURE
-        initial = torch.where(cosine < self.threshold, 0, cosine)
-        return Clue(self.generator_input(q, prototype, prior), prior, initial, distances)
+        tokens = self.generator_input(q, prototype, prior)
+        return Clue(tokens, prior, self.initial_mask(q, prototype), distances)
+
+    def initial_mask(self, q: Tensor, prototype: Tensor) -> Tensor:
+        """Return cos(prototype, q) / 0.1, values below the threshold set to 0: [B,1,h,w].
+
+        Equals `plain.initial_mask`. The prototype [B,256] is divided by its norm first, and that of
+        q [B or 1,256,h,w] divides the product: backward needs nothing more of the size of q.
+        """
+        q, unit = at_least_float32(q), F.normalize(prototype, dim=1)
+        with autocast_disabled(q):
+            dot = torch.einsum("bchw,bc->bhw", q.expand(len(unit), -1, -1, -1), unit)
+        cosine = (dot / q.norm(dim=1).clamp(min=1e-8))[:, None] / TEMPERATURE
+        return torch.where(cosine < self.threshold, 0, cosine)
 
     def generator_input(self, q: Tensor, prototype: Tensor, prior: Tensor) -> Tensor:
         """Return ReLU(conv1x1([q, prototype everywhere, 10 * prior])): [B,64,h,w].

@@ -64,11 +64,10 @@ def _bce(score: Tensor, label: float) -> Tensor:
 
 
 def _similarity(maps: Tensor) -> Tensor:
-    """Mean pairwise cosine of maps [B,n,N]: |sum over pairs i < j| / pairs, mean over the batch."""
+    """Mean pairwise cosine of maps [B,n,N]: |mean over pairs i < j|, mean over the batch."""
     dot = maps @ maps.transpose(1, 2)
     norm = dot.diagonal(dim1=1, dim2=2)
     cosine = dot / torch.sqrt(norm[:, :, None] * norm[:, None] + 1e-8)
     count = maps.shape[1]
     first, second = torch.triu_indices(count, count, offset=1, device=maps.device)
-    pairs = cosine[:, first, second]
-    return (pairs.sum(1).abs() / pairs.shape[1]).mean()
+    return cosine[:, first, second].mean(1).abs().mean()

@@ -43,15 +43,9 @@ class PyramidStage(nn.Module):
 
     def __init__(self, kernel: int, stride: int, heads: int, reduction: int) -> None:
         super().__init__()
+        shape = {"kernel_size": kernel, "stride": stride, "padding": kernel // 2}
         norm = {"type": "LN", "eps": LN_EPS}
-        self.embed = PatchEmbed(
-            CHANNELS,
-            CHANNELS,
-            kernel_size=kernel,
-            stride=stride,
-            padding=kernel // 2,
-            norm_cfg=norm,
-        )
+        self.embed = PatchEmbed(CHANNELS, CHANNELS, **shape, norm_cfg=norm)
         self.layers = module_list(
             EncoderLayer(ReducedAttention(CHANNELS, heads, reduction)) for _ in range(2)
         )
@@ -120,7 +114,7 @@ class ObjectMining(nn.Module):
         scales = self.scales(clue.tokens)
         steps = zip(self.mining, scales, strict=True)
         found = [mining(x, clue.initial_mask, clue.prior) for mining, x in steps]
-        mined, correlations = [m for m, _ in found], [c for _, c in found]
+        mined, correlations = map(list, zip(*found, strict=True))
         feature = torch.relu(self.parse[0](mined[0]))
         for x, parse in zip(mined[1:], self.parse[1:], strict=True):
             up = bilinear(feature, grid_size(x))

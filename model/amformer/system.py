@@ -1,4 +1,4 @@
-"""AMFormer, wired: encoder, clue, G and ensemble; D, for training only.
+"""AMFormer, wired: encoder, clue, G and ensemble; D, for training only; and `build_model`.
 
 `model/amformer/plain.py` states the same system as equations: read that first.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import DetailMining
 from model.amformer.object_mining import GeneratorOutputs, ObjectMining
+from model.backbones import check_size
 from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
@@ -84,17 +85,11 @@ class Prediction(GeneratorOutputs):
 
 
 class AMFormer(nn.Module):
-    """The whole system with random weights. docs/deviations.md explains the keyword arguments.
+    """The whole system for K = `shot`, with random weights.
 
-    Args:
-        backbone: as `Method.backbone`.
-        classes: number of base classes of the fold, without background.
-        shot: K.
-        fix_bn: keep all batch norms, also new ones, in eval mode while training (as published).
-        base_dropout: keep dropout on in the frozen base learner while training (as published).
-        mask_threshold: the smallest cos / 0.1 that the initial mask keeps.
-        mining_softmax: axis of the mining attention's softmax, "query" (as published) or "key".
-        discriminator_sigmoid: apply a sigmoid before the BCE with logits (as published).
+    `backbone` and the keyword arguments are the keys of `Method`, by default as published;
+    docs/config.md and docs/deviations.md explain them. `classes` is the number of base classes of
+    the fold, without background.
     """
 
     def __init__(
@@ -140,10 +135,8 @@ class AMFormer(nn.Module):
         """Segment each query [B,3,S,S] by its K supports [B,K,3,S,S]; `plain.predict`.
 
         Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index`
-        [B] is the episode's class among the base classes, from 0.
-
-        Raises:
-            UserError: the model was built for another K.
+        [B] is the episode's class among the base classes, from 0. Raises `UserError` if the model
+        was built for another K.
         """
         supports = self.encoder.supports(support, support_mask)
         return self.match(self.encoder.query(query), supports, class_index=class_index)
@@ -156,9 +149,7 @@ class AMFormer(nn.Module):
 
         One query may serve all B episodes: what depends on it alone is computed once. `kshot`, one
         of `KSHOT`, says how K supports become one prediction. `class_index` is that of `forward`.
-
-        Raises:
-            UserError: unknown `kshot`; or it is "model" and the model was built for another K.
+        Raises `UserError` if `kshot` is unknown, or "model" and the model was built for another K.
         """
         if kshot not in KSHOT:
             raise UserError(f"kshot is {kshot!r}: use one of {', '.join(KSHOT)}")
@@ -169,10 +160,9 @@ class AMFormer(nn.Module):
             )
         batch, shot = len(supports), len(supports[0])
         if kshot == "model" and shot != self.shot:
-            raise UserError(
-                f"the model was built for {self.shot} supports per query and got {shot}: "
-                "set Data.shot to the number of supports, or Eval.kshot to ensemble or prototype"
-            )
+            mistake = f"the model was built for {self.shot} supports per query and got {shot}"
+            remedy = f"set Data.shot to {shot}, or Eval.kshot to ensemble or prototype"
+            raise UserError(f"{mistake}: {remedy}")
         clue = self.clue(query, supports)
         base_logits = at_least_float32(self.encoder.base_logits(query.features))
         base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
@@ -184,3 +174,23 @@ class AMFormer(nn.Module):
             base_logits=base_logits.expand(batch, -1, -1, -1), final=final, foreground=foreground,
             **vars(outputs),
         )  # fmt: skip
+
+
+def build_model(cfg: Any) -> AMFormer:
+    """Build the model that a `util.config.Config` describes, with random weights; reads no file.
+
+    Raises `UserError` if there is no such backbone, or if it takes no images of `Data.size`.
+    """
+    method = cfg.Method
+    model = AMFormer(
+        method.backbone,
+        cfg.num_base_classes,
+        cfg.Data.shot,
+        fix_bn=method.fix_bn,
+        base_dropout=method.base_dropout,
+        mask_threshold=method.mask_threshold,
+        mining_softmax=method.mining_softmax,
+        discriminator_sigmoid=method.discriminator_sigmoid,
+    )
+    check_size(model.encoder.base.backbone, cfg.Data.size, "Data.size")
+    return model

@@ -1,3 +1,0 @@
-from .system import KSHOT, AMFormer, Prediction
-
-__all__ = ["KSHOT", "AMFormer", "Prediction"]
