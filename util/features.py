@@ -31,7 +31,7 @@ class EncodedBatch:
 
     Attributes:
         query: features of the queries.
-        supports: features of the supports, [B][K].
+        supports: features of the supports, B lists of K.
         query_mask, query_base_mask, class_index, plans: as in `EpisodeBatch`.
     """
 
@@ -141,7 +141,7 @@ class FeatureStore:
         )
 
     def supports(self, plans: list[EpisodePlan]) -> list[list[SupportFeatures]]:
-        """Return the supports of episodes, [B][K]."""
+        """Return the supports of episodes, B lists of K."""
         return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
 
     def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor]:

@@ -6,7 +6,7 @@ arXiv:2311.17626. This file states what the published code computes, on the para
 docstring names the function here that it equals. tests/model/test_plain.py compares the numbers,
 `python -m util.bench --plain` the cost.
 
-"Method N" in a comment anywhere means this section:
+"Method N" in a comment anywhere means section N of docs/method.md, and here:
 
     1  frozen encoder and base learner       context, features
     2  support clue                          reduce_channels ... generator_input

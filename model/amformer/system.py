@@ -145,7 +145,7 @@ class AMFormer(nn.Module):
         self, query: QueryFeatures, supports: list[list[SupportFeatures]],
         *, class_index: Tensor | None = None, kshot: str = "model",
     ) -> Prediction:  # fmt: skip
-        """Segment queries, given the features of queries and of their supports [B][K].
+        """Segment queries, given the features of queries and of their supports, B lists of K.
 
         One query may serve all B episodes: what depends on it alone is computed once. `kshot`, one
         of `KSHOT`, says how K supports become one prediction. `class_index` is that of `forward`.
