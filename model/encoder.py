@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         return QueryFeatures.from_features(self(image), grid_size(image))
 
     def supports(self, image: Tensor, mask: Tensor) -> list[list[SupportFeatures]]:
-        """Encode support images [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K."""
+        """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K."""
         shot, masks = mask.shape[1], mask.flatten(0, 1)
         supports = SupportFeatures.from_features(self(image.flatten(0, 1), masks), masks)
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]

@@ -1,7 +1,8 @@
 """What the systems of this family share: prototype, training-free prior, Gram distance.
 
-Supports come as B lists of K `SupportFeatures`, which hold features inside the mask only. A query may be
-one for all B episodes. Each function equals the one of `model/amformer/plain.py` that it names.
+Supports come as B lists of K `SupportFeatures`, which hold features inside the mask only. A query
+may be one for all B episodes. Each function equals the one of `model/amformer/plain.py` that it
+names.
 """
 
 import torch

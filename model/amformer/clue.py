@@ -41,7 +41,7 @@ class ClueExtractor(nn.Module):
         self.threshold = threshold
 
     def forward(self, query: QueryFeatures, supports: list[list[SupportFeatures]]) -> Clue:
-        """Compute the clue of B episodes, from B queries or one for all, and B lists of K supports."""
+        """Compute the clue of B episodes: B queries, or one for all, and B lists of K supports."""
         maps = query.features
         q = reduce_channels(self.down_query, maps.f2, maps.f3)
         prototype = prototypes(supports, self.down_supp)
