@@ -200,8 +200,7 @@ def config(args: argparse.Namespace, size: int, shot: int) -> Config:
 def table(args: argparse.Namespace) -> None:
     """Print a table in Markdown, each row as soon as it is measured.
 
-    Raises:
-        UserError: the machine has no such GPU, or a row ran out of memory.
+    Raises `UserError` if the machine has no such GPU, or a row ran out of memory.
     """
     distributed.check_gpus(args.gpus)
     names = ["GFLOP", *([] if args.count else ["s", "MB"])]

@@ -27,15 +27,14 @@ _RECORDED: dict[str, Callable[[Path], Path]] = {
 def arguments(text: str | None, flags: Mapping[str, str] | None = None) -> tuple[Config, int]:
     """Read the command line of an entry point.
 
+    Raises `UserError` for a mistake in the command line or in the config.
+
     Args:
         text: what `--help` shows, the docstring of the script.
         flags: `--flag` -> the key that `--flag VALUE` sets.
 
     Returns:
         The config, with the class names of a custom data set, and the number of GPUs (0: the CPU).
-
-    Raises:
-        UserError: a mistake in the command line or in the config.
     """
     parser = Parser(text)
     parser.add_argument("--config", metavar="FILE", help="a YAML file of config/")

@@ -55,8 +55,7 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
     def make(self, index: int) -> tuple[Tensor, Tensor]:
         """Return sample `index` >= 0: the image (float32 [3,S,S]) and its label (int64 [S,S]).
 
-        Raises:
-            UnreadableFile: the image or its mask is missing or damaged.
+        Raises `UnreadableFile` if the image or its mask is missing or damaged.
         """
         rng = generator(self.seed or 0, BASE_AUGMENTATION, index)
         image, label = self.transform(*self.source.load(self.name(index)), rng)
@@ -70,7 +69,7 @@ def open_base_images(
     """Open the images on which a base learner is trained ('train') or validated ('val').
 
     Training uses the fold's training list, as BAM does. Validation uses every image of the subset
-    that contains a base class.
+    that contains a base class. Raises `UserError` if data is missing or broken.
 
     Args:
         cfg: its `Data` section is used.
@@ -80,9 +79,6 @@ def open_base_images(
 
     Returns:
         The samples, and a line if `Data.missing: skip` left out images.
-
-    Raises:
-        UserError: data is missing or broken.
     """
     data, source = cfg.Data, open_source(cfg.Data, subset)
     fold, table = fold_of(data), load_table(source, data.list_dir)

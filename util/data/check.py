@@ -48,12 +48,11 @@ class CheckReport:
 def check(data: DataSection, subset: str) -> CheckReport:
     """Read every image and mask that a subset lists, on all cores.
 
+    Raises `UserError` if a folder or an id list is missing.
+
     Args:
         data: a config's `Data` section. With `missing: skip` an absent image is no mistake.
         subset: 'train' or 'val'.
-
-    Raises:
-        UserError: a folder or an id list is missing.
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()

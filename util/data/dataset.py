@@ -141,8 +141,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
     def make(self, index: int) -> Episode:
         """Return episode `index` >= 0.
 
-        Raises:
-            UnreadableFile: an image or mask is missing or damaged.
+        Raises `UnreadableFile` if an image or mask is missing or damaged.
         """
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
         query, label, _ = self.load_pair(plan.query, rng)
@@ -207,7 +206,8 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    The first call on a data set reads all its masks (`load_table`).
+    The first call on a data set reads all its masks (`load_table`). Raises `UserError` if data is
+    missing or broken, or a class has too few images.
 
     Args:
         cfg: its `Data` section is used; `augment`, `flip`, `class_balance` and `broken` only for
@@ -220,9 +220,6 @@ def open_episodes(
     Returns:
         The episodes, and a line for each difference from the published list and for everything that
         `Data.missing: skip` left out.
-
-    Raises:
-        UserError: data is missing or broken, or a class has too few images.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
     listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)

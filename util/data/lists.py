@@ -89,8 +89,7 @@ def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXEL
 def check_shots(fold: FoldList, shot: int) -> None:
     """Check that every class has enough images for K supports and a query, all different.
 
-    Raises:
-        UserError: naming the first class that has fewer than K + 1 images.
+    Raises `UserError` naming the first class that has fewer than K + 1 images.
     """
     for c, images in fold.by_class.items():
         if len(images) <= shot:
@@ -105,7 +104,7 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
     """Restrict a list to the given images, and to classes that still have enough of them.
 
     Leaves out classes with fewer than K + 1 images, then images without a remaining class, and so
-    on until nothing changes.
+    on until nothing changes. Raises `UserError` if no image remains.
 
     Args:
         fold: the list.
@@ -114,9 +113,6 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
 
     Returns:
         The restricted list, and a line for each class and for the images left out.
-
-    Raises:
-        UserError: no image remains.
     """
     by_class, report, present = fold.by_class, [], len(images)
     while True:
@@ -195,14 +191,13 @@ def every_fold(data: DataSection) -> Iterator[DataSection]:
 def write_lists(data: DataSection) -> list[str]:
     """Write the lists of every fold, reading each mask once.
 
+    Raises `UserError` if data is missing or broken.
+
     Args:
         data: a config's `Data` section.
 
     Returns:
         A line for each difference from the published lists.
-
-    Raises:
-        UserError: data is missing or broken.
     """
     differences = []
     for subset in subsets(data):

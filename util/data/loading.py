@@ -51,8 +51,7 @@ class SkippingDataset(Dataset[Sample]):
     def make(self, index: int) -> Sample:
         """Return sample `index` >= 0.
 
-        Raises:
-            UnreadableFile: a file of it is missing or damaged.
+        Raises `UnreadableFile` if a file of it is missing or damaged.
         """
         raise NotImplementedError
 
@@ -63,8 +62,7 @@ class SkippingDataset(Dataset[Sample]):
     def first_readable(self, make: Callable[[int], Made], index: int) -> Made:
         """Return `make(index)`; if it cannot be read and may be skipped, that of a replacement.
 
-        Raises:
-            UnreadableFile: skipping is not allowed, or no replacement can be read either.
+        Raises `UnreadableFile` if skipping is not allowed, or no replacement can be read either.
         """
         for attempt in range(MAX_ATTEMPTS):
             try:

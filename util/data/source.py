@@ -34,6 +34,8 @@ class Source:
     - Custom: `data_root` has `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, if the
       subsets differ, `train.txt` and `val.txt`.
 
+    Raises `UserError` if the data set or the subset is unknown, or a folder is missing.
+
     Args:
         data_root: the folder.
         data_set: 'pascal', 'coco' or 'custom'.
@@ -45,9 +47,6 @@ class Source:
         images: folder of the images.
         masks: folder of the masks.
         classes: number of classes, background not counted.
-
-    Raises:
-        UserError: the data set or the subset is unknown, or a folder is missing.
     """
 
     def __init__(
@@ -163,8 +162,7 @@ class Source:
     def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask as `load` does, in one attempt and without the cache.
 
-        Raises:
-            UnreadableFile: one of them cannot be read, or their sizes differ.
+        Raises `UnreadableFile` if one of them cannot be read, or their sizes differ.
         """
         image, label = read_image(self.image_path(image_id)), read_label(self.label_path(image_id))
         if image.shape[:2] != label.shape:
@@ -181,15 +179,14 @@ class Source:
     def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
         """Return the ids whose image is on disk.
 
+        Raises `UserError` naming the first absent image, and how many there are.
+
         Args:
             ids: the listed images.
             missing: `Data.missing`: 'skip' leaves out absent images, 'error' does not allow any.
 
         Returns:
             The ids, in order, and a line if images were left out.
-
-        Raises:
-            UserError: naming the first absent image, and how many there are.
         """
         on_disk = self.images_on_disk()
         absent = [i for i in ids if i not in on_disk]
@@ -217,8 +214,7 @@ class Source:
         - COCO: every image with a mask, sorted.
         - Custom: the ids of `train.txt` or `val.txt`; without that file as COCO.
 
-        Raises:
-            UserError: an id list or a listed mask is missing, or there are no ids.
+        Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
         """
         listed = self.root / f"{self.subset}.txt"
         if self.data_set == "custom" and listed.exists():
@@ -253,9 +249,8 @@ def subsets(data: DataSection) -> tuple[str, ...]:
 def open_source(data: DataSection, subset: str) -> Source:
     """Open the data set of a config's `Data` section for 'train' or 'val'.
 
-    Raises:
-        UserError: a folder is missing, or 'train' is asked for although the model was trained on
-            another data set.
+    Raises `UserError` if a folder is missing, or 'train' is asked for although the model was
+    trained on another data set.
     """
     if subset not in subsets(data):
         raise UserError(

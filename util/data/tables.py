@@ -32,15 +32,12 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
     """Return the table of a subset; read the masks only if it is not stored yet.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
-    replaces that of another data set.
+    replaces that of another data set. Raises `UserError` if the stored table belongs to other
+    images, it cannot be written, or a mask cannot be read.
 
     Args:
         source: the data.
         list_dir: folder of the tables, one per data set; written to on first use.
-
-    Raises:
-        UserError: the stored table belongs to other images, it cannot be written, or a mask cannot
-            be read.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     checksum = fingerprint([*ids, *source.mask_versions(ids)])
@@ -73,8 +70,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
 def build_table(source: Source, ids: list[str]) -> Table:
     """Read every mask once, on all cores, with a progress bar on stderr.
 
-    Raises:
-        UserError: a mask cannot be read or contains a class that the data set does not have.
+    Raises `UserError` if a mask cannot be read or contains a class that the data set does not have.
     """
     paths = [str(source.label_path(i)) for i in ids]
     limit, table = source.classes, {}
@@ -107,8 +103,7 @@ def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of the list folder atomically.
 
-    Raises:
-        UserError: it cannot be written.
+    Raises `UserError` if it cannot be written.
     """
     try:
         atomic_write(path, text.encode())

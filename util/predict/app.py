@@ -50,8 +50,7 @@ def app() -> None:
 def check_address(host: str, port: int) -> None:
     """Make sure that a server can listen at the address.
 
-    Raises:
-        UserError: there is no such host or port, or it is in use.
+    Raises `UserError` if there is no such host or port, or it is in use.
     """
     if not 0 < port < 65536:
         raise UserError(f"--port {port}: give a port from 1 to 65535")
@@ -70,8 +69,7 @@ def check_address(host: str, port: int) -> None:
 def serve(page: "Page", host: str, port: int) -> None:
     """Serve the page until Ctrl-C; uploads are in a temporary folder, which is then deleted.
 
-    Raises:
-        UserError: the address cannot be used.
+    Raises `UserError` if the address cannot be used.
     """
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="amformer-app-") as folder:

@@ -21,8 +21,7 @@ def add_model_arguments(parser: Parser, default: Path | None = None) -> None:
 def check_model_arguments(args: argparse.Namespace) -> None:
     """Check what can be known without torch: the file exists, the device is written correctly.
 
-    Raises:
-        UserError: one of the two is wrong.
+    Raises `UserError` if one of the two is wrong.
     """
     if not args.checkpoint.is_file():
         raise UserError(

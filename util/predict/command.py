@@ -45,11 +45,10 @@ class Request:
 def read_request(text: str | None) -> Request:
     """Read and check the command line, and create the output folder.
 
+    Raises `UserError` if an argument is wrong, or a file that it names cannot be used.
+
     Args:
         text: what `--help` shows, the docstring of the script.
-
-    Raises:
-        UserError: an argument is wrong, or a file that it names cannot be used.
     """
     parser = Parser(text)
     add_model_arguments(parser)
@@ -78,8 +77,7 @@ def read_request(text: str | None) -> Request:
 def parse_support(word: str) -> tuple[str, Example]:
     """Parse `[NAME=]IMAGE:LABEL` into a class name and a labeled example.
 
-    Raises:
-        UserError: the word has another form, or the mask does not hold the value after `#`.
+    Raises `UserError` if the word has another form, or the mask does not hold the value after `#`.
     """
     source, colon, label = word.rpartition(":")
     name, equals, image = source.partition("=")
@@ -118,10 +116,8 @@ def _select_value(word: str, file: str, value: int) -> np.ndarray:
 def find_queries(words: Iterable[str]) -> list[Path]:
     """List the named images, and the images in named folders, without their subfolders.
 
-    Images of a folder are sorted. A file that is named twice is listed once.
-
-    Raises:
-        UserError: a file is missing, a folder holds no image, or two files have the same stem.
+    Images of a folder are sorted. A file that is named twice is listed once. Raises `UserError` if
+    a file is missing, a folder holds no image, or two files have the same stem.
     """
     found: dict[str, Path] = {}
     for word in map(Path, words):
@@ -145,8 +141,7 @@ def find_queries(words: Iterable[str]) -> list[Path]:
 def make_folders(out: Path) -> None:
     """Create the output folder with `masks` and `overlays` in it.
 
-    Raises:
-        UserError: it cannot be created.
+    Raises `UserError` if it cannot be created.
     """
     try:
         for folder in ("masks", "overlays"):

@@ -47,7 +47,8 @@ class Points:
 class Example:
     """An image with exactly one label: `mask`, `box`, `boxes` or `points`.
 
-    Coordinates and masks are those of the upright image.
+    Coordinates and masks are those of the upright image. Raises `UserError` if no label is given,
+    or more than one, or one of another form.
 
     Attributes:
         image: a file, a PIL image or an array. Arrays are uint8 [H,W,3] (RGB), [H,W] or [H,W,4]
@@ -58,9 +59,6 @@ class Example:
         box: one box around the object, a `Box` or its four numbers.
         boxes: several boxes; their union is the object.
         points: points on the object, `Points` or pairs (x, y).
-
-    Raises:
-        UserError: no label is given, or more than one, or one of another form.
     """
 
     image: Picture
@@ -94,15 +92,14 @@ class Example:
     def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and draw its label.
 
+        Raises `UserError` if the image or the label cannot be used.
+
         Args:
             name: what error messages call this example.
 
         Returns:
             The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0
             (uint8 [H,W]).
-
-        Raises:
-            UserError: the image or the label cannot be used.
         """
         image = as_rgb(self.image)
         label = self._label(image.shape[:2], name)
@@ -130,8 +127,7 @@ def _as_box(box: Box | Sequence[float]) -> Box:
 def as_rgb(image: Picture) -> np.ndarray:
     """Return an image in any of the forms of `Example.image` as RGB (uint8 [H,W,3]).
 
-    Raises:
-        UserError: there is no such file, or it is no picture of 8 or 16 bits.
+    Raises `UserError` if there is no such file, or it is no picture of 8 or 16 bits.
     """
     if isinstance(image, (str, Path)):
         return read_image(image)

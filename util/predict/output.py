@@ -19,6 +19,8 @@ from util.runtime.progress import bar
 def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> list[str]:
     """Segment the queries; write a mask, an overlay and a line of `predictions.jsonl` for each.
 
+    Raises `UserError` if a file cannot be written.
+
     Args:
         predictor: with its classes.
         queries: image files; no two share a stem.
@@ -26,9 +28,6 @@ def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> l
 
     Returns:
         An error message for each query that could not be read. Its line holds the message too.
-
-    Raises:
-        UserError: a file cannot be written.
     """
     errors: list[str] = []
     try:

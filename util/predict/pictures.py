@@ -56,12 +56,11 @@ class PageExample:
 def open_upload(path: str | Path, name: str = "") -> np.ndarray:
     """Read an uploaded file, upright, with at most `SIDE` pixels a side (uint8 [H,W,3], RGB).
 
+    Raises `UserError` if it is no image, or too large.
+
     Args:
         path: the file.
         name: what error messages call it; '' means the name of the file.
-
-    Raises:
-        UserError: it is no image, or too large.
     """
     name = name or Path(path).name
     try:
@@ -96,12 +95,11 @@ def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_A
 def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
     """Return what is marked on the support, by its example or with the brush (bool [H,W]).
 
+    Raises `UserError` if nothing is marked.
+
     Args:
         support: the image.
         layers: of the image editor, RGBA (uint8 [H,W,4] each).
-
-    Raises:
-        UserError: nothing is marked.
     """
     mask = support.mask.copy()
     for layer in layers:
@@ -122,10 +120,8 @@ def bounding_box(mask: np.ndarray) -> Box:
 def find_examples(predictor: Predictor) -> list[PageExample]:
     """Return a support and two queries of each novel class, up to `MAX_EXAMPLES` classes.
 
-    They come from the validation data of the checkpoint. Without that folder there are none.
-
-    Raises:
-        UserError: the data exists but is broken.
+    They come from the validation data of the checkpoint. Without that folder there are none. Raises
+    `UserError` if the data exists but is broken.
     """
     data = predictor.cfg.Data
     if not Path(data.data_root).is_dir():

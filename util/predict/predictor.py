@@ -87,15 +87,14 @@ class Predictor:
     ) -> "Predictor":
         """Load a `best.pth` or `last.pth` of train.py, which holds the config.
 
+        Raises `UserError` if the file is missing or no checkpoint of train.py, an override is
+        wrong, or there is no such device.
+
         Args:
             path: the file.
             device: such as "cpu" or "cuda".
             overrides: words `Section.key=value` that replace values of that config, such as
                 `Eval.kshot=ensemble`. On the CPU, options that only GPUs support are turned off.
-
-        Raises:
-            UserError: the file is missing or no checkpoint of train.py, an override is wrong, or
-                there is no such device.
         """
         path, device = Path(path), _device(device)
         state = read_checkpoint(path)
@@ -129,12 +128,12 @@ class Predictor:
     def add_class(self, name: str, examples: Example | Sequence[Example]) -> None:
         """Add a class, or replace the one of that name, and encode its examples once.
 
+        Raises `UserError` if the name or an example cannot be used. The classes then stay as they
+        were.
+
         Args:
             name: of the class. A replaced class keeps its position.
             examples: the K supports, any number; or a single one.
-
-        Raises:
-            UserError: the name or an example cannot be used. The classes stay as they were.
         """
         if not name:
             raise UserError("class '': the name is empty; give a name")
@@ -153,13 +152,11 @@ class Predictor:
         """Segment an image of any size into all classes.
 
         A class covers a pixel if its foreground score is higher than its background score. Where
-        several classes do, the highest foreground score wins.
+        several classes do, the highest foreground score wins. Raises `UserError` if there is no
+        class yet, or the image cannot be read.
 
         Args:
             image: as `Example.image`.
-
-        Raises:
-            UserError: there is no class yet, or the image cannot be read.
         """
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
@@ -174,12 +171,11 @@ class Predictor:
     def explain(self, image: Picture, name: str | None = None) -> Stages:
         """Return the steps that lead to the mask of one class.
 
+        Raises `UserError` if there is no such class, or the image cannot be read.
+
         Args:
             image: as `Example.image`.
             name: of the class; None means the first.
-
-        Raises:
-            UserError: there is no such class, or the image cannot be read.
         """
         if name is not None and name not in self._supports:
             known = ", ".join(self.names) or "none yet; call add_class first"

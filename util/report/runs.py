@@ -30,8 +30,7 @@ class Record:
 def read_runs(folders: list[Path]) -> list[Record]:
     """Read runs; name each by the part of its path in which it differs from the others.
 
-    Raises:
-        UserError: a folder holds no run, is named twice, or a file in it is torn.
+    Raises `UserError` if a folder holds no run, is named twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
     pairs = list(zip(folders, resolved, strict=True))

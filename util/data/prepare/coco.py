@@ -23,10 +23,8 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
     """Prepare COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
     `coco` is a folder with `{train,val}2014` and `annotations`, or with their zips; `out` is the
-    folder of data sets. `copy` copies pictures from a folder instead of linking to it.
-
-    Raises:
-        UserError: something is wrong with the download or `out`.
+    folder of data sets. `copy` copies pictures from a folder instead of linking to it. Raises
+    `UserError` if something is wrong with the download or `out`.
     """
     download, root = open_archive(coco, _OPTION), out / ROOT
     year, files = _find_annotations(download)
