@@ -36,12 +36,9 @@ def set_kernels(cfg: Config) -> None:
 
 
 def set_up(model: AMFormer, cfg: Config, device: torch.device) -> list[str]:
-    """Apply `Speed` to a model on its device.
+    """Apply `Speed` to a model on its device; return a line for each option that is on.
 
     Raises `UserError` if an option would have no effect on this device.
-
-    Returns:
-        One line for each option that is on, for the log.
     """
     set_kernels(cfg)
     if device.type != "cuda":

@@ -33,14 +33,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def config_from(sections: object, source: str, overrides: list[str] | None = None) -> Config:
-    """Return the config of which `to_dict` made `sections`, changed by overrides.
+    """Return the config of which `to_dict` made `sections`, changed as in `load_config`.
 
-    Raises `UserError` for a mistake, in one line with its source.
-
-    Args:
-        sections: as a checkpoint holds them.
-        source: the file that holds them, for messages.
-        overrides: as in `load_config`.
+    Raises `UserError` for a mistake, in one line with its source, the file `source`.
     """
     source = f"{source}: its config"
     return _finish(_assign_all(Config(), sections, lambda _: source), source, overrides)

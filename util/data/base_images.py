@@ -71,12 +71,6 @@ def open_base_images(
     Training uses the fold's training list, as BAM does. Validation uses every image of the subset
     that contains a base class. Raises `UserError` if data is missing or broken.
 
-    Args:
-        cfg: its `Data` section is used.
-        subset: 'train' or 'val'.
-        transform: of the images; it knows size and ranges.
-        seed: see `BaseLearnerDataset`.
-
     Returns:
         The samples, and a line if `Data.missing: skip` left out images.
     """

@@ -160,13 +160,9 @@ class EpisodeDataset(SkippingDataset[Episode]):
     def load_pair(
         self, image_id: str, rng: np.random.Generator | None, support_of: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Read and transform an image and its mask.
+        """Read an image and its mask, and transform them; without `rng` there is no augmentation.
 
-        Args:
-            image_id: the image.
-            rng: for the augmentation; None: no augmentation.
-            support_of: for a support, its class id; its mask is then drawn as `ann_type` says. For
-                a query, None.
+        `support_of` is the class id of a support, whose mask is then drawn as `ann_type` says.
 
         Returns:
             The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of the

@@ -37,12 +37,9 @@ Made = TypeVar("Made")
 
 
 class SkippingDataset(Dataset[Sample]):
-    """An endless data set, indexed from 0, that can skip samples it cannot read.
+    """An endless data set, indexed from 0; with `skip` it replaces samples that it cannot read.
 
     A subclass implements `make`.
-
-    Args:
-        skip: False lets an unreadable sample stop the run.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -96,16 +93,11 @@ def skipped_by_all_ranks(dataset: SkippingDataset, ranks: Ranks) -> int:
 def load_batches(
     dataset: SkippingDataset, batches: Batches | FixedBatches, workers: int, **options: Any
 ) -> Iterator[Any]:
-    """Yield one batch per iteration of the run.
+    """Yield one batch per iteration; `batches` yields the lists of sample numbers.
 
     When a worker process dies, new workers load its batch again. If they die too, the run stops,
-    or, with `Data.broken: skip`, another batch is used instead.
-
-    Args:
-        dataset: the samples.
-        batches: yields lists of sample numbers.
-        workers: processes that load; 0: this process.
-        **options: of the DataLoader, such as `collate_fn`.
+    or, with `Data.broken: skip`, another batch is used instead. Without `workers`, this process
+    loads. `options` are those of the DataLoader, such as `collate_fn`.
 
     Raises:
         RunStopped: `MAX_WORKER_DEATHS` workers have died on the same batch.

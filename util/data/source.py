@@ -177,16 +177,10 @@ class Source:
         return set(self._file_names)
 
     def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
-        """Return the ids whose image is on disk.
+        """Return the ids whose image is on disk, in order, and a line if images were left out.
 
-        Raises `UserError` naming the first absent image, and how many there are.
-
-        Args:
-            ids: the listed images.
-            missing: `Data.missing`: 'skip' leaves out absent images, 'error' does not allow any.
-
-        Returns:
-            The ids, in order, and a line if images were left out.
+        `missing` is `Data.missing`: 'skip' leaves out absent images. 'error' raises `UserError`
+        naming the first absent image, and how many there are.
         """
         on_disk = self.images_on_disk()
         absent = [i for i in ids if i not in on_disk]

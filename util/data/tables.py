@@ -29,15 +29,11 @@ def fingerprint(ids: Iterable[str]) -> int:
 
 
 def load_table(source: Source, list_dir: str | Path) -> Table:
-    """Return the table of a subset; read the masks only if it is not stored yet.
+    """Return the table of a subset; read the masks only if it is not stored in `list_dir` yet.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
     replaces that of another data set. Raises `UserError` if the stored table belongs to other
     images, it cannot be written, or a mask cannot be read.
-
-    Args:
-        source: the data.
-        list_dir: folder of the tables, one per data set; written to on first use.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     checksum = fingerprint([*ids, *source.mask_versions(ids)])

@@ -141,10 +141,6 @@ class Evaluator:
 class QueryScorer:
     """One query: encoded, and with the labels that its predictions are compared with.
 
-    Args:
-        evaluator: whose episodes ask for the query.
-        name: id of the image.
-
     Attributes:
         features: of the image.
         bytes: the memory that all of it takes.
@@ -193,15 +189,6 @@ class QueryScorer:
 
 
 def resize_to_image(scores: Tensor, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
-    """Resize the scores of one query to its image, through S x S as published.
-
-    Args:
-        scores: [1,C,h,w].
-        size: (S, S), the input of the model.
-        shape: (H, W) of the image.
-
-    Returns:
-        [C,H,W]
-    """
+    """Resize scores [1,C,h,w] of one query to its image, through S x S as published: [C,H,W]."""
     height, width = shape
     return bilinear_ac(bilinear_ac(scores, size), (height, width))[0]

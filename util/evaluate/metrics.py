@@ -32,9 +32,7 @@ def histogram(cells: Tensor, size: int) -> Tensor:
 def areas(prediction: Tensor, target: Tensor) -> Tensor:
     """Return I and U of background and object, [2 (background, object), 2 (I, U)].
 
-    Args:
-        prediction: 0 and 1.
-        target: 0, 1 and 255 (ignored), of the same shape.
+    The prediction is 0 and 1; the target, of the same shape, 0, 1 and 255 (ignored).
     """
     right, false, missed, hit = histogram(2 * target.int() + prediction.int(), 4)
     wrong = false + missed

@@ -43,12 +43,9 @@ class Request:
 
 
 def read_request(text: str | None) -> Request:
-    """Read and check the command line, and create the output folder.
+    """Read and check the command line, and create the output folder; `text` is what `--help` shows.
 
     Raises `UserError` if an argument is wrong, or a file that it names cannot be used.
-
-    Args:
-        text: what `--help` shows, the docstring of the script.
     """
     parser = Parser(text)
     add_model_arguments(parser)

@@ -90,16 +90,12 @@ class Example:
             ) from None
 
     def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read the image and draw its label.
+        """Read the image and draw its label; error messages call this example `name`.
 
         Raises `UserError` if the image or the label cannot be used.
 
-        Args:
-            name: what error messages call this example.
-
         Returns:
-            The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0
-            (uint8 [H,W]).
+            The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0 (uint8 [H,W]).
         """
         image = as_rgb(self.image)
         label = self._label(image.shape[:2], name)

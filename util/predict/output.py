@@ -19,12 +19,8 @@ from util.runtime.progress import bar
 def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> list[str]:
     """Segment the queries; write a mask, an overlay and a line of `predictions.jsonl` for each.
 
-    Raises `UserError` if a file cannot be written.
-
-    Args:
-        predictor: with its classes.
-        queries: image files; no two share a stem.
-        out: the output folder, with `masks` and `overlays` in it.
+    No two queries share a stem. The folder `out` has `masks` and `overlays` in it. Raises
+    `UserError` if a file cannot be written.
 
     Returns:
         An error message for each query that could not be read. Its line holds the message too.

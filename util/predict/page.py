@@ -50,10 +50,7 @@ def errors_on_page() -> Iterator[None]:
 class Page:
     """The page of one model; a visitor's support is kept in their own session.
 
-    Args:
-        predictor: the model. No class is added to it.
-        examples: for visitors to click on.
-        title: names the checkpoint.
+    `examples` are for visitors to click on; `title` names the checkpoint.
     """
 
     def __init__(self, predictor: Predictor, examples: list[PageExample], title: str) -> None:
@@ -80,13 +77,10 @@ class Page:
         kind: str,
         queries: list[tuple[str, str | None]] | None,
     ) -> Iterator[str]:
-        """Find the painted object in each query; yield the results so far, as HTML.
+        """Find the painted object in each query (file, caption); yield the results so far, as HTML.
 
-        Args:
-            support: of the session.
-            editor: what Gradio's image editor holds.
-            kind: `OBJECT` or `BOX`: what the paint covers.
-            queries: (file, caption) each.
+        `editor` is what Gradio's image editor holds; `kind`, `OBJECT` or `BOX`, is what the paint
+        covers.
         """
         with errors_on_page():
             if support is None or not editor or editor["background"] is None:

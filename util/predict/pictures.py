@@ -56,11 +56,7 @@ class PageExample:
 def open_upload(path: str | Path, name: str = "") -> np.ndarray:
     """Read an uploaded file, upright, with at most `SIDE` pixels a side (uint8 [H,W,3], RGB).
 
-    Raises `UserError` if it is no image, or too large.
-
-    Args:
-        path: the file.
-        name: what error messages call it; '' means the name of the file.
+    Raises `UserError`, which calls it `name` or else by its file, if it is no image, or too large.
     """
     name = name or Path(path).name
     try:
@@ -78,13 +74,7 @@ def open_upload(path: str | Path, name: str = "") -> np.ndarray:
 
 
 def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    """Return a picture or mask with at most `side` pixels a side; a smaller one as it is.
-
-    Args:
-        picture: [H,W] or [H,W,C].
-        side: pixels of the longer side.
-        interpolation: of OpenCV.
-    """
+    """Return a picture or mask ([H,W] or [H,W,C]) with at most `side` pixels on its longer side."""
     factor = side / max(picture.shape[:2])
     if factor >= 1:
         return picture
@@ -95,11 +85,8 @@ def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_A
 def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
     """Return what is marked on the support, by its example or with the brush (bool [H,W]).
 
-    Raises `UserError` if nothing is marked.
-
-    Args:
-        support: the image.
-        layers: of the image editor, RGBA (uint8 [H,W,4] each).
+    `layers` are those of the image editor, RGBA (uint8 [H,W,4] each). Raises `UserError` if nothing
+    is marked.
     """
     mask = support.mask.copy()
     for layer in layers:

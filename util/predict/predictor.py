@@ -149,14 +149,11 @@ class Predictor:
             ]
 
     def predict(self, image: Picture) -> Result:
-        """Segment an image of any size into all classes.
+        """Segment an image (as `Example.image`) of any size into all classes.
 
         A class covers a pixel if its foreground score is higher than its background score. Where
         several classes do, the highest foreground score wins. Raises `UserError` if there is no
         class yet, or the image cannot be read.
-
-        Args:
-            image: as `Example.image`.
         """
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
@@ -169,13 +166,9 @@ class Predictor:
         return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy())
 
     def explain(self, image: Picture, name: str | None = None) -> Stages:
-        """Return the steps that lead to the mask of one class.
+        """Return the steps that lead to the mask of one class, by default the first.
 
         Raises `UserError` if there is no such class, or the image cannot be read.
-
-        Args:
-            image: as `Example.image`.
-            name: of the class; None means the first.
         """
         if name is not None and name not in self._supports:
             known = ", ".join(self.names) or "none yet; call add_class first"

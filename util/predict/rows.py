@@ -32,14 +32,10 @@ CSS = """
 def result_row(
     number: int, name: str, support: np.ndarray, query: np.ndarray, stages: Stages
 ) -> str:
-    """Return the row of a query: support, query, prior, initial mask, refinements, final.
+    """Return the row of query `number`, from 1, of the file `name`.
 
-    Args:
-        number: of the query, from 1.
-        name: of its file.
-        support: with its object in color (uint8 [H,W,3]).
-        query: uint8 [H,W,3].
-        stages: of `Predictor.explain`.
+    Its pictures: support, with its object in color, query (uint8 [H,W,3] each), prior, initial
+    mask, refinements, final mask.
     """
     panels = {
         "support": support,

@@ -26,12 +26,7 @@ PACKAGES = (
 
 
 def record_environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
-    """Return the record, in types that JSON knows.
-
-    Args:
-        cfg: the whole config.
-        ranks: this process; its device computes.
-        lists: the fold lists in use, by subset.
+    """Return the record, in types that JSON knows; `lists` are the fold lists in use, by subset.
 
     Returns:
         `config`: hash of the keys that can change a number (`config_hash`); `lists`: CRC-32 of each
