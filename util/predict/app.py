@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from util import ROOT
-from util.predict.arguments import add_model_arguments, check_model_arguments
+from util.predict.command import add_model_arguments, check_model_arguments
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.log import log

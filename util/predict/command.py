@@ -1,5 +1,9 @@
-"""The command line of predict.py, read and checked in full before torch is imported."""
+"""The command line of predict.py, read and checked in full before torch is imported.
 
+The page shares `add_model_arguments` and `check_model_arguments`.
+"""
+
+import argparse
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +13,6 @@ import numpy as np
 
 from model.constants import IGNORE
 from util.data.image_io import read_label
-from util.predict.arguments import add_model_arguments, check_model_arguments
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
@@ -40,6 +43,30 @@ class Request:
     classes: dict[str, list[Example]]
     queries: list[Path]
     out: Path
+
+
+def add_model_arguments(parser: Parser, default: Path | None = None) -> None:
+    """Add `--checkpoint`, which is required if there is no default, and `--device`."""
+    about = "best.pth or last.pth of train.py" + (" (the demo's)" if default else "")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=default, required=default is None, metavar="FILE",
+        help=about,
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
+
+
+def check_model_arguments(args: argparse.Namespace) -> None:
+    """Check what can be known without torch: the file exists, the device is written correctly.
+
+    Raises `UserError` if one of the two is wrong.
+    """
+    if not args.checkpoint.is_file():
+        raise UserError(
+            f"--checkpoint {args.checkpoint}: no such checkpoint; train it first, or name another "
+            "file"
+        )
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
+        raise UserError(f"--device {args.device}: unknown; write cpu, cuda or cuda:0")
 
 
 def read_request(text: str | None) -> Request:
