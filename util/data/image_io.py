@@ -57,10 +57,8 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
         ) from None
     if label is None:
-        raise UnreadableFile(
-            f"{path}: is a {kind}; a mask must be an 8-bit palette or grayscale PNG of class ids,"
-            " convert it"
-        )
+        remedy = "a mask must be an 8-bit palette or grayscale PNG of class ids, convert it"
+        raise UnreadableFile(f"{path}: is a {kind}; {remedy}")
     return label
 
 

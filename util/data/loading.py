@@ -68,10 +68,8 @@ class SkippingDataset(Dataset[Sample]):
                 if not self.skip:
                     raise
                 self.count_skipped(1, f"sample {index}: {error}")
-        raise UnreadableFile(
-            f"sample {index}: it and {MAX_ATTEMPTS - 1} replacements cannot be read; check that the"
-            " disk of Data.data_root is mounted"
-        )
+        what = f"sample {index}: it and {MAX_ATTEMPTS - 1} replacements cannot be read"
+        raise UnreadableFile(f"{what}; check that the disk of Data.data_root is mounted")
 
     def count_skipped(self, samples: int, reason: str) -> None:
         """Count and log skipped samples."""

@@ -62,10 +62,8 @@ class Source:
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
         self.cache = Path(cache) if cache else None
         if not self.root.is_dir():
-            raise UserError(
-                f"Data.data_root {self.root}: no such folder; arrange the data as docs/data.md"
-                " says, or set Data.data_root"
-            )
+            remedy = "arrange the data as docs/data.md says, or set Data.data_root"
+            raise UserError(f"Data.data_root {self.root}: no such folder; {remedy}")
         if data_set == "pascal":
             self.images, self.masks = self.root / "JPEGImages", self.root / "SegmentationClassAug"
         elif data_set == "coco":
@@ -106,10 +104,8 @@ class Source:
             if suffix.lower() not in suffixes:
                 continue
             if stem in names:
-                raise UserError(
-                    f"{self.images / name}: {names[stem]} has the same name; rename one, and"
-                    " its mask"
-                )
+                remedy = "rename one, and its mask"
+                raise UserError(f"{self.images / name}: {names[stem]} has the same name; {remedy}")
             names[stem] = name
         return names
 
@@ -247,10 +243,8 @@ def open_source(data: DataSection, subset: str) -> Source:
     trained on another data set.
     """
     if subset not in subsets(data):
-        raise UserError(
-            f"Data.trained_on {data.trained_on}: this config only tests; train with one of"
-            f" config/{data.trained_on}/"
-        )
+        remedy = f"train with one of config/{data.trained_on}/"
+        raise UserError(f"Data.trained_on {data.trained_on}: this config only tests; {remedy}")
     classes = len(fold_of(data).names)
     return Source(data.data_root, data.data_set, subset, classes, data.cache)
 

@@ -43,10 +43,8 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         if stored == header and list(table) == ids:
             return table
         if source.data_set != "custom" or stored.get("data_set") != "custom":
-            raise UserError(
-                f"{path}: made from other images than {source.root} lists; delete it to rebuild"
-                " it, or set Data.list_dir"
-            )
+            remedy = "delete it to rebuild it, or set Data.list_dir"
+            raise UserError(f"{path}: made from other images than {source.root} lists; {remedy}")
     table = build_table(source, ids)
     _write_table(path, header, table)
     return table
@@ -73,10 +71,8 @@ def build_table(source: Source, ids: list[str]) -> Table:
     counts = on_all_cores(_read_pixels, paths, f"reading masks of {source.subset}")
     for image_id, path, pixels in zip(ids, paths, counts, strict=True):
         if max(pixels, default=0) > limit:
-            raise UserError(
-                f"{path}: contains class {max(pixels)}, but {source.data_set} has {limit}; save a"
-                " palette mask with its palette indices"
-            )
+            what = f"{path}: contains class {max(pixels)}, but {source.data_set} has {limit}"
+            raise UserError(f"{what}; save a palette mask with its palette indices")
         table[image_id] = pixels
     return table
 

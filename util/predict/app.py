@@ -60,10 +60,8 @@ def check_address(host: str, port: int) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        raise UserError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror}); "
-            "give another --port, or end the program that uses it"
-        ) from None
+        what = f"--host {host} --port {port}: cannot listen there ({error.strerror})"
+        raise UserError(f"{what}; give another --port, or end the program that uses it") from None
 
 
 def serve(page: "Page", host: str, port: int) -> None:

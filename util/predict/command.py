@@ -61,10 +61,8 @@ def check_model_arguments(args: argparse.Namespace) -> None:
     Raises `UserError` if one of the two is wrong.
     """
     if not args.checkpoint.is_file():
-        raise UserError(
-            f"--checkpoint {args.checkpoint}: no such checkpoint; train it first, or name another "
-            "file"
-        )
+        remedy = "train it first, or name another file"
+        raise UserError(f"--checkpoint {args.checkpoint}: no such checkpoint; {remedy}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         raise UserError(f"--device {args.device}: unknown; write cpu, cuda or cuda:0")
 
@@ -130,10 +128,8 @@ def _select_value(word: str, file: str, value: int) -> np.ndarray:
     mask = read_label(file)
     values = np.unique(mask[mask != IGNORE])
     if value not in values:
-        raise UserError(
-            f"--support {word}: {file} holds no {value}; its values are "
-            f"{', '.join(map(str, values))}"
-        )
+        found = ", ".join(map(str, values))
+        raise UserError(f"--support {word}: {file} holds no {value}; its values are {found}")
     return np.where(mask == IGNORE, mask, mask == value)
 
 
@@ -155,10 +151,8 @@ def find_queries(words: Iterable[str]) -> list[Path]:
         for path in paths:
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
-                raise UserError(
-                    f"--query {path} and {other} would be written to the same {path.stem}.png; "
-                    "rename one, or run twice"
-                )
+                what = f"--query {path} and {other} would be written to the same {path.stem}.png"
+                raise UserError(f"{what}; rename one, or run twice")
     return list(found.values())
 
 

@@ -71,10 +71,8 @@ class Example:
         labels = ("mask", "box", "boxes", "points")
         given = [name for name in labels if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UserError(
-                f"Example: give exactly one of {', '.join(labels)}; "
-                f"given {' and '.join(given) or 'none'}"
-            )
+            found = " and ".join(given) or "none"
+            raise UserError(f"Example: give exactly one of {', '.join(labels)}; given {found}")
 
         try:
             if self.box is not None:
@@ -185,8 +183,6 @@ def _draw_points(points: Points, shape: tuple[int, int], name: str) -> np.ndarra
     height, width = shape
     for x, y in points.xy:
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(
-                f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels; "
-                "write x,y inside it"
-            )
+            what = f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels"
+            raise UserError(f"{what}; write x,y inside it")
     return weak.draw_discs(shape, [(int(x), int(y)) for x, y in points.xy])

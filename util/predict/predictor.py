@@ -100,10 +100,8 @@ class Predictor:
         state = read_checkpoint(path)
         absent = [name for name in ("config", "model") if name not in state]
         if absent:
-            raise UserError(
-                f"{path}: not a checkpoint of train.py, it holds no {absent[0]}; name a best.pth "
-                "or last.pth"
-            )
+            what = f"{path}: not a checkpoint of train.py, it holds no {absent[0]}"
+            raise UserError(f"{what}; name a best.pth or last.pth")
         cfg = config_from(state["config"], str(path), overrides)
         cfg = cfg if device.type == "cuda" else _for_cpu(cfg)
         model = trained_model(cfg, state, path)

@@ -52,10 +52,8 @@ def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str
         raise UserError(f"{prefix}{path}: torn, or no JSON; run test.sh again") from None
     held = result if isinstance(result, dict) else {}
     if missing := [key for key in wanted if key not in held]:
-        raise UserError(
-            f"{prefix}{path}: has no {missing[0]!r}, so it is not a result of test.py; run test.sh "
-            "again"
-        )
+        what = f"{prefix}{path}: has no {missing[0]!r}, so it is not a result of test.py"
+        raise UserError(f"{what}; run test.sh again")
     return result
 
 

@@ -55,10 +55,8 @@ def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]
                 " 2014; add annotations_trainval2014.zip to get it, with the pictures of 2017",
                 download.path)  # fmt: skip
         return year, files
-    raise UserError(
-        f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json;"
-        " download annotations_trainval2014.zip from cocodataset.org into it"
-    )
+    what = f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json"
+    raise UserError(f"{what}; download annotations_trainval2014.zip from cocodataset.org into it")
 
 
 def _find_file(download: Archive, name: str, zip_name: str) -> tuple[Archive, str] | None:

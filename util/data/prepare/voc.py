@@ -108,10 +108,8 @@ def _train_noval(sbd: Archive, cls: str, val: bytes, root: Path) -> bytes:
             return path.read_bytes()
     train = str(dataset / "train.txt")
     if not sbd.has(train):
-        raise UserError(
-            f"--sbd {sbd.path}: contains neither {dataset / _NOVAL} nor {train}; unpack it again,"
-            f" or add {_NOVAL} from SBD's web page"
-        )
+        what = f"--sbd {sbd.path}: contains neither {dataset / _NOVAL} nor {train}"
+        raise UserError(f"{what}; unpack it again, or add {_NOVAL} from SBD's web page")
     ids = set(_ids(sbd.read(train), train)) - set(_ids(val, "val.txt"))
     log.warning(
         "--sbd %s: has no %s, so its train.txt without VOC's val is used, which is not the"
