@@ -102,14 +102,10 @@ class EncodedQuery:
 class FeatureStore:
     """Encoded images; the least recently used ones are dropped when the budget is used up.
 
-    Args:
-        encoder: frozen, on its device; features stay on that device.
-        episodes: reads and transforms the images, without randomness but for `Data.flip`.
-        gigabytes: the most memory that features may take; None: no limit. The newest entry always
-            stays, even if it alone takes more.
-
-    Attributes:
-        passes: number of images that went through the encoder.
+    Features stay on the encoder's device and take at most `gigabytes` (None: no limit). The newest
+    entry always stays, even if it alone takes more. `episodes` reads and transforms the images,
+    without randomness but for `Data.flip`. `passes` counts the images that went through the
+    encoder.
     """
 
     def __init__(self, encoder: Encoder, episodes: EpisodeDataset, gigabytes: float | None = None):

@@ -103,15 +103,11 @@ class Fold:
 
 
 def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fold:
-    """Return a fold of PASCAL-5i or COCO-20i, as published.
+    """Return fold 0 to 3 of PASCAL-5i ('pascal') or COCO-20i ('coco'), as published.
 
-    The novel classes of fold i are 5i+1 to 5i+5 in PASCAL-5i and i+1, i+5, i+9, ... in COCO-20i.
-    Raises `UserError` if the data set or the fold is unknown.
-
-    Args:
-        data_set: 'pascal' or 'coco'.
-        split: the fold, 0 to 3.
-        use_split_coco: False: the novel classes of COCO are 20i+1 to 20i+20 instead.
+    The novel classes of fold i are 5i+1 to 5i+5 in PASCAL-5i and i+1, i+5, i+9, ... in COCO-20i;
+    without `use_split_coco` 20i+1 to 20i+20. Raises `UserError` if the data set or the fold is
+    unknown.
     """
     if data_set not in CLASSES:
         raise UserError(f"Data.data_set is {data_set!r}: use one of {', '.join(CLASSES)}")

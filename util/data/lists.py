@@ -127,10 +127,8 @@ def compare_with_published(name: str, fold: FoldList) -> list[str] | None:
     """Compare a list with the published one of that name, such as `pascal/train_0` (`list_name`).
 
     `lists/expected.json` has the count and the CRC-32 of the sorted ids of PASCAL's lists and of
-    their classes, and the counts of COCO's lists.
-
-    Returns:
-        A line for the list and for each class that differs; None if none was published.
+    their classes, and the counts of COCO's lists. Returns a line for the list and for each class
+    that differs; None if none was published.
     """
     published = json.loads(EXPECTED.read_text(encoding="utf-8")).get(name)
     if published is None:

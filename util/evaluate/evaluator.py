@@ -47,12 +47,6 @@ class Evaluator:
 
     A query is encoded once and kept while its episodes run. It stays for the next run if all
     queries together need at most half of `Eval.cache_gb`. Supports have the rest.
-
-    Args:
-        model: on its device.
-        episodes: of the validation lists.
-        cfg: the whole config.
-        ranks: this process.
     """
 
     def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):

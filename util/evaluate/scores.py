@@ -86,12 +86,11 @@ class ScoreTotals:
 
 
 def name_confusion(totals: ConfusionTotals, names: list[str], base_names: list[str]) -> Confusion:
-    """Name the nonzero counts of confused pixels.
+    """Name the nonzero counts of confused pixels of each novel class.
 
-    Returns:
-        For each novel class, `predicted`: the true labels of the pixels that were predicted as the
-        object; and `object`: what the object's pixels were taken for, that is a hit, or the label
-        of the base learner. Labels are base classes, `background`, `another novel class`, `hit`.
+    `predicted` are the true labels of the pixels that were predicted as the object; `object` is
+    what the object's pixels were taken for, that is a hit, or the label of the base learner. Labels
+    are base classes, `background`, `another novel class`, `hit`.
     """
     columns = ["background", *base_names, "another novel class", "hit"]
     return {

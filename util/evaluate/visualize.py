@@ -31,13 +31,10 @@ RankedStrip = tuple[float, int, Tensor]
 
 
 class Gallery:
-    """Collects strips: of evenly spread episodes, and of those with the lowest and highest IoU.
+    """Collects strips of `count` evenly spread episodes of this rank's `total`.
 
-    Args:
-        episodes: of the evaluation; their images are read again.
-        count: strips of each kind.
-        total: episodes of this rank.
-        extremes: also collect the `count` episodes of lowest and of highest IoU.
+    With `extremes`, also those of the `count` episodes of lowest and of highest IoU. Images are
+    read again.
     """
 
     def __init__(self, episodes: EpisodeDataset, count: int, total: int, *, extremes: bool = False):

@@ -67,9 +67,7 @@ class Stages:
 class Predictor:
     """A trained model and the classes that it looks for. Not safe for several threads at once.
 
-    Args:
-        model: loaded with weights, on its device.
-        cfg: the config of its training; `Eval.kshot` and `Eval.precision` are used too.
+    `cfg` is the config of its training; `Eval.kshot` and `Eval.precision` are used too.
     """
 
     def __init__(self, model: AMFormer, cfg: Config) -> None:
@@ -126,12 +124,9 @@ class Predictor:
     def add_class(self, name: str, examples: Example | Sequence[Example]) -> None:
         """Add a class, or replace the one of that name, and encode its examples once.
 
-        Raises `UserError` if the name or an example cannot be used. The classes then stay as they
-        were.
-
-        Args:
-            name: of the class. A replaced class keeps its position.
-            examples: the K supports, any number; or a single one.
+        The examples are the K supports, any number, or a single one. A replaced class keeps its
+        position. Raises `UserError` if the name or an example cannot be used. The classes then stay
+        as they were.
         """
         if not name:
             raise UserError("class '': the name is empty; give a name")
