@@ -141,22 +141,15 @@ class FeatureStore:
         return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
 
     def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor]:
-        """Encode an image as a query, without storing it.
-
-        Returns:
-            The features, and the image's label of class ids at its own size [H,W].
-        """
+        """Encode a query, without storing it; return its label of class ids [H,W], too."""
         image, _, original = self._load(name, None, False)
         return encode_query(self.encoder, image), original
 
     def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
         plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)
         query = self._query(plan.query, self._draw_flip(rng))
-        return (
-            plan,
-            query,
-            [self._support(name, plan.class_id, self._draw_flip(rng)) for name in plan.supports],
-        )
+        flips = [(name, self._draw_flip(rng)) for name in plan.supports]
+        return plan, query, [self._support(name, plan.class_id, flip) for name, flip in flips]
 
     def _draw_flip(self, rng: np.random.Generator) -> bool:
         transform = self.episodes.transform

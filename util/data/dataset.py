@@ -163,10 +163,8 @@ class EpisodeDataset(SkippingDataset[Episode]):
         """Read an image and its mask, and transform them; without `rng` there is no augmentation.
 
         `support_of` is the class id of a support, whose mask is then drawn as `ann_type` says.
-
-        Returns:
-            The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of the
-            file (uint8 [H,W]).
+        Returns the image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of
+        the file (uint8 [H,W]).
         """
         image, original = self.source.load(image_id)
         label = original

@@ -25,10 +25,7 @@ class EvalTransform:
     """
 
     def __init__(
-        self,
-        size: int,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        self, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
         self.size = size
         self.mean, self.std = (np.array(v, np.float32) * 255 for v in (mean, std))

@@ -157,10 +157,9 @@ class QueryScorer:
     def score(
         self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals
     ) -> tuple[Tensor, float]:
-        """Count one episode at the query's size.
+        """Count one episode at the query's size; return its target and the object's IoU in 0..1.
 
-        Returns:
-            The episode's target (0, 1, 255; [H,W]), and the object's IoU in 0..1.
+        The target is 0, 1 and 255 [H,W].
         """
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)

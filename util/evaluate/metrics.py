@@ -108,14 +108,10 @@ class ConfusionTotals:
     def add(
         self, prediction: Tensor, target: Tensor, truth: Tensor, base: Tensor, index: int
     ) -> None:
-        """Count one episode; all maps are [H,W].
+        """Count one episode of novel class `index`; all maps are [H,W].
 
-        Args:
-            prediction: 0 and 1.
-            target: 0, 1 and 255.
-            truth: true labels 0..N + 1; they count only where the target is 0.
-            base: the base learner's prediction, 0..N.
-            index: of the novel class.
+        `prediction` is 0 and 1, `target` 0, 1 and 255, `base` the base learner's prediction, 0..N.
+        `truth`, true labels 0..N + 1, counts only where the target is 0.
         """
         predicted = (prediction == 1) & (target != IGNORE)
         is_object, ignored = target == 1, self.hit + 1

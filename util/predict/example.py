@@ -90,10 +90,8 @@ class Example:
     def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the image and draw its label; error messages call this example `name`.
 
-        Raises `UserError` if the image or the label cannot be used.
-
-        Returns:
-            The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0 (uint8 [H,W]).
+        Returns the image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0 (uint8
+        [H,W]). Raises `UserError` if the image or the label cannot be used.
         """
         image = as_rgb(self.image)
         label = self._label(image.shape[:2], name)
