@@ -102,14 +102,10 @@ class EncodedQuery:
 class FeatureStore:
     """Encoded images; the least recently used ones are dropped when the budget is used up.
 
-    Args:
-        encoder: frozen, on its device; features stay on that device.
-        episodes: reads and transforms the images, without randomness but for `Data.flip`.
-        gigabytes: the most memory that features may take; None: no limit. The newest entry always
-            stays, even if it alone takes more.
-
-    Attributes:
-        passes: number of images that went through the encoder.
+    Features stay on the encoder's device and take at most `gigabytes` (None: no limit). The newest
+    entry always stays, even if it alone takes more. `episodes` reads and transforms the images,
+    without randomness but for `Data.flip`. `passes` counts the images that went through the
+    encoder.
     """
 
     def __init__(self, encoder: Encoder, episodes: EpisodeDataset, gigabytes: float | None = None):
@@ -145,22 +141,15 @@ class FeatureStore:
         return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
 
     def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor]:
-        """Encode an image as a query, without storing it.
-
-        Returns:
-            The features, and the image's label of class ids at its own size [H,W].
-        """
+        """Encode a query, without storing it; return its label of class ids [H,W], too."""
         image, _, original = self._load(name, None, False)
         return encode_query(self.encoder, image), original
 
     def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
         plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)
         query = self._query(plan.query, self._draw_flip(rng))
-        return (
-            plan,
-            query,
-            [self._support(name, plan.class_id, self._draw_flip(rng)) for name in plan.supports],
-        )
+        flips = [(name, self._draw_flip(rng)) for name in plan.supports]
+        return plan, query, [self._support(name, plan.class_id, flip) for name, flip in flips]
 
     def _draw_flip(self, rng: np.random.Generator) -> bool:
         transform = self.episodes.transform

@@ -103,17 +103,11 @@ class Fold:
 
 
 def published_fold(data_set: str, split: int, use_split_coco: bool = True) -> Fold:
-    """Return a fold of PASCAL-5i or COCO-20i, as published.
+    """Return fold 0 to 3 of PASCAL-5i ('pascal') or COCO-20i ('coco'), as published.
 
-    The novel classes of fold i are 5i+1 to 5i+5 in PASCAL-5i and i+1, i+5, i+9, ... in COCO-20i.
-
-    Args:
-        data_set: 'pascal' or 'coco'.
-        split: the fold, 0 to 3.
-        use_split_coco: False: the novel classes of COCO are 20i+1 to 20i+20 instead.
-
-    Raises:
-        UserError: the data set or the fold is unknown.
+    The novel classes of fold i are 5i+1 to 5i+5 in PASCAL-5i and i+1, i+5, i+9, ... in COCO-20i;
+    without `use_split_coco` 20i+1 to 20i+20. Raises `UserError` if the data set or the fold is
+    unknown.
     """
     if data_set not in CLASSES:
         raise UserError(f"Data.data_set is {data_set!r}: use one of {', '.join(CLASSES)}")
@@ -163,11 +157,9 @@ class _FoldKeys(Protocol):
 def fold_of(data: _FoldKeys) -> Fold:
     """Return the fold of a config's `Data` section.
 
-    For a custom data set without `classes`, the names are read from its `classes.txt`.
-
-    Raises:
-        UserError: the data set, the fold or a class is unknown, no class is left to train on, or
-            `classes.txt` cannot be used.
+    For a custom data set without `classes`, the names are read from its `classes.txt`. Raises
+    `UserError` if the data set, the fold or a class is unknown, no class is left to train on, or
+    `classes.txt` cannot be used.
     """
     if data.trained_on:
         return coco_to_pascal(data.split, data.use_split_coco)
@@ -185,8 +177,8 @@ def fold_of(data: _FoldKeys) -> Fold:
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
     """Read the class names of a custom data set: one per line, in the order of their ids.
 
-    Raises:
-        UserError: `classes.txt` is missing, unreadable, empty, too long, or names a class twice.
+    Raises `UserError` if `classes.txt` is missing, unreadable, empty, too long, or names a class
+    twice.
     """
     path = Path(data_root) / "classes.txt"
     try:

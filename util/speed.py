@@ -36,13 +36,9 @@ def set_kernels(cfg: Config) -> None:
 
 
 def set_up(model: AMFormer, cfg: Config, device: torch.device) -> list[str]:
-    """Apply `Speed` to a model on its device.
+    """Apply `Speed` to a model on its device; return a line for each option that is on.
 
-    Returns:
-        One line for each option that is on, for the log.
-
-    Raises:
-        UserError: an option would have no effect on this device.
+    Raises `UserError` if an option would have no effect on this device.
     """
     set_kernels(cfg)
     if device.type != "cuda":

@@ -1,1 +1,5 @@
 """AMFormer. Start with `plain.py`, which states the whole system as equations."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

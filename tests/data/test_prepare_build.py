@@ -207,9 +207,7 @@ def test_full_disk_gives_one_line_and_the_next_run_continues(
     assert run(*words, tmp_path).status == 0
 
 
-def test_first_mistake_in_order_is_named_for_any_number_of_workers(
-    tmp_path: Path,
-) -> None:
+def test_first_mistake_in_order_is_named_for_any_number_of_workers(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path, images=90)
     for number in (70, 20, 44):
         (sbd / f"dataset/cls/2008_{number:06d}.mat").write_bytes(b"no .mat")

@@ -153,9 +153,7 @@ def test_train_noval_is_found_where_users_put_it(place: str, tmp_path: Path) -> 
     assert "is not the published list" not in result.err
 
 
-def test_voc_2012_is_found_beside_voc_2007_and_circular_links_do_no_harm(
-    tmp_path: Path,
-) -> None:
+def test_voc_2012_is_found_beside_voc_2007_and_circular_links_do_no_harm(tmp_path: Path) -> None:
     voc, sbd = make_voc(tmp_path)
     old, _ = make_voc(tmp_path / "elsewhere", images=4)
     old.rename(voc.parent / "VOC2007")

@@ -49,10 +49,7 @@ def test_published_checkpoint_survives_a_round_trip(published: dict[str, Tensor]
     assert all(back[name] is value for name, value in published.items())
 
 
-@pytest.mark.parametrize(
-    ("backbone", "classes", "shot"),
-    [("resnet101", 15, 1), ("vgg16", 60, 5)],
-)
+@pytest.mark.parametrize(("backbone", "classes", "shot"), [("resnet101", 15, 1), ("vgg16", 60, 5)])
 def test_our_state_dict_survives_a_round_trip(backbone: str, classes: int, shot: int) -> None:
     ours = own_state(backbone, classes, shot)
     theirs = to_published(ours)

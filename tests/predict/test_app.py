@@ -26,7 +26,6 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 from util.evaluate.visualize import heatmap
 from util.predict import Box, Predictor, Stages, app, pictures
 from util.predict import page as page_file
-from util.predict.rows import error_row, result_row
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 
@@ -337,16 +336,16 @@ def stages(initial: np.ndarray) -> Stages:
 
 def test_file_names_are_escaped_in_html() -> None:
     assert "<b>" not in page_file.PageError("<b>.png: broken").message
-    assert "<b>" not in error_row(1, "<b>.png: broken")
+    assert "<b>" not in page_file.error_row(1, "<b>.png: broken")
     picture = np.zeros((5, 6, 3), np.uint8)
-    row = result_row(1, "<b>.png", picture, picture, stages(np.zeros((5, 6), np.float32)))
+    row = page_file.result_row(1, "<b>.png", picture, picture, stages(np.zeros((5, 6), np.float32)))
     assert "<b>" not in row
 
 
 def test_initial_mask_is_drawn_as_heat() -> None:
     initial = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 48, axis=0)
     picture = np.zeros((48, 64, 3), np.uint8)
-    row = result_row(1, "a.png", picture, picture, stages(initial))
+    row = page_file.result_row(1, "a.png", picture, picture, stages(initial))
     source = re.search('src="([^"]*)" alt="initial mask of query 1"', row)[1]
     drawn = pixels(base64.b64decode(source.partition(",")[2]))
     assert np.abs(drawn - heatmap(initial)).mean() < 5  # JPEG is lossy

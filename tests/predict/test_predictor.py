@@ -76,12 +76,7 @@ def examples(run: SimpleNamespace, plan: EpisodePlan, *, boxed: bool = False) ->
 
 @pytest.mark.parametrize(
     ("shot", "kshot", "kind"),
-    [
-        (1, "model", "mask"),
-        (1, "model", "bbox"),
-        (2, "prototype", "mask"),
-        (2, "ensemble", "mask"),
-    ],
+    [(1, "model", "mask"), (1, "model", "bbox"), (2, "prototype", "mask"), (2, "ensemble", "mask")],
 )
 def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
     small_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, shot: int, kshot: str, kind: str

@@ -63,8 +63,7 @@ def test_record_names_the_commit_and_whether_a_tracked_file_differs_from_it(
 
 
 @pytest.mark.parametrize(
-    ("section", "keys"),
-    [("Data", {"size": 65}), ("Eval", {"seeds": (1,)}), ("Train", {"lr": 1.0})],
+    ("section", "keys"), [("Data", {"size": 65}), ("Eval", {"seeds": (1,)}), ("Train", {"lr": 1.0})]
 )
 def test_key_that_can_change_a_number_changes_the_hash(section: str, keys: dict) -> None:
     assert hash_of(changed(section, **keys)) != hash_of(Config())

@@ -29,9 +29,7 @@ def exit_status(entry: Callable[[], object]) -> int | str | None:
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [lambda: load_config("nowhere.yaml", []), read_in_pool],
-    ids=["here", "process pool"],
+    "entry", [lambda: load_config("nowhere.yaml", []), read_in_pool], ids=["here", "process pool"]
 )
 def test_user_error_is_one_line_and_status_2_wherever_it_is_raised(
     entry: Callable[[], object], capsys: pytest.CaptureFixture

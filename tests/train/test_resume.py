@@ -264,10 +264,7 @@ def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
 
 
 def test_stage_one_stopped_in_its_validation_resumes_there(
-    words: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     words = [*words, "Base.max_iterations=2", "Data.workers=0", "Base.augment=true"]
     base = tmp_path / "base.pth"
@@ -286,10 +283,7 @@ def test_stage_one_stopped_in_its_validation_resumes_there(
 
 
 def test_stage_one_whose_last_save_failed_does_not_claim_to_be_resumable(
-    words: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

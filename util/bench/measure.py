@@ -180,10 +180,8 @@ def _measure(args: argparse.Namespace, *flags: str) -> dict:
     words += ["--repeat", str(args.repeat), "--config", str(args.config), *args.overrides]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode < 0:
-        raise UserError(
-            f"{' '.join(flags)}: ended by signal {-done.returncode}; if memory ran out, give a "
-            "smaller --size or leave out --plain"
-        )
+        remedy = "if memory ran out, give a smaller --size or leave out --plain"
+        raise UserError(f"{' '.join(flags)}: ended by signal {-done.returncode}; {remedy}")
     if done.returncode:  # it has printed why
         raise SystemExit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
@@ -200,8 +198,7 @@ def config(args: argparse.Namespace, size: int, shot: int) -> Config:
 def table(args: argparse.Namespace) -> None:
     """Print a table in Markdown, each row as soon as it is measured.
 
-    Raises:
-        UserError: the machine has no such GPU, or a row ran out of memory.
+    Raises `UserError` if the machine has no such GPU, or a row ran out of memory.
     """
     distributed.check_gpus(args.gpus)
     names = ["GFLOP", *([] if args.count else ["s", "MB"])]

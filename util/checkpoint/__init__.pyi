@@ -6,13 +6,7 @@ from .file import (
     state_dict_in,
     write_checkpoint,
 )
-from .load import (
-    checkpoint_path,
-    load_base_learner,
-    load_checkpoint,
-    require_unseen,
-    trained_model,
-)
+from .load import checkpoint_path, load_base_learner, load_checkpoint, require_unseen, trained_model
 
 __all__ = [
     "checkpoint_path",

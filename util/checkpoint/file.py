@@ -29,8 +29,7 @@ def serialize_checkpoint(**state: Any) -> bytes:
 def write_checkpoint(path: str | Path, **state: Any) -> None:
     """Write the state, see `serialize_checkpoint`, completely or not at all; create the folder.
 
-    Raises:
-        OSError: the file cannot be written; the current one is unchanged.
+    Raises `OSError` if the file cannot be written; the current one is then unchanged.
     """
     atomic_write(path, serialize_checkpoint(**state))
 
@@ -38,8 +37,7 @@ def write_checkpoint(path: str | Path, **state: Any) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, onto the CPU, without running any code in it.
 
-    Raises:
-        UserError: the file is missing, torn or changed, or is no checkpoint.
+    Raises `UserError` if the file is missing, torn or changed, or is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,8 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
     """Return the state dict in the content of a file: its entry `name`, or all without one.
 
-    Raises:
-        UserError: the entry is no state dict.
+    Raises `UserError` if the entry is no state dict.
     """
     weights = state.get(name, state)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
@@ -76,8 +73,8 @@ def load_state_dict_strictly(
 ) -> None:
     """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
-    Raises:
-        UserError: names are missing, surplus or of another shape; the module is unchanged.
+    Raises `UserError` if names are missing, surplus or of another shape; the module is then
+    unchanged.
     """
     if differences := state_dict_differences(module.state_dict(), state):
         mistake = f"a checkpoint of another architecture: {differences}"

@@ -22,8 +22,7 @@ _KSHOT = "ensemble.kshot."
 def load_base_learner(base: BaseLearner, cfg: Config) -> None:
     """Load the base learner from `Method.pre_weight`: a file of our stage one, or one of BAM.
 
-    Raises:
-        UserError: the file is missing, torn, or of another architecture.
+    Raises `UserError` if the file is missing, torn, or of another architecture.
     """
     path = cfg.Method.pre_weight
     if not Path(path).is_file():
@@ -44,8 +43,7 @@ def checkpoint_path(cfg: Config) -> Path:
 def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
     """Load a model from a checkpoint of training; return the whole content of the file.
 
-    Raises:
-        UserError: the file is missing, torn, or of another architecture.
+    Raises `UserError` if the file is missing, torn, or of another architecture.
     """
     state = read_checkpoint(path)
     load_state_dict_strictly(model, state_dict_in(state, "model", path), path)
@@ -56,10 +54,8 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
     """Build the model that a config describes, with the weights of a checkpoint, on the CPU.
 
     Only with `Eval.kshot: model` do the trained K-shot weights take part in a prediction. Otherwise
-    they are dropped, and a checkpoint of any K works with any `Data.shot`.
-
-    Raises:
-        UserError: the checkpoint is of another architecture or K.
+    they are dropped, and a checkpoint of any K works with any `Data.shot`. Raises `UserError` if
+    the checkpoint is of another architecture or K.
     """
     weights = state_dict_in(state, "model", path)
     if cfg.Eval.kshot != "model":
@@ -80,10 +76,8 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
 def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
     """Refuse a checkpoint that was trained on a class that the config tests as novel.
 
-    One without a config (published weights) is accepted.
-
-    Raises:
-        UserError: naming the classes; or the checkpoint's config cannot be read.
+    One without a config (published weights) is accepted. Raises `UserError` naming the classes, or
+    if the config of the checkpoint cannot be read.
     """
     if "config" not in state:
         return

@@ -22,14 +22,14 @@ def convert(
 ) -> tuple[dict[str, Any], str]:
     """Read a weight file; return it renamed for `write_checkpoint`, and a line that describes it.
 
+    Raises `UserError` if the file is torn, holds no such weights, or its names or shapes do not
+    fit.
+
     Args:
         source: a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
             either.
         to: 'ours' or 'published'; None: the one that the file does not have.
         cfg: the config that the file must fit; None: the architecture that names and shapes tell.
-
-    Raises:
-        UserError: the file is torn, holds no such weights, or its names or shapes do not fit.
     """
     state = published.strip_module_prefix(_weights(source))
     kind, base = _kind(source, state)

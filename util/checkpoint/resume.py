@@ -58,8 +58,7 @@ def latest(candidates: Iterable[Candidate]) -> Path | None:
 def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, Any]:
     """Read a checkpoint that training can resume from: its keys must have these types of values.
 
-    Raises:
-        UserError: the file is missing, torn, not ours, or holds weights only.
+    Raises `UserError` if the file is missing, torn, not ours, or holds weights only.
     """
     state = {"run": 0} | read_checkpoint(path)  # older files have no run number
     if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):

@@ -25,17 +25,11 @@ _RECORDED: dict[str, Callable[[Path], Path]] = {
 
 
 def arguments(text: str | None, flags: Mapping[str, str] | None = None) -> tuple[Config, int]:
-    """Read the command line of an entry point.
+    """Read the command line of an entry point: the config, and the number of GPUs (0: the CPU).
 
-    Args:
-        text: what `--help` shows, the docstring of the script.
-        flags: `--flag` -> the key that `--flag VALUE` sets.
-
-    Returns:
-        The config, with the class names of a custom data set, and the number of GPUs (0: the CPU).
-
-    Raises:
-        UserError: a mistake in the command line or in the config.
+    The config has the class names of a custom data set. `text` is what `--help` shows, the
+    docstring of the script; `flags` maps `--flag` to the key that `--flag VALUE` sets. Raises
+    `UserError` for a mistake in the command line or in the config.
     """
     parser = Parser(text)
     parser.add_argument("--config", metavar="FILE", help="a YAML file of config/")
@@ -76,10 +70,7 @@ def config_parser(text: str | None) -> Parser:
 def check_first(read: Callable[..., object], *arguments: Any) -> None:
     """Answer `--help` and refuse mistakes before the imports that take seconds.
 
-    A script calls this above those imports, and reads the command line again when it runs.
-
-    Args:
-        read: `arguments` or `config_argument`.
-        *arguments: what `read` is called with.
+    A script calls this above those imports with `arguments` or `config_argument` and what that
+    takes, and reads the command line again when it runs.
     """
     main(partial(read, *arguments))

@@ -23,26 +23,19 @@ from util.runtime.files import atomic_write
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file with all its bases, then the overrides. Reads no file of the data set.
 
+    Raises `UserError` for a mistake, in one line with its source.
+
     Args:
         path: the file; of a `result.json` of test.py, the config in it.
         overrides: words `Section.key=value`, the value as YAML; nothing after `=` is empty text.
-
-    Raises:
-        UserError: any mistake, in one line with its source.
     """
     return _finish(_read(Config(), Path(path), ()), str(path), overrides)
 
 
 def config_from(sections: object, source: str, overrides: list[str] | None = None) -> Config:
-    """Return the config of which `to_dict` made `sections`, changed by overrides.
+    """Return the config of which `to_dict` made `sections`, changed as in `load_config`.
 
-    Args:
-        sections: as a checkpoint holds them.
-        source: the file that holds them, for messages.
-        overrides: as in `load_config`.
-
-    Raises:
-        UserError: any mistake, in one line with its source.
+    Raises `UserError` for a mistake, in one line with its source, the file `source`.
     """
     source = f"{source}: its config"
     return _finish(_assign_all(Config(), sections, lambda _: source), source, overrides)
@@ -51,10 +44,8 @@ def config_from(sections: object, source: str, overrides: list[str] | None = Non
 def with_class_names(config: Config) -> Config:
     """Fill `Data.classes` of a custom data set from its classes.txt.
 
-    A run calls this before it begins, so that its checkpoints hold the class names.
-
-    Raises:
-        UserError: classes.txt cannot be used, or `Data.novel` does not fit the classes.
+    A run calls this before it begins, so that its checkpoints hold the class names. Raises
+    `UserError` if classes.txt cannot be used, or `Data.novel` does not fit the classes.
     """
     if config.Data.data_set != "custom":
         return config

@@ -17,16 +17,10 @@ from util.runtime.errors import UserError
 
 
 def assign(config: Config, name: str, value: Any, source: str) -> Config:
-    """Return the config with another value of one key.
+    """Return the config with the value that YAML gives for the key `Section.key`.
 
-    Args:
-        config: it stays as it is.
-        name: `Section.key`.
-        value: as YAML gives it.
-        source: where the value was read, for messages.
-
-    Raises:
-        UserError: the key is unknown, or the value is of another type or outside its limits.
+    Raises `UserError`, which names `source`, where the value was read, if the key is unknown, or
+    the value is of another type or outside its limits.
     """
     if name not in KEYS:
         raise UserError(f"{source}: unknown key {name}; {key_hint(name)}")
@@ -71,8 +65,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 def check_together(config: Config, source: str) -> None:
     """Refuse keys that do not go together.
 
-    Raises:
-        UserError: naming `source` and the first mistake. An option without effect is one, too.
+    Raises `UserError` naming `source` and the first mistake. An option without effect is one, too.
     """
     for mistake in _mistakes(config):
         raise UserError(f"{source}: {mistake}")

@@ -21,13 +21,9 @@ from util.runtime.progress import timed
 class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
     """Images and base labels of one fold; endless like `EpisodeDataset`.
 
-    Args:
-        source: the data.
-        images: ids, such as `FoldList.images`.
-        transform: `BaseLearnerTransform` in training, `EvalTransform` in validation.
-        base_table: look-up from a label to the base learner's label (`Fold.base_table`).
-        seed: of the order of every pass and of the augmentation; None keeps the order of `images`.
-        skip: use another sample instead of an unreadable one (`util.data.loading`).
+    Without a `seed` the order is that of `images`; the seed orders every pass, and draws the
+    augmentation. `base_table` is a look-up from a label to the base learner's (`Fold.base_table`).
+    With `skip`, another sample replaces an unreadable one (`util.data.loading`).
     """
 
     def __init__(
@@ -55,8 +51,7 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
     def make(self, index: int) -> tuple[Tensor, Tensor]:
         """Return sample `index` >= 0: the image (float32 [3,S,S]) and its label (int64 [S,S]).
 
-        Raises:
-            UnreadableFile: the image or its mask is missing or damaged.
+        Raises `UnreadableFile` if the image or its mask is missing or damaged.
         """
         rng = generator(self.seed or 0, BASE_AUGMENTATION, index)
         image, label = self.transform(*self.source.load(self.name(index)), rng)
@@ -70,19 +65,8 @@ def open_base_images(
     """Open the images on which a base learner is trained ('train') or validated ('val').
 
     Training uses the fold's training list, as BAM does. Validation uses every image of the subset
-    that contains a base class.
-
-    Args:
-        cfg: its `Data` section is used.
-        subset: 'train' or 'val'.
-        transform: of the images; it knows size and ranges.
-        seed: see `BaseLearnerDataset`.
-
-    Returns:
-        The samples, and a line if `Data.missing: skip` left out images.
-
-    Raises:
-        UserError: data is missing or broken.
+    that contains a base class. Returns a line, too, if `Data.missing: skip` left out images. Raises
+    `UserError` if data is missing or broken.
     """
     data, source = cfg.Data, open_source(cfg.Data, subset)
     fold, table = fold_of(data), load_table(source, data.list_dir)

@@ -11,7 +11,8 @@ class Batches:
 
     An epoch is one pass over the samples; the last samples that do not fill a batch are dropped (as
     published). Sample numbers keep counting over all epochs. The ranks share each batch; their
-    shares differ by one sample at most.
+    shares differ by one sample at most. Raises `UserError` if the batch is larger than a pass or
+    smaller than the number of ranks.
 
     Args:
         samples: samples of one pass.
@@ -24,9 +25,6 @@ class Batches:
         start: iterations already done; a resumed run sets it.
         per_epoch: iterations of an epoch.
         total: iterations of the run; the sampler yields `total - start` lists of sample numbers.
-
-    Raises:
-        UserError: the batch is larger than a pass or smaller than the number of ranks.
     """
 
     def __init__(

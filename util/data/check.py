@@ -46,14 +46,10 @@ class CheckReport:
 
 
 def check(data: DataSection, subset: str) -> CheckReport:
-    """Read every image and mask that a subset lists, on all cores.
+    """Read every image and mask that a subset ('train' or 'val') lists, on all cores.
 
-    Args:
-        data: a config's `Data` section. With `missing: skip` an absent image is no mistake.
-        subset: 'train' or 'val'.
-
-    Raises:
-        UserError: a folder or an id list is missing.
+    With `Data.missing: skip` an absent image is no mistake. Raises `UserError` if a folder or an id
+    list is missing.
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()

@@ -141,8 +141,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
     def make(self, index: int) -> Episode:
         """Return episode `index` >= 0.
 
-        Raises:
-            UnreadableFile: an image or mask is missing or damaged.
+        Raises `UnreadableFile` if an image or mask is missing or damaged.
         """
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
         query, label, _ = self.load_pair(plan.query, rng)
@@ -161,17 +160,11 @@ class EpisodeDataset(SkippingDataset[Episode]):
     def load_pair(
         self, image_id: str, rng: np.random.Generator | None, support_of: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Read and transform an image and its mask.
+        """Read an image and its mask, and transform them; without `rng` there is no augmentation.
 
-        Args:
-            image_id: the image.
-            rng: for the augmentation; None: no augmentation.
-            support_of: for a support, its class id; its mask is then drawn as `ann_type` says. For
-                a query, None.
-
-        Returns:
-            The image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of the
-            file (uint8 [H,W]).
+        `support_of` is the class id of a support, whose mask is then drawn as `ann_type` says.
+        Returns the image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of
+        the file (uint8 [H,W]).
         """
         image, original = self.source.load(image_id)
         label = original
@@ -207,7 +200,8 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    The first call on a data set reads all its masks (`load_table`).
+    The first call on a data set reads all its masks (`load_table`). Raises `UserError` if data is
+    missing or broken, or a class has too few images.
 
     Args:
         cfg: its `Data` section is used; `augment`, `flip`, `class_balance` and `broken` only for
@@ -220,9 +214,6 @@ def open_episodes(
     Returns:
         The episodes, and a line for each difference from the published list and for everything that
         `Data.missing: skip` left out.
-
-    Raises:
-        UserError: data is missing or broken, or a class has too few images.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
     listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)

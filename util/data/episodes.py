@@ -33,12 +33,7 @@ def generator(seed: int, stream: int, index: int) -> np.random.Generator:
 
 
 class ShuffledPasses:
-    """Endless passes over `count` items; each pass takes every item once, in a new order.
-
-    Args:
-        count: number of items.
-        seed: of the orders.
-    """
+    """Endless passes over `count` items; each pass takes every item once, in a new order."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

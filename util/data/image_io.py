@@ -19,9 +19,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a picture as RGB (uint8 [H,W,3]), rotated as its EXIF orientation says.
 
     Gray is repeated three times, an alpha channel is dropped, and 16 bits become their upper 8.
-
-    Raises:
-        UnreadableFile: the file is missing or no picture.
+    Raises `UnreadableFile` if the file is missing or no picture.
     """
     if not os.path.isfile(path):
         raise UnreadableFile(f"{path}: no such image; check the path (of data: Data.data_root)")
@@ -38,14 +36,12 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """Read a mask of class ids (uint8 [H,W]), rotated as its EXIF orientation says.
 
     A pixel's class id is its palette INDEX in a palette PNG (VOC), its value in a grayscale PNG
-    (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance.
+    (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance. Raises
+    `UnreadableFile` if the file is missing, damaged or holds no class ids (RGB, 16 bits, ...).
 
     Args:
         path: the file; only its name in messages if `content` is given.
         content: the bytes to read instead, such as a member of an archive.
-
-    Raises:
-        UnreadableFile: the file is missing, damaged or holds no class ids (RGB, 16 bits, ...).
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
@@ -61,10 +57,8 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
         ) from None
     if label is None:
-        raise UnreadableFile(
-            f"{path}: is a {kind}; a mask must be an 8-bit palette or grayscale PNG of class ids,"
-            " convert it"
-        )
+        remedy = "a mask must be an 8-bit palette or grayscale PNG of class ids, convert it"
+        raise UnreadableFile(f"{path}: is a {kind}; {remedy}")
     return label
 
 

@@ -59,18 +59,12 @@ class FoldList:
 
 
 def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS) -> FoldList:
-    """Derive the list of a fold; it equals the published one.
+    """Derive the list of a fold from what the masks contain; it equals the published one.
 
     - Training: images without any pixel of a novel class that have a base class of >= 2,048 pixels.
     - Validation: images that have a novel class of >= 2,048 pixels.
 
-    An image is a support of each such class that has >= 2,048 pixels in it.
-
-    Args:
-        table: what the masks of the subset contain.
-        fold: the classes.
-        subset: 'train' or 'val'.
-        min_pixels: instead of 2,048.
+    An image is a support of each such class that has >= 2,048 pixels (`min_pixels`) in it.
     """
     wanted = fold.classes(subset)
     listed = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
@@ -89,8 +83,7 @@ def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXEL
 def check_shots(fold: FoldList, shot: int) -> None:
     """Check that every class has enough images for K supports and a query, all different.
 
-    Raises:
-        UserError: naming the first class that has fewer than K + 1 images.
+    Raises `UserError` naming the first class that has fewer than K + 1 images.
     """
     for c, images in fold.by_class.items():
         if len(images) <= shot:
@@ -102,21 +95,11 @@ def check_shots(fold: FoldList, shot: int) -> None:
 
 
 def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[FoldList, list[str]]:
-    """Restrict a list to the given images, and to classes that still have enough of them.
+    """Restrict a list to some of its images, and to classes that still have enough of them.
 
     Leaves out classes with fewer than K + 1 images, then images without a remaining class, and so
-    on until nothing changes.
-
-    Args:
-        fold: the list.
-        images: ids of `fold.images`, in their order.
-        shot: supports per episode, K.
-
-    Returns:
-        The restricted list, and a line for each class and for the images left out.
-
-    Raises:
-        UserError: no image remains.
+    on until nothing changes. Returns a line for each class and for the images left out, too. Raises
+    `UserError` if no image remains.
     """
     by_class, report, present = fold.by_class, [], len(images)
     while True:
@@ -141,17 +124,11 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
 
 
 def compare_with_published(name: str, fold: FoldList) -> list[str] | None:
-    """Compare a list with the published one.
+    """Compare a list with the published one of that name, such as `pascal/train_0` (`list_name`).
 
     `lists/expected.json` has the count and the CRC-32 of the sorted ids of PASCAL's lists and of
-    their classes, and the counts of COCO's lists.
-
-    Args:
-        name: of the list, such as `pascal/train_0` (`list_name`).
-        fold: the list.
-
-    Returns:
-        A line for the list and for each class that differs; None if none was published.
+    their classes, and the counts of COCO's lists. Returns a line for the list and for each class
+    that differs; None if none was published.
     """
     published = json.loads(EXPECTED.read_text(encoding="utf-8")).get(name)
     if published is None:
@@ -195,14 +172,8 @@ def every_fold(data: DataSection) -> Iterator[DataSection]:
 def write_lists(data: DataSection) -> list[str]:
     """Write the lists of every fold, reading each mask once.
 
-    Args:
-        data: a config's `Data` section.
-
-    Returns:
-        A line for each difference from the published lists.
-
-    Raises:
-        UserError: data is missing or broken.
+    Returns a line for each difference from the published lists. Raises `UserError` if data is
+    missing or broken.
     """
     differences = []
     for subset in subsets(data):

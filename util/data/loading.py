@@ -37,12 +37,9 @@ Made = TypeVar("Made")
 
 
 class SkippingDataset(Dataset[Sample]):
-    """An endless data set, indexed from 0, that can skip samples it cannot read.
+    """An endless data set, indexed from 0; with `skip` it replaces samples that it cannot read.
 
     A subclass implements `make`.
-
-    Args:
-        skip: False lets an unreadable sample stop the run.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -51,8 +48,7 @@ class SkippingDataset(Dataset[Sample]):
     def make(self, index: int) -> Sample:
         """Return sample `index` >= 0.
 
-        Raises:
-            UnreadableFile: a file of it is missing or damaged.
+        Raises `UnreadableFile` if a file of it is missing or damaged.
         """
         raise NotImplementedError
 
@@ -63,8 +59,7 @@ class SkippingDataset(Dataset[Sample]):
     def first_readable(self, make: Callable[[int], Made], index: int) -> Made:
         """Return `make(index)`; if it cannot be read and may be skipped, that of a replacement.
 
-        Raises:
-            UnreadableFile: skipping is not allowed, or no replacement can be read either.
+        Raises `UnreadableFile` if skipping is not allowed, or no replacement can be read either.
         """
         for attempt in range(MAX_ATTEMPTS):
             try:
@@ -73,10 +68,8 @@ class SkippingDataset(Dataset[Sample]):
                 if not self.skip:
                     raise
                 self.count_skipped(1, f"sample {index}: {error}")
-        raise UnreadableFile(
-            f"sample {index}: it and {MAX_ATTEMPTS - 1} replacements cannot be read; check that the"
-            " disk of Data.data_root is mounted"
-        )
+        what = f"sample {index}: it and {MAX_ATTEMPTS - 1} replacements cannot be read"
+        raise UnreadableFile(f"{what}; check that the disk of Data.data_root is mounted")
 
     def count_skipped(self, samples: int, reason: str) -> None:
         """Count and log skipped samples."""
@@ -98,16 +91,11 @@ def skipped_by_all_ranks(dataset: SkippingDataset, ranks: Ranks) -> int:
 def load_batches(
     dataset: SkippingDataset, batches: Batches | FixedBatches, workers: int, **options: Any
 ) -> Iterator[Any]:
-    """Yield one batch per iteration of the run.
+    """Yield one batch per iteration; `batches` yields the lists of sample numbers.
 
     When a worker process dies, new workers load its batch again. If they die too, the run stops,
-    or, with `Data.broken: skip`, another batch is used instead.
-
-    Args:
-        dataset: the samples.
-        batches: yields lists of sample numbers.
-        workers: processes that load; 0: this process.
-        **options: of the DataLoader, such as `collate_fn`.
+    or, with `Data.broken: skip`, another batch is used instead. Without `workers`, this process
+    loads. `options` are those of the DataLoader, such as `collate_fn`.
 
     Raises:
         RunStopped: `MAX_WORKER_DEATHS` workers have died on the same batch.

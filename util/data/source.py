@@ -34,6 +34,8 @@ class Source:
     - Custom: `data_root` has `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, if the
       subsets differ, `train.txt` and `val.txt`.
 
+    Raises `UserError` if the data set or the subset is unknown, or a folder is missing.
+
     Args:
         data_root: the folder.
         data_set: 'pascal', 'coco' or 'custom'.
@@ -45,9 +47,6 @@ class Source:
         images: folder of the images.
         masks: folder of the masks.
         classes: number of classes, background not counted.
-
-    Raises:
-        UserError: the data set or the subset is unknown, or a folder is missing.
     """
 
     def __init__(
@@ -63,10 +62,8 @@ class Source:
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
         self.cache = Path(cache) if cache else None
         if not self.root.is_dir():
-            raise UserError(
-                f"Data.data_root {self.root}: no such folder; arrange the data as docs/data.md"
-                " says, or set Data.data_root"
-            )
+            remedy = "arrange the data as docs/data.md says, or set Data.data_root"
+            raise UserError(f"Data.data_root {self.root}: no such folder; {remedy}")
         if data_set == "pascal":
             self.images, self.masks = self.root / "JPEGImages", self.root / "SegmentationClassAug"
         elif data_set == "coco":
@@ -107,10 +104,8 @@ class Source:
             if suffix.lower() not in suffixes:
                 continue
             if stem in names:
-                raise UserError(
-                    f"{self.images / name}: {names[stem]} has the same name; rename one, and"
-                    " its mask"
-                )
+                remedy = "rename one, and its mask"
+                raise UserError(f"{self.images / name}: {names[stem]} has the same name; {remedy}")
             names[stem] = name
         return names
 
@@ -163,8 +158,7 @@ class Source:
     def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and its mask as `load` does, in one attempt and without the cache.
 
-        Raises:
-            UnreadableFile: one of them cannot be read, or their sizes differ.
+        Raises `UnreadableFile` if one of them cannot be read, or their sizes differ.
         """
         image, label = read_image(self.image_path(image_id)), read_label(self.label_path(image_id))
         if image.shape[:2] != label.shape:
@@ -179,17 +173,10 @@ class Source:
         return set(self._file_names)
 
     def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
-        """Return the ids whose image is on disk.
+        """Return the ids whose image is on disk, in order, and a line if images were left out.
 
-        Args:
-            ids: the listed images.
-            missing: `Data.missing`: 'skip' leaves out absent images, 'error' does not allow any.
-
-        Returns:
-            The ids, in order, and a line if images were left out.
-
-        Raises:
-            UserError: naming the first absent image, and how many there are.
+        `missing` is `Data.missing`: 'skip' leaves out absent images. 'error' raises `UserError`
+        naming the first absent image, and how many there are.
         """
         on_disk = self.images_on_disk()
         absent = [i for i in ids if i not in on_disk]
@@ -217,8 +204,7 @@ class Source:
         - COCO: every image with a mask, sorted.
         - Custom: the ids of `train.txt` or `val.txt`; without that file as COCO.
 
-        Raises:
-            UserError: an id list or a listed mask is missing, or there are no ids.
+        Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
         """
         listed = self.root / f"{self.subset}.txt"
         if self.data_set == "custom" and listed.exists():
@@ -253,15 +239,12 @@ def subsets(data: DataSection) -> tuple[str, ...]:
 def open_source(data: DataSection, subset: str) -> Source:
     """Open the data set of a config's `Data` section for 'train' or 'val'.
 
-    Raises:
-        UserError: a folder is missing, or 'train' is asked for although the model was trained on
-            another data set.
+    Raises `UserError` if a folder is missing, or 'train' is asked for although the model was
+    trained on another data set.
     """
     if subset not in subsets(data):
-        raise UserError(
-            f"Data.trained_on {data.trained_on}: this config only tests; train with one of"
-            f" config/{data.trained_on}/"
-        )
+        remedy = f"train with one of config/{data.trained_on}/"
+        raise UserError(f"Data.trained_on {data.trained_on}: this config only tests; {remedy}")
     classes = len(fold_of(data).names)
     return Source(data.data_root, data.data_set, subset, classes, data.cache)
 

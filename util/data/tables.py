@@ -29,18 +29,11 @@ def fingerprint(ids: Iterable[str]) -> int:
 
 
 def load_table(source: Source, list_dir: str | Path) -> Table:
-    """Return the table of a subset; read the masks only if it is not stored yet.
+    """Return the table of a subset; read the masks only if it is not stored in `list_dir` yet.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
-    replaces that of another data set.
-
-    Args:
-        source: the data.
-        list_dir: folder of the tables, one per data set; written to on first use.
-
-    Raises:
-        UserError: the stored table belongs to other images, it cannot be written, or a mask cannot
-            be read.
+    replaces that of another data set. Raises `UserError` if the stored table belongs to other
+    images, it cannot be written, or a mask cannot be read.
     """
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     checksum = fingerprint([*ids, *source.mask_versions(ids)])
@@ -50,10 +43,8 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         if stored == header and list(table) == ids:
             return table
         if source.data_set != "custom" or stored.get("data_set") != "custom":
-            raise UserError(
-                f"{path}: made from other images than {source.root} lists; delete it to rebuild"
-                " it, or set Data.list_dir"
-            )
+            remedy = "delete it to rebuild it, or set Data.list_dir"
+            raise UserError(f"{path}: made from other images than {source.root} lists; {remedy}")
     table = build_table(source, ids)
     _write_table(path, header, table)
     return table
@@ -73,18 +64,15 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
 def build_table(source: Source, ids: list[str]) -> Table:
     """Read every mask once, on all cores, with a progress bar on stderr.
 
-    Raises:
-        UserError: a mask cannot be read or contains a class that the data set does not have.
+    Raises `UserError` if a mask cannot be read or contains a class that the data set does not have.
     """
     paths = [str(source.label_path(i)) for i in ids]
     limit, table = source.classes, {}
     counts = on_all_cores(_read_pixels, paths, f"reading masks of {source.subset}")
     for image_id, path, pixels in zip(ids, paths, counts, strict=True):
         if max(pixels, default=0) > limit:
-            raise UserError(
-                f"{path}: contains class {max(pixels)}, but {source.data_set} has {limit}; save a"
-                " palette mask with its palette indices"
-            )
+            what = f"{path}: contains class {max(pixels)}, but {source.data_set} has {limit}"
+            raise UserError(f"{what}; save a palette mask with its palette indices")
         table[image_id] = pixels
     return table
 
@@ -107,8 +95,7 @@ def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of the list folder atomically.
 
-    Raises:
-        UserError: it cannot be written.
+    Raises `UserError` if it cannot be written.
     """
     try:
         atomic_write(path, text.encode())

@@ -21,17 +21,11 @@ cv2.setNumThreads(0)
 class EvalTransform:
     """Resizes to S x S (the image bilinearly, the label to the nearest pixel) and normalizes.
 
-    Args:
-        size: S.
-        mean: of the channels R, G, B, for images in 0..1.
-        std: likewise.
+    `mean` and `std` are those of the channels R, G, B, for images in 0..1.
     """
 
     def __init__(
-        self,
-        size: int,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        self, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
     ) -> None:
         self.size = size
         self.mean, self.std = (np.array(v, np.float32) * 255 for v in (mean, std))
@@ -81,12 +75,8 @@ class FlipTransform(EvalTransform):
 class TrainTransform(EvalTransform):
     """The augmentation of episodes: random scale, rotation, blur and flip, then `EvalTransform`.
 
-    Args:
-        size: S.
-        scale: range of the random scale; 0.9-1.1 for PASCAL, 0.8-1.25 for COCO.
-        rotate: largest rotation in degrees, in both directions.
-        mean: of the channels R, G, B, for images in 0..1; fills what a rotation uncovers.
-        std: likewise.
+    `scale` is a range, 0.9-1.1 for PASCAL, 0.8-1.25 for COCO. `rotate` is the largest rotation in
+    degrees, in both directions; the mean color fills what it uncovers.
     """
 
     def __init__(
@@ -140,14 +130,8 @@ class TrainTransform(EvalTransform):
 class BaseLearnerTransform(TrainTransform):
     """The base learner's augmentation: that of episodes, then a random S x S crop.
 
-    A smaller image is padded with the mean color and label 255, as in PSPNet and BAM.
-
-    Args:
-        size: S, 417 as published.
-        scale: range of the random scale.
-        rotate: largest rotation in degrees, in both directions.
-        mean: of the channels R, G, B, for images in 0..1.
-        std: likewise.
+    S is 417 as published. A smaller image is padded with the mean color and label 255, as in PSPNet
+    and BAM.
     """
 
     def __init__(

@@ -22,25 +22,18 @@ SCRIBBLE_TURNS = 3
 
 
 def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.ndarray:
-    """Replace a class's mask in a label by a weak annotation of it.
+    """Replace the mask of `class_id` in a label (uint8 [H,W]) by a weak annotation of that kind.
 
     - `bbox`: the bounding box of every object, filled (as published).
     - `point`: a disc in every object. Its center is drawn from the half of the object's pixels that
       are deepest inside.
     - `scribble`: in every object a line through `SCRIBBLE_TURNS` + 1 such centers, with a round
       pen.
+    - `mask`: the label as it is.
 
-    Discs and scribbles are cut to their object.
-
-    Args:
-        label: class ids (uint8 [H,W]).
-        class_id: the class.
-        kind: one of `folds.ANNOTATION_KINDS`; 'mask' returns the label unchanged.
-        image_id: seeds the random places, together with the class.
-
-    Returns:
-        A label (uint8 [H,W]) in which the class's pixels outside the annotation are background. A
-        box covers other classes and 255, too.
+    Discs and scribbles are cut to their object; a box covers other classes and 255, too. The
+    class's pixels outside the annotation become background. Image id and class seed the random
+    places.
     """
     if kind == "mask":
         return label

@@ -47,12 +47,6 @@ class Evaluator:
 
     A query is encoded once and kept while its episodes run. It stays for the next run if all
     queries together need at most half of `Eval.cache_gb`. Supports have the rest.
-
-    Args:
-        model: on its device.
-        episodes: of the validation lists.
-        cfg: the whole config.
-        ranks: this process.
     """
 
     def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):
@@ -141,10 +135,6 @@ class Evaluator:
 class QueryScorer:
     """One query: encoded, and with the labels that its predictions are compared with.
 
-    Args:
-        evaluator: whose episodes ask for the query.
-        name: id of the image.
-
     Attributes:
         features: of the image.
         bytes: the memory that all of it takes.
@@ -167,10 +157,9 @@ class QueryScorer:
     def score(
         self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals
     ) -> tuple[Tensor, float]:
-        """Count one episode at the query's size.
+        """Count one episode at the query's size; return its target and the object's IoU in 0..1.
 
-        Returns:
-            The episode's target (0, 1, 255; [H,W]), and the object's IoU in 0..1.
+        The target is 0, 1 and 255 [H,W].
         """
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
@@ -193,15 +182,6 @@ class QueryScorer:
 
 
 def resize_to_image(scores: Tensor, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
-    """Resize the scores of one query to its image, through S x S as published.
-
-    Args:
-        scores: [1,C,h,w].
-        size: (S, S), the input of the model.
-        shape: (H, W) of the image.
-
-    Returns:
-        [C,H,W]
-    """
+    """Resize scores [1,C,h,w] of one query to its image, through S x S as published: [C,H,W]."""
     height, width = shape
     return bilinear_ac(bilinear_ac(scores, size), (height, width))[0]

@@ -32,9 +32,7 @@ def histogram(cells: Tensor, size: int) -> Tensor:
 def areas(prediction: Tensor, target: Tensor) -> Tensor:
     """Return I and U of background and object, [2 (background, object), 2 (I, U)].
 
-    Args:
-        prediction: 0 and 1.
-        target: 0, 1 and 255 (ignored), of the same shape.
+    The prediction is 0 and 1; the target, of the same shape, 0, 1 and 255 (ignored).
     """
     right, false, missed, hit = histogram(2 * target.int() + prediction.int(), 4)
     wrong = false + missed
@@ -110,14 +108,10 @@ class ConfusionTotals:
     def add(
         self, prediction: Tensor, target: Tensor, truth: Tensor, base: Tensor, index: int
     ) -> None:
-        """Count one episode; all maps are [H,W].
+        """Count one episode of novel class `index`; all maps are [H,W].
 
-        Args:
-            prediction: 0 and 1.
-            target: 0, 1 and 255.
-            truth: true labels 0..N + 1; they count only where the target is 0.
-            base: the base learner's prediction, 0..N.
-            index: of the novel class.
+        `prediction` is 0 and 1, `target` 0, 1 and 255, `base` the base learner's prediction, 0..N.
+        `truth`, true labels 0..N + 1, counts only where the target is 0.
         """
         predicted = (prediction == 1) & (target != IGNORE)
         is_object, ignored = target == 1, self.hit + 1

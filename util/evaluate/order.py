@@ -44,16 +44,8 @@ def evaluation_order(
     """Order episodes 0..count-1 of every seed by query, and share them out over the ranks.
 
     Queries are sorted by the class that their episodes ask for, so that a store which holds the
-    supports of one class encodes each of them once. Groups are made before they are shared out:
-    an episode runs in the same batch on any number of ranks.
-
-    Args:
-        fold: the list of images.
-        shot: K.
-        count: episodes for each seed.
-        seeds: of the episodes.
-        ranks: this process.
-        size: the most episodes in a group.
+    supports of one class encodes each of them once. Groups, of at most `size` episodes, are made
+    before they are shared out: an episode runs in the same batch on any number of ranks.
     """
     by_query: dict[str, list[Task]] = defaultdict(list)
     for seed in seeds:

@@ -56,13 +56,7 @@ class Scores:
 
 
 class ScoreTotals:
-    """Pixel counts of the episodes of one seed.
-
-    Args:
-        classes: number of novel classes.
-        base_classes: number of base classes.
-        device: where the counts are kept.
-    """
+    """Pixel counts of the episodes of one seed, for the numbers of novel and of base classes."""
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
@@ -71,12 +65,9 @@ class ScoreTotals:
         self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
 
     def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
-        """Sum the counts over all ranks, in place, and return the scores.
+        """Sum the counts over all ranks, in place, and return the scores of `episodes` episodes.
 
-        Args:
-            names: of the novel classes, in the order of their counts.
-            base_names: of the base classes.
-            episodes: number of episodes over all ranks.
+        `names` are those of the novel classes, in the order of their counts.
         """
         sum_over_ranks(self.final, self.meta, self.base, self.confusion, *self.priors)
         priors = [prior.best() for prior in self.priors]
@@ -95,12 +86,11 @@ class ScoreTotals:
 
 
 def name_confusion(totals: ConfusionTotals, names: list[str], base_names: list[str]) -> Confusion:
-    """Name the nonzero counts of confused pixels.
+    """Name the nonzero counts of confused pixels of each novel class.
 
-    Returns:
-        For each novel class, `predicted`: the true labels of the pixels that were predicted as the
-        object; and `object`: what the object's pixels were taken for, that is a hit, or the label
-        of the base learner. Labels are base classes, `background`, `another novel class`, `hit`.
+    `predicted` are the true labels of the pixels that were predicted as the object; `object` is
+    what the object's pixels were taken for, that is a hit, or the label of the base learner. Labels
+    are base classes, `background`, `another novel class`, `hit`.
     """
     columns = ["background", *base_names, "another novel class", "hit"]
     return {

@@ -31,13 +31,10 @@ RankedStrip = tuple[float, int, Tensor]
 
 
 class Gallery:
-    """Collects strips: of evenly spread episodes, and of those with the lowest and highest IoU.
+    """Collects strips of `count` evenly spread episodes of this rank's `total`.
 
-    Args:
-        episodes: of the evaluation; their images are read again.
-        count: strips of each kind.
-        total: episodes of this rank.
-        extremes: also collect the `count` episodes of lowest and of highest IoU.
+    With `extremes`, also those of the `count` episodes of lowest and of highest IoU. Images are
+    read again.
     """
 
     def __init__(self, episodes: EpisodeDataset, count: int, total: int, *, extremes: bool = False):
@@ -85,14 +82,9 @@ class Gallery:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Paint the classes of an index mask over an image, in VOC's colors at twice the brightness.
+    """Paint an index mask (uint8 [H,W]) over an RGB image (uint8 [H,W,3]); 0 is background.
 
-    Args:
-        image: RGB, uint8 [H,W,3].
-        mask: class indices, 0 for background (uint8 [H,W]).
-
-    Returns:
-        uint8 [H,W,3]
+    The colors are VOC's, at twice the brightness. Returns uint8 [H,W,3].
     """
     colors = np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
     painted = OPACITY * colors[mask] + (1 - OPACITY) * image
@@ -106,13 +98,10 @@ def heatmap(values: np.ndarray) -> np.ndarray:
 
 
 def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarray:
-    """Draw one evaluated episode; of K supports, the first is shown.
+    """Draw one evaluated episode as RGB (uint8 [H,W,3]); of K supports, the first is shown.
 
     From left to right: support, query, ground truth, prior, G's masks (the first and the refined
     ones), final mask. Predictions are colored as in `COLORS`. Their IoU is at the query's size.
-
-    Returns:
-        RGB, uint8 [H,W,3]
     """
     row, plan = episode.row, episode.plan
     prediction, target = episode.prediction, episode.target

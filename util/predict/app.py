@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from util import ROOT
-from util.predict.arguments import add_model_arguments, check_model_arguments
+from util.predict.command import add_model_arguments, check_model_arguments
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -50,8 +50,7 @@ def app() -> None:
 def check_address(host: str, port: int) -> None:
     """Make sure that a server can listen at the address.
 
-    Raises:
-        UserError: there is no such host or port, or it is in use.
+    Raises `UserError` if there is no such host or port, or it is in use.
     """
     if not 0 < port < 65536:
         raise UserError(f"--port {port}: give a port from 1 to 65535")
@@ -61,17 +60,14 @@ def check_address(host: str, port: int) -> None:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
     except OSError as error:
-        raise UserError(
-            f"--host {host} --port {port}: cannot listen there ({error.strerror}); "
-            "give another --port, or end the program that uses it"
-        ) from None
+        what = f"--host {host} --port {port}: cannot listen there ({error.strerror})"
+        raise UserError(f"{what}; give another --port, or end the program that uses it") from None
 
 
 def serve(page: "Page", host: str, port: int) -> None:
     """Serve the page until Ctrl-C; uploads are in a temporary folder, which is then deleted.
 
-    Raises:
-        UserError: the address cannot be used.
+    Raises `UserError` if the address cannot be used.
     """
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="amformer-app-") as folder:

@@ -1,5 +1,9 @@
-"""The command line of predict.py, read and checked in full before torch is imported."""
+"""The command line of predict.py, read and checked in full before torch is imported.
 
+The page shares `add_model_arguments` and `check_model_arguments`.
+"""
+
+import argparse
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +13,6 @@ import numpy as np
 
 from model.constants import IGNORE
 from util.data.image_io import read_label
-from util.predict.arguments import add_model_arguments, check_model_arguments
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
@@ -42,14 +45,32 @@ class Request:
     out: Path
 
 
+def add_model_arguments(parser: Parser, default: Path | None = None) -> None:
+    """Add `--checkpoint`, which is required if there is no default, and `--device`."""
+    about = "best.pth or last.pth of train.py" + (" (the demo's)" if default else "")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=default, required=default is None, metavar="FILE",
+        help=about,
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
+
+
+def check_model_arguments(args: argparse.Namespace) -> None:
+    """Check what can be known without torch: the file exists, the device is written correctly.
+
+    Raises `UserError` if one of the two is wrong.
+    """
+    if not args.checkpoint.is_file():
+        remedy = "train it first, or name another file"
+        raise UserError(f"--checkpoint {args.checkpoint}: no such checkpoint; {remedy}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
+        raise UserError(f"--device {args.device}: unknown; write cpu, cuda or cuda:0")
+
+
 def read_request(text: str | None) -> Request:
-    """Read and check the command line, and create the output folder.
+    """Read and check the command line, and create the output folder; `text` is what `--help` shows.
 
-    Args:
-        text: what `--help` shows, the docstring of the script.
-
-    Raises:
-        UserError: an argument is wrong, or a file that it names cannot be used.
+    Raises `UserError` if an argument is wrong, or a file that it names cannot be used.
     """
     parser = Parser(text)
     add_model_arguments(parser)
@@ -78,8 +99,7 @@ def read_request(text: str | None) -> Request:
 def parse_support(word: str) -> tuple[str, Example]:
     """Parse `[NAME=]IMAGE:LABEL` into a class name and a labeled example.
 
-    Raises:
-        UserError: the word has another form, or the mask does not hold the value after `#`.
+    Raises `UserError` if the word has another form, or the mask does not hold the value after `#`.
     """
     source, colon, label = word.rpartition(":")
     name, equals, image = source.partition("=")
@@ -108,20 +128,16 @@ def _select_value(word: str, file: str, value: int) -> np.ndarray:
     mask = read_label(file)
     values = np.unique(mask[mask != IGNORE])
     if value not in values:
-        raise UserError(
-            f"--support {word}: {file} holds no {value}; its values are "
-            f"{', '.join(map(str, values))}"
-        )
+        found = ", ".join(map(str, values))
+        raise UserError(f"--support {word}: {file} holds no {value}; its values are {found}")
     return np.where(mask == IGNORE, mask, mask == value)
 
 
 def find_queries(words: Iterable[str]) -> list[Path]:
     """List the named images, and the images in named folders, without their subfolders.
 
-    Images of a folder are sorted. A file that is named twice is listed once.
-
-    Raises:
-        UserError: a file is missing, a folder holds no image, or two files have the same stem.
+    Images of a folder are sorted. A file that is named twice is listed once. Raises `UserError` if
+    a file is missing, a folder holds no image, or two files have the same stem.
     """
     found: dict[str, Path] = {}
     for word in map(Path, words):
@@ -135,18 +151,15 @@ def find_queries(words: Iterable[str]) -> list[Path]:
         for path in paths:
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
-                raise UserError(
-                    f"--query {path} and {other} would be written to the same {path.stem}.png; "
-                    "rename one, or run twice"
-                )
+                what = f"--query {path} and {other} would be written to the same {path.stem}.png"
+                raise UserError(f"{what}; rename one, or run twice")
     return list(found.values())
 
 
 def make_folders(out: Path) -> None:
     """Create the output folder with `masks` and `overlays` in it.
 
-    Raises:
-        UserError: it cannot be created.
+    Raises `UserError` if it cannot be created.
     """
     try:
         for folder in ("masks", "overlays"):

@@ -47,7 +47,8 @@ class Points:
 class Example:
     """An image with exactly one label: `mask`, `box`, `boxes` or `points`.
 
-    Coordinates and masks are those of the upright image.
+    Coordinates and masks are those of the upright image. Raises `UserError` if no label is given,
+    or more than one, or one of another form.
 
     Attributes:
         image: a file, a PIL image or an array. Arrays are uint8 [H,W,3] (RGB), [H,W] or [H,W,4]
@@ -58,9 +59,6 @@ class Example:
         box: one box around the object, a `Box` or its four numbers.
         boxes: several boxes; their union is the object.
         points: points on the object, `Points` or pairs (x, y).
-
-    Raises:
-        UserError: no label is given, or more than one, or one of another form.
     """
 
     image: Picture
@@ -73,10 +71,8 @@ class Example:
         labels = ("mask", "box", "boxes", "points")
         given = [name for name in labels if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UserError(
-                f"Example: give exactly one of {', '.join(labels)}; "
-                f"given {' and '.join(given) or 'none'}"
-            )
+            found = " and ".join(given) or "none"
+            raise UserError(f"Example: give exactly one of {', '.join(labels)}; given {found}")
 
         try:
             if self.box is not None:
@@ -92,17 +88,10 @@ class Example:
             ) from None
 
     def load(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read the image and draw its label.
+        """Read the image and draw its label; error messages call this example `name`.
 
-        Args:
-            name: what error messages call this example.
-
-        Returns:
-            The image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0
-            (uint8 [H,W]).
-
-        Raises:
-            UserError: the image or the label cannot be used.
+        Returns the image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0 (uint8
+        [H,W]). Raises `UserError` if the image or the label cannot be used.
         """
         image = as_rgb(self.image)
         label = self._label(image.shape[:2], name)
@@ -130,8 +119,7 @@ def _as_box(box: Box | Sequence[float]) -> Box:
 def as_rgb(image: Picture) -> np.ndarray:
     """Return an image in any of the forms of `Example.image` as RGB (uint8 [H,W,3]).
 
-    Raises:
-        UserError: there is no such file, or it is no picture of 8 or 16 bits.
+    Raises `UserError` if there is no such file, or it is no picture of 8 or 16 bits.
     """
     if isinstance(image, (str, Path)):
         return read_image(image)
@@ -193,8 +181,6 @@ def _draw_points(points: Points, shape: tuple[int, int], name: str) -> np.ndarra
     height, width = shape
     for x, y in points.xy:
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(
-                f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels; "
-                "write x,y inside it"
-            )
+            what = f"{name}: the point {x:g},{y:g} is outside the image of {width}x{height} pixels"
+            raise UserError(f"{what}; write x,y inside it")
     return weak.draw_discs(shape, [(int(x), int(y)) for x, y in points.xy])

@@ -19,16 +19,9 @@ from util.runtime.progress import bar
 def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> list[str]:
     """Segment the queries; write a mask, an overlay and a line of `predictions.jsonl` for each.
 
-    Args:
-        predictor: with its classes.
-        queries: image files; no two share a stem.
-        out: the output folder, with `masks` and `overlays` in it.
-
-    Returns:
-        An error message for each query that could not be read. Its line holds the message too.
-
-    Raises:
-        UserError: a file cannot be written.
+    No two queries share a stem. The folder `out` has `masks` and `overlays` in it. Returns an error
+    message for each query that could not be read, which its line holds, too. Raises `UserError` if
+    a file cannot be written.
     """
     errors: list[str] = []
     try:

@@ -1,5 +1,6 @@
 """The page in the browser: its layout, and what happens on an upload or a click."""
 
+import base64
 import os
 import threading
 from collections.abc import Iterator
@@ -10,14 +11,16 @@ from typing import Any
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read by the import
 
+import cv2
 import gradio as gr
+import jinja2
 import numpy as np
 
+from util.evaluate.visualize import heatmap, overlay
 from util.predict import pictures
 from util.predict.example import Example
 from util.predict.pictures import MarkedImage, PageExample
-from util.predict.predictor import Predictor
-from util.predict.rows import CSS, error_row, result_row
+from util.predict.predictor import Predictor, Stages
 from util.runtime.errors import UserError
 
 UPLOAD_LIMIT, MAX_QUERIES = "20mb", 8
@@ -27,6 +30,8 @@ GALLERY: dict[str, Any] = {
     "buttons": [],
 }  # fmt: skip
 OBJECT, BOX = "the object itself", "a box around it"
+FILES = jinja2.FileSystemLoader(Path(__file__).parent)
+RESULT = jinja2.Environment(loader=FILES, autoescape=True).get_template("result.html.j2")
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
 
 
@@ -50,10 +55,7 @@ def errors_on_page() -> Iterator[None]:
 class Page:
     """The page of one model; a visitor's support is kept in their own session.
 
-    Args:
-        predictor: the model. No class is added to it.
-        examples: for visitors to click on.
-        title: names the checkpoint.
+    `examples` are for visitors to click on; `title` names the checkpoint.
     """
 
     def __init__(self, predictor: Predictor, examples: list[PageExample], title: str) -> None:
@@ -80,13 +82,10 @@ class Page:
         kind: str,
         queries: list[tuple[str, str | None]] | None,
     ) -> Iterator[str]:
-        """Find the painted object in each query; yield the results so far, as HTML.
+        """Find the painted object in each query (file, caption); yield the results so far, as HTML.
 
-        Args:
-            support: of the session.
-            editor: what Gradio's image editor holds.
-            kind: `OBJECT` or `BOX`: what the paint covers.
-            queries: (file, caption) each.
+        `editor` is what Gradio's image editor holds; `kind`, `OBJECT` or `BOX`, is what the paint
+        covers.
         """
         with errors_on_page():
             if support is None or not editor or editor["background"] is None:
@@ -162,7 +161,7 @@ class Page:
             enable_monitoring=False,
             footer_links=[],
             max_file_size=UPLOAD_LIMIT,
-            css=CSS,
+            css_paths=Path(__file__).with_name("page.css"),
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
         return blocks
@@ -223,3 +222,37 @@ def example_part(examples: list[PageExample]) -> gr.Gallery:
         elem_id="examples",
         **GALLERY,
     )
+
+
+def result_row(
+    number: int, name: str, support: np.ndarray, query: np.ndarray, stages: Stages
+) -> str:
+    """Return the row of query `number`, from 1, of the file `name`, as HTML.
+
+    Its pictures: support, with its object in color, query (uint8 [H,W,3] each), prior, initial
+    mask, refinements, final mask.
+    """
+    panels = {
+        "support": support,
+        "query": query,
+        "prior": heatmap(stages.prior),
+        "initial mask": heatmap(stages.initial),
+        **{f"mask {i}": 255 * mask for i, mask in enumerate(stages.refinements, 1)},
+        "final": overlay(query, stages.final),
+    }
+    return RESULT.render(
+        number=number, name=name, panels=panels, mask=stages.final, uri=_data_uri,
+        reduce_size=pictures.reduce_size,
+    )  # fmt: skip
+
+
+def error_row(number: int, message: str) -> str:
+    """Return the row of a query that could not be read."""
+    return RESULT.render(number=number, error=message)
+
+
+def _data_uri(picture: np.ndarray, suffix: str) -> str:
+    """Return a picture (uint8 [H,W,3] RGB or [H,W]) as a data URI of that format."""
+    bgr = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    content = cv2.imencode(suffix, bgr)[1].tobytes()
+    return f"data:image/{suffix[1:]};base64,{base64.b64encode(content).decode()}"

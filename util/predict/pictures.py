@@ -56,12 +56,7 @@ class PageExample:
 def open_upload(path: str | Path, name: str = "") -> np.ndarray:
     """Read an uploaded file, upright, with at most `SIDE` pixels a side (uint8 [H,W,3], RGB).
 
-    Args:
-        path: the file.
-        name: what error messages call it; '' means the name of the file.
-
-    Raises:
-        UserError: it is no image, or too large.
+    Raises `UserError`, which calls it `name` or else by its file, if it is no image, or too large.
     """
     name = name or Path(path).name
     try:
@@ -79,13 +74,7 @@ def open_upload(path: str | Path, name: str = "") -> np.ndarray:
 
 
 def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    """Return a picture or mask with at most `side` pixels a side; a smaller one as it is.
-
-    Args:
-        picture: [H,W] or [H,W,C].
-        side: pixels of the longer side.
-        interpolation: of OpenCV.
-    """
+    """Return a picture or mask ([H,W] or [H,W,C]) with at most `side` pixels on its longer side."""
     factor = side / max(picture.shape[:2])
     if factor >= 1:
         return picture
@@ -96,12 +85,8 @@ def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_A
 def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
     """Return what is marked on the support, by its example or with the brush (bool [H,W]).
 
-    Args:
-        support: the image.
-        layers: of the image editor, RGBA (uint8 [H,W,4] each).
-
-    Raises:
-        UserError: nothing is marked.
+    `layers` are those of the image editor, RGBA (uint8 [H,W,4] each). Raises `UserError` if nothing
+    is marked.
     """
     mask = support.mask.copy()
     for layer in layers:
@@ -122,10 +107,8 @@ def bounding_box(mask: np.ndarray) -> Box:
 def find_examples(predictor: Predictor) -> list[PageExample]:
     """Return a support and two queries of each novel class, up to `MAX_EXAMPLES` classes.
 
-    They come from the validation data of the checkpoint. Without that folder there are none.
-
-    Raises:
-        UserError: the data exists but is broken.
+    They come from the validation data of the checkpoint. Without that folder there are none. Raises
+    `UserError` if the data exists but is broken.
     """
     data = predictor.cfg.Data
     if not Path(data.data_root).is_dir():

@@ -67,9 +67,7 @@ class Stages:
 class Predictor:
     """A trained model and the classes that it looks for. Not safe for several threads at once.
 
-    Args:
-        model: loaded with weights, on its device.
-        cfg: the config of its training; `Eval.kshot` and `Eval.precision` are used too.
+    `cfg` is the config of its training; `Eval.kshot` and `Eval.precision` are used too.
     """
 
     def __init__(self, model: AMFormer, cfg: Config) -> None:
@@ -87,24 +85,21 @@ class Predictor:
     ) -> "Predictor":
         """Load a `best.pth` or `last.pth` of train.py, which holds the config.
 
+        Raises `UserError` if the file is missing or no checkpoint of train.py, an override is
+        wrong, or there is no such device.
+
         Args:
             path: the file.
             device: such as "cpu" or "cuda".
             overrides: words `Section.key=value` that replace values of that config, such as
                 `Eval.kshot=ensemble`. On the CPU, options that only GPUs support are turned off.
-
-        Raises:
-            UserError: the file is missing or no checkpoint of train.py, an override is wrong, or
-                there is no such device.
         """
         path, device = Path(path), _device(device)
         state = read_checkpoint(path)
         absent = [name for name in ("config", "model") if name not in state]
         if absent:
-            raise UserError(
-                f"{path}: not a checkpoint of train.py, it holds no {absent[0]}; name a best.pth "
-                "or last.pth"
-            )
+            what = f"{path}: not a checkpoint of train.py, it holds no {absent[0]}"
+            raise UserError(f"{what}; name a best.pth or last.pth")
         cfg = config_from(state["config"], str(path), overrides)
         cfg = cfg if device.type == "cuda" else _for_cpu(cfg)
         model = trained_model(cfg, state, path)
@@ -129,12 +124,9 @@ class Predictor:
     def add_class(self, name: str, examples: Example | Sequence[Example]) -> None:
         """Add a class, or replace the one of that name, and encode its examples once.
 
-        Args:
-            name: of the class. A replaced class keeps its position.
-            examples: the K supports, any number; or a single one.
-
-        Raises:
-            UserError: the name or an example cannot be used. The classes stay as they were.
+        The examples are the K supports, any number, or a single one. A replaced class keeps its
+        position. Raises `UserError` if the name or an example cannot be used. The classes then stay
+        as they were.
         """
         if not name:
             raise UserError("class '': the name is empty; give a name")
@@ -150,16 +142,11 @@ class Predictor:
             ]
 
     def predict(self, image: Picture) -> Result:
-        """Segment an image of any size into all classes.
+        """Segment an image (as `Example.image`) of any size into all classes.
 
         A class covers a pixel if its foreground score is higher than its background score. Where
-        several classes do, the highest foreground score wins.
-
-        Args:
-            image: as `Example.image`.
-
-        Raises:
-            UserError: there is no class yet, or the image cannot be read.
+        several classes do, the highest foreground score wins. Raises `UserError` if there is no
+        class yet, or the image cannot be read.
         """
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
@@ -172,14 +159,9 @@ class Predictor:
         return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy())
 
     def explain(self, image: Picture, name: str | None = None) -> Stages:
-        """Return the steps that lead to the mask of one class.
+        """Return the steps that lead to the mask of one class, by default the first.
 
-        Args:
-            image: as `Example.image`.
-            name: of the class; None means the first.
-
-        Raises:
-            UserError: there is no such class, or the image cannot be read.
+        Raises `UserError` if there is no such class, or the image cannot be read.
         """
         if name is not None and name not in self._supports:
             known = ", ".join(self.names) or "none yet; call add_class first"

@@ -57,8 +57,7 @@ class HeatMap:
 def render_page(runs: Sequence[Record], now: datetime) -> str:
     """Return the page about one run, or about several runs side by side, as HTML.
 
-    Raises:
-        UserError: a picture of a run is torn.
+    Raises `UserError` if a picture of a run is torn.
     """
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,

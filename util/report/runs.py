@@ -30,8 +30,7 @@ class Record:
 def read_runs(folders: list[Path]) -> list[Record]:
     """Read runs; name each by the part of its path in which it differs from the others.
 
-    Raises:
-        UserError: a folder holds no run, is named twice, or a file in it is torn.
+    Raises `UserError` if a folder holds no run, is named twice, or a file in it is torn.
     """
     resolved = [folder.resolve() for folder in folders]
     pairs = list(zip(folders, resolved, strict=True))
@@ -81,11 +80,9 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
     """Read the tensorboard files of one run, in the order in which they were started.
 
     When a run starts or resumes, its new file begins with a mark. Points at or after the step of
-    that mark in earlier files are discarded. Each file is read up to its first torn record, which
-    a running or killed run may leave at the end. Values that are not finite are left out.
-
-    Returns:
-        Tag -> points, and the seconds from the first to the last point, summed over the files.
+    that mark in earlier files are discarded. Each file is read up to its first torn record, which a
+    running or killed run may leave at the end. Values that are not finite are left out. Returns the
+    points of each tag, and the seconds from the first to the last point, summed over the files.
     """
     # Takes half a second to import, so that commands without curves do not wait for it.
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader

@@ -55,8 +55,7 @@ class Row:
 def gather(folder: Path) -> list[Row]:
     """Return the rows of every `result.json` below a folder, and the published rows beside them.
 
-    Raises:
-        UserError: there is none, one is torn, or two have the same fold, seeds and setting.
+    Raises `UserError` if there is none, one is torn, or two have the same fold, seeds and setting.
     """
     paths = sorted(folder.rglob("result.json"))
     if not paths:

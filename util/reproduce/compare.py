@@ -17,10 +17,7 @@ _NOT_NUMERIC = _NEUTRAL | keys_with("names_input")
 def tree_differences(then: Tree, now: Tree, ignored: Set[str] = frozenset()) -> list[str]:
     """Return `name then -> now` for each value that differs.
 
-    Args:
-        then: the earlier tree; values that only one tree has are not compared.
-        now: the later tree.
-        ignored: names, joined by dots, that may differ.
+    `ignored` names, joined by dots, may differ. Values that only one tree has are not compared.
     """
     before, after = flatten(then), flatten(now)
     names = sorted((before.keys() & after.keys()) - ignored)
@@ -28,13 +25,9 @@ def tree_differences(then: Tree, now: Tree, ignored: Set[str] = frozenset()) -> 
 
 
 def setting_differences(then: Tree, now: Tree) -> list[str]:
-    """Return what changed between a checkpoint and the run that resumes it.
+    """Return what changed between a checkpoint and the trees of the run that resumes it.
 
     Neutral keys are left out; paths to inputs are not, as their content may differ.
-
-    Args:
-        then: the content of the checkpoint; its config is under `config`.
-        now: the trees of the run to compare, under the same names.
     """
     return tree_differences(then, now, {f"config.{name}" for name in _NEUTRAL})
 

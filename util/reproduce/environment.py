@@ -26,17 +26,11 @@ PACKAGES = (
 
 
 def record_environment(cfg: Config, ranks: Ranks, lists: Mapping[str, FoldList]) -> dict[str, Any]:
-    """Return the record, in types that JSON knows.
+    """Return the record, in types that JSON knows; `lists` are the fold lists in use, by subset.
 
-    Args:
-        cfg: the whole config.
-        ranks: this process; its device computes.
-        lists: the fold lists in use, by subset.
-
-    Returns:
-        `config`: hash of the keys that can change a number (`config_hash`); `lists`: CRC-32 of each
-        list; `code`: git commit, and whether a tracked file differs from it (both None without
-        git); `packages`: versions; `seeds`; `machine`.
+    `config`: hash of the keys that can change a number (`config_hash`); `lists`: CRC-32 of each
+    list; `code`: git commit, and whether a tracked file differs from it (both None without git);
+    `packages`: versions; `seeds`; `machine`.
     """
     return {
         "config": config_hash(to_dict(cfg)),

@@ -22,15 +22,8 @@ MAX_SHOWN = 20
 def read_comparable(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
     """Read an earlier result, and refuse one that this test cannot repeat.
 
-    Args:
-        path: the file.
-        now: the record of this test: `config`, `checkpoint`, `checkpoint_sha256`, `environment`.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        UserError: it is no result, or its config, checkpoint or lists differ.
+    `now` is the record of this test: `config`, `checkpoint`, `checkpoint_sha256`, `environment`.
+    Raises `UserError` if the file is no result, or if its config, checkpoint or lists differ.
     """
     wanted = (*NUMBERS, "config", "environment", "checkpoint_sha256")
     then = read_result(Path(path), wanted, "Eval.verify: ")
@@ -46,15 +39,10 @@ def read_comparable(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Read a `result.json`.
+    """Read a `result.json`, which must hold the `wanted` keys.
 
-    Args:
-        path: the file.
-        wanted: keys that it must hold.
-        prefix: the beginning of every message.
-
-    Raises:
-        UserError: it is missing, torn, or not written by test.py.
+    Raises `UserError`, which begins with `prefix`, if it is missing, torn, or not written by
+    test.py.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -64,26 +52,18 @@ def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str
         raise UserError(f"{prefix}{path}: torn, or no JSON; run test.sh again") from None
     held = result if isinstance(result, dict) else {}
     if missing := [key for key in wanted if key not in held]:
-        raise UserError(
-            f"{prefix}{path}: has no {missing[0]!r}, so it is not a result of test.py; run test.sh "
-            "again"
-        )
+        what = f"{prefix}{path}: has no {missing[0]!r}, so it is not a result of test.py"
+        raise UserError(f"{what}; run test.sh again")
     return result
 
 
 def compare_results(
     path: str, then: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Compare the numbers of two results, and show how their environments differ.
+    """Compare the numbers of this test with the earlier ones, and show how environments differ.
 
-    Args:
-        path: the file of the earlier result.
-        then: the earlier result.
-        now: the result of this test.
-        say: is called with each line of output.
-
-    Raises:
-        UserError: a number differs, or only one of the results has it.
+    `say` is called with each line of output. Raises `UserError` if a number differs, or if only one
+    of the results has it.
     """
     for kind in ("code", "packages", "machine"):
         before, after = ({kind: record["environment"][kind]} for record in (then, now))

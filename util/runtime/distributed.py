@@ -53,8 +53,8 @@ class LostRank(RunStopped):
 def init(gpus: int) -> Ranks:
     """Join the process group of the launcher's environment, with `gpus` of this machine (0: CPU).
 
-    Raises:
-        UserError: the machine has fewer GPUs, or the launcher started another number of processes.
+    Raises `UserError` if the machine has fewer GPUs, or the launcher started another number of
+    processes.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))

@@ -21,9 +21,8 @@ def atomic_write(
 
     With `keep`, the current file stays under that name, in the same folder. `durable` flushes file
     and folder to the disk. It takes milliseconds; use it for results that cannot be recreated.
-
-    Raises:
-        OSError: `path`, its `filename`, cannot be written; the current file is unchanged.
+    Raises `OSError` if `path`, its `filename`, cannot be written; the current file is then
+    unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

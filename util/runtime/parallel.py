@@ -30,8 +30,7 @@ def on_all_cores(
 ) -> Iterator[_Result]:
     """Yield `call(item)` as `on_processes` does, with a progress bar on stderr that says `text`.
 
-    Raises:
-        RunStopped: a worker was killed.
+    Raises `RunStopped` if a worker was killed.
     """
     with bar(len(items), text) as progress:
         for result in on_processes(call, items, cores()):
@@ -50,10 +49,8 @@ def on_processes(
     `call` runs in a worker process; with one worker, or few items, in this process. Neither it nor
     the items are pickled, only its results. The first exception, in the order of the items, reaches
     the caller unchanged. Workers ignore Ctrl-C, which is for this process to answer, and end when
-    it does, even if it was killed.
-
-    Raises:
-        RunStopped: a worker was killed; the message ends with `remedy`.
+    it does, even if it was killed. Raises `RunStopped` if a worker was killed; the message ends
+    with `remedy`.
     """
     workers = min(workers, -(-len(items) // _CHUNK))
     if workers <= 1:

@@ -63,10 +63,8 @@ class AdversarialTrainer:
         """Take one step: of G in an even iteration of an epoch, of D in an odd one.
 
         Without `Train.adversarial` every step is G's. Iterations count from 0: `iteration` in the
-        run, `in_epoch` in the epoch. The losses returned are detached.
-
-        Raises:
-            NonFiniteStep: a loss or gradient is not finite; no parameter has changed.
+        run, `in_epoch` in the epoch. The losses returned are detached. Raises `NonFiniteStep` if a
+        loss or gradient is not finite; no parameter has then changed.
         """
         train = self.cfg
         rate = lr_schedule(train.lr, iteration, self.total, train.power)

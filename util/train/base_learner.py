@@ -50,8 +50,7 @@ def transform(cfg: Config, *, train: bool) -> EvalTransform:
 def build_base_learner(cfg: Config, ranks: Ranks) -> BaseLearner:
     """Build the base learner in training mode on pretrained weights, the same on every rank.
 
-    Raises:
-        UserError: `Base.size` or `Data.size` does not suit the backbone.
+    Raises `UserError` if `Base.size` or `Data.size` does not suit the backbone.
     """
     base = cfg.Base
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
@@ -87,8 +86,8 @@ class BaseLearnerTrainer:
     def step(self, x: Tensor, target: Tensor, iteration: int) -> Tensor:
         """Take one step on `loss_of` images or f4 and labels; return the loss, detached.
 
-        Raises:
-            RunStopped: the loss is not finite; model and random states are as before the step.
+        Raises `RunStopped` if the loss is not finite; model and random states are then as before
+        the step.
         """
         base = self.cfg.Base
         self.rate = lr_schedule(base.lr, iteration, self.total, base.power)

@@ -40,10 +40,8 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
     """Return AdamW for G and Adam with L2 for D, over every trainable parameter.
 
     Parameters of `PUBLISHED_EXCEPTIONS` are frozen unless their key is on. Each group learns at
-    `multiplier` times the rate of `lr_schedule`.
-
-    Raises:
-        UserError: a trainable parameter has no group.
+    `multiplier` times the rate of `lr_schedule`. Raises `UserError` if a trainable parameter has no
+    group.
     """
     groups: dict[tuple[str, str], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

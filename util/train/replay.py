@@ -37,11 +37,9 @@ def dump_nonfinite_step(
 ) -> Iterator[None]:  # fmt: skip
     """Run the block of one step; write a file into `Train.save_path` if it is not finite.
 
-    `replay` repeats the step if the list of the fold is still the same.
-
-    Raises:
-        NonFiniteStep: after random states were restored as before the step; on the rank whose step
-            it is, with the command that repeats the step.
+    `replay` repeats the step if the list of the fold is still the same. Raises `NonFiniteStep`
+    after random states were restored as before the step, on the rank whose step it is, with the
+    command that repeats the step.
     """
     random, ranks = random_state(), trainer.ranks
     try:

@@ -64,9 +64,8 @@ class Run(ABC):
     def start(self) -> list[str]:
         """Resume as `Train.resume` says and open the log file; return lines about the start.
 
-        Raises:
-            UserError: the checkpoint is missing, torn, of another architecture or holds no training
-                state; the run's place cannot be written to.
+        Raises `UserError` if the checkpoint is missing, torn, of another architecture or holds no
+        training state, or if nothing can be written there.
         """
         # A machine may not count a restart of its own when it rejoins the others.
         [restarted] = distributed.any_rank([resume.was_restarted()], self.ranks)

@@ -19,8 +19,7 @@ from util.runtime.log import log
 def run_demo(arguments: list[str] | None = None) -> None:
     """Run the command line: these words, or those of this process.
 
-    Raises:
-        UserError: the user made a mistake.
+    Raises `UserError` if the user made a mistake.
     """
     parser = Parser(__doc__)
     add = parser.add_argument

@@ -21,13 +21,10 @@ _MARKER = "demo.json"
 def make_demo(out: str | Path, images: int = 1000, seed: int = 0) -> bool:
     """Create the demo data set; return False if the folder already held the finished demo.
 
-    Args:
-        out: its folder: new, empty, or with a demo of the same `images` and `seed`.
-        images: training images; 3 validation images are added for every 10, and at least 20.
-        seed: >= 0. It is part of the file names, so the lists of one demo do not fit another.
-
-    Raises:
-        UserError: the folder holds anything else, or a number is out of range.
+    The folder `out` is new, empty, or holds a demo of the same `images` and `seed`. `images` are
+    training images; 3 validation images are added for every 10, and at least 20. The seed, >= 0, is
+    part of the file names, so the lists of one demo do not fit another. Raises `UserError` if the
+    folder holds anything else, or a number is out of range.
     """
     if images < 1 or seed < 0:
         raise UserError(f"--images {images} --seed {seed}: use at least 1 image and a seed >= 0")

@@ -59,8 +59,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def run_prepare(arguments: list[str] | None = None) -> None:
     """Run the command line: these words, or those of this process.
 
-    Raises:
-        UserError: the user made a mistake.
+    Raises `UserError` if the user made a mistake.
     """
     args = _parse(arguments)
     if args.workers < 1:

@@ -21,9 +21,8 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 def open_archive(path: Path, option: str) -> "Archive":
     """Open a folder, .tar, .tgz or .zip that a command-line option ('--voc') names.
 
-    Raises:
-        UserError: the download is missing or damaged, or a member is a link or has a name that
-            points outside the archive.
+    Raises `UserError` if the download is missing or damaged, or a member is a link or has a name
+    that points outside the archive.
     """
     if path.is_dir():
         return Archive(path)
@@ -96,8 +95,7 @@ class Archive:
     def read(self, name: str) -> bytes:
         """Return a file's content; reading backwards in a compressed tar starts over each time.
 
-        Raises:
-            UserError: it cannot be read or is damaged.
+        Raises `UserError` if it cannot be read or is damaged.
         """
         try:
             return self._read(name)

@@ -20,10 +20,8 @@ _ROOTS = {"pascal": voc.ROOT, "coco": coco.ROOT}
 def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], workers: int) -> None:
     """Write `root`/base_annotation/<data set>/<train|val>/<split>/<id>.png on `workers` processes.
 
-    `data_set` is 'pascal' or 'coco', prepared in the folder `root`; `splits` are the folds.
-
-    Raises:
-        UserError: the data set is missing or a mask cannot be read.
+    `data_set` is 'pascal' or 'coco', prepared in the folder `root`; `splits` are the folds. Raises
+    `UserError` if the data set is missing or a mask cannot be read.
     """
     out, name = root / "base_annotation" / data_set, _ROOTS[data_set]
     if not (root / name).is_dir():

@@ -23,10 +23,8 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
     """Prepare COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
     `coco` is a folder with `{train,val}2014` and `annotations`, or with their zips; `out` is the
-    folder of data sets. `copy` copies pictures from a folder instead of linking to it.
-
-    Raises:
-        UserError: something is wrong with the download or `out`.
+    folder of data sets. `copy` copies pictures from a folder instead of linking to it. Raises
+    `UserError` if something is wrong with the download or `out`.
     """
     download, root = open_archive(coco, _OPTION), out / ROOT
     year, files = _find_annotations(download)
@@ -57,10 +55,8 @@ def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]
                 " 2014; add annotations_trainval2014.zip to get it, with the pictures of 2017",
                 download.path)  # fmt: skip
         return year, files
-    raise UserError(
-        f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json;"
-        " download annotations_trainval2014.zip from cocodataset.org into it"
-    )
+    what = f"{_OPTION} {download.path}: contains no annotations/instances_{{train,val}}2014.json"
+    raise UserError(f"{what}; download annotations_trainval2014.zip from cocodataset.org into it")
 
 
 def _find_file(download: Archive, name: str, zip_name: str) -> tuple[Archive, str] | None:

@@ -50,8 +50,7 @@ class Instances(NamedTuple):
 def load_instances(path: str | Path) -> Instances:
     """Read an instances file in COCO's format.
 
-    Raises:
-        UserError: names the file, the entry and what is wrong with it.
+    Raises `UserError` naming the file, the entry and what is wrong with it.
     """
     try:
         content = Path(path).read_bytes()
@@ -63,8 +62,7 @@ def load_instances(path: str | Path) -> Instances:
 def parse_instances(content: bytes, path: str) -> Instances:
     """Read the content of an instances file; `path` names it in messages.
 
-    Raises:
-        UserError: as `load_instances`.
+    Raises `UserError` as `load_instances` does.
     """
     try:
         loaded = json.loads(content)
@@ -182,10 +180,8 @@ def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndar
     cut off, and returns random pixels for one that is too short.
 
     `code` holds `size` [height, width] and `counts`: the lengths in pixels of runs down the
-    columns, in turn outside and inside the mask, as a list or packed into a string.
-
-    Raises:
-        UserError: it is not such a code, or has another size.
+    columns, in turn outside and inside the mask, as a list or packed into a string. Raises
+    `UserError` if it is not such a code, or has another size.
     """
     if code.get("size") != [height, width]:
         size = code.get("size")

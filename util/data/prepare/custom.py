@@ -15,10 +15,7 @@ def prepare_custom(images: Path, labels: Path, out: Path, copy: bool, workers: i
     The classes are the categories, in ascending order of their ids. Images without an annotation
     are left out. `labels` is a JSON file in COCO's instances format, as labeling tools export it;
     its file names are relative to the folder `images`. `copy` copies the images instead of linking
-    to them.
-
-    Raises:
-        UserError: something is wrong with the images, the labels or `out`.
+    to them. Raises `UserError` if something is wrong with the images, the labels or `out`.
     """
     instances = load_instances(labels)
     labeled: dict[str, InstanceImage] = {}

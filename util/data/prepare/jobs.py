@@ -139,10 +139,8 @@ def picture_jobs(
 
     Unless `copy` is set, `target` becomes a link to a folder on disk, or a folder of links where
     names differ. `wanted` maps names in `target` to names in `folder`, for the pictures that have a
-    mask. Pictures missing from `folder` are left out, with a warning.
-
-    Raises:
-        UserError: `target` exists in another form.
+    mask. Pictures missing from `folder` are left out, with a warning. Raises `UserError` if
+    `target` exists in another form.
     """
     sizes, source = archive.files(folder, ".jpg"), archive.where(folder)
     found = {name: old for name, old in wanted.items() if old in sizes}

@@ -29,10 +29,8 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
     """Prepare VOC 2012 + SBD in `out`/VOCdevkit2012, in the layout that `Source` reads.
 
     `voc` (VOC 2012 trainval) and `sbd` (SBD's `benchmark_RELEASE`) are folders or tars, `out` is
-    the folder of data sets. `copy` copies pictures from a folder instead of linking to it.
-
-    Raises:
-        UserError: something is wrong with the downloads or `out`.
+    the folder of data sets. `copy` copies pictures from a folder instead of linking to it. Raises
+    `UserError` if something is wrong with the downloads or `out`.
     """
     root = out / ROOT
     voc_archive, sbd_archive = open_archive(voc, "--voc"), open_archive(sbd, "--sbd")
@@ -110,10 +108,8 @@ def _train_noval(sbd: Archive, cls: str, val: bytes, root: Path) -> bytes:
             return path.read_bytes()
     train = str(dataset / "train.txt")
     if not sbd.has(train):
-        raise UserError(
-            f"--sbd {sbd.path}: contains neither {dataset / _NOVAL} nor {train}; unpack it again,"
-            f" or add {_NOVAL} from SBD's web page"
-        )
+        what = f"--sbd {sbd.path}: contains neither {dataset / _NOVAL} nor {train}"
+        raise UserError(f"{what}; unpack it again, or add {_NOVAL} from SBD's web page")
     ids = set(_ids(sbd.read(train), train)) - set(_ids(val, "val.txt"))
     log.warning(
         "--sbd %s: has no %s, so its train.txt without VOC's val is used, which is not the"
@@ -155,8 +151,7 @@ def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:
 def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
     """Read a mask of SBD: `GTcls.Segmentation` of a .mat file (uint8 [H,W]).
 
-    Raises:
-        UserError: the content is no such file; the message names it `path`.
+    Raises `UserError` if the content is no such file; the message names it `path`.
     """
     try:
         file = io.BytesIO(content)

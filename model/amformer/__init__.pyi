@@ -1,0 +1,3 @@
+from .system import KSHOT, AMFormer, Prediction
+
+__all__ = ["KSHOT", "AMFormer", "Prediction"]
