@@ -233,8 +233,8 @@ def test_commands_and_code_of_docs_predict_md_run(album: Path, tmp_path: Path) -
             words = [re.sub(old, new, word) for word in words]
         call(*words)
         assert (tmp_path / "found/predictions.jsonl").read_text().count("\n") >= 1
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    code = code.replace("exp/demo/split0_lite0/best.pth", "best.pth")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = "".join(blocks).replace("exp/demo/split0_lite0/best.pth", "best.pth")
     code = re.sub(r'"data/demo/\S*?/JPEGImages/\w+\.jpg"', '"support.jpg"', code)
     scope: dict = {}
     exec(compile(code, "docs/predict.md", "exec"), scope)

@@ -1,4 +1,4 @@
-"""The fold lists (method.md section 7): which images are queries, and which may be supports.
+"""The fold lists (method 7): which images are queries, and which may be supports.
 
     python -m util.data.lists config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
 

@@ -1,4 +1,4 @@
-"""Augmentation and resizing, as published (method.md section 7).
+"""Augmentation and resizing, as published (method 7).
 
 A transform takes an image (uint8 [H,W,3], RGB), its label (uint8 [H,W]) and a random generator,
 which makes every random choice. It returns what a network takes: the normalized image (float32
