@@ -1,7 +1,4 @@
-"""Draw the chart of docs/results.md from real_sweep.csv.
-
-python docs/data/real_sweep.py [OUT.png]
-"""
+"""Draw the chart of docs/results.md: `python docs/data/real_sweep.py [OUT.png]`."""
 
 import csv
 import sys

@@ -216,7 +216,7 @@ def example_part(examples: list[PageExample]) -> gr.Gallery:
     return gr.Gallery(
         [example.support.drawn() for example in examples],
         label="Examples",
-        columns=pictures.MAX_EXAMPLES,
+        columns=pictures.MAX_EXAMPLES + 1,
         height=140,
         interactive=False,
         elem_id="examples",

@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from util.data.image_io import read_label
 from util.data.lists import fold_list
 from util.data.source import open_source
 from util.data.tables import load_table
 from util.evaluate.visualize import overlay
 from util.folds import fold_of
 from util.predict.example import Box, as_rgb
+from util.predict.examples import BOXES, MASK, photograph
 from util.predict.predictor import Predictor
 from util.runtime.errors import UserError
 
@@ -105,14 +107,14 @@ def bounding_box(mask: np.ndarray) -> Box:
 
 
 def find_examples(predictor: Predictor) -> list[PageExample]:
-    """Return a support and two queries of each novel class, up to `MAX_EXAMPLES` classes.
+    """Return a support and two queries of each novel class, and photographs of cheetahs.
 
-    They come from the validation data of the checkpoint. Without that folder there are none. Raises
-    `UserError` if the data exists but is broken.
+    Novel classes, up to `MAX_EXAMPLES`, come from the validation data of the checkpoint. Without
+    that folder there are only the photographs. Raises `UserError` if the data exists but is broken.
     """
-    data = predictor.cfg.Data
+    data, cheetahs = predictor.cfg.Data, _cheetahs()
     if not Path(data.data_root).is_dir():
-        return []
+        return [cheetahs]
     source = open_source(data, "val")
     listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
     examples: list[PageExample] = []
@@ -125,4 +127,10 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
             support = MarkedImage(reduce_size(image, SIDE), mask)
             queries = [reduce_size(source.load(n)[0], SIDE) for n in names[1:3]]
             examples.append(PageExample(support, queries))
-    return examples
+    return [*examples, cheetahs]
+
+
+def _cheetahs() -> PageExample:
+    photographs = {name: open_upload(photograph(name)) for name in BOXES}
+    support = MarkedImage(photographs.pop("cheetah1"), read_label(MASK) == 1)
+    return PageExample(support, list(photographs.values()))
