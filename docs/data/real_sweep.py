@@ -1,4 +1,9 @@
-"""Draw the chart of docs/results.md: `python docs/data/real_sweep.py [OUT.png]`."""
+"""Draw the chart of docs/data/real_sweep.csv, the settings tried on the real photographs.
+
+    python docs/data/real_sweep.py [FOLDER]
+
+writes real_sweep.png into FOLDER, docs/images by default.
+"""
 
 import csv
 import sys
@@ -6,25 +11,49 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
-COLORS = {"1": "#0072b2", "2": "#56b4e9", "3": "#009e73", "10": "#d55e00"}
-MARKERS = {"0.1": "v", "1": "o", "3": "s", "10": "D"}
+HERE = Path(__file__).parent
+SEED_COLORS = {"321": "#0072b2", "322": "#d55e00"}
+CLASS_STYLES = {"dog": ("#009e73", "o"), "horse": ("#0072b2", "s"), "person": ("#d55e00", "^")}
 
-rows = list(csv.DictReader((HERE / "real_sweep.csv").read_text().splitlines()))
-figure, axes = plt.subplots(figsize=(8, 4.2))
+
+def label(row: dict[str, str]) -> str:
+    """Name the setting of a row: the two multipliers of lr, then what differs from most rows."""
+    words = [f"{row['lr_multiplier']} / {row['merge_lr_multiplier']}"]
+    words += ["full augmentation"] * (row["augment"] == "true")
+    words += ["no mirroring"] * (row["flip"] == row["augment"] == "false")
+    words += [f"batch {row['batch_size']}"] * (row["batch_size"] != "4")
+    words += [f"lr {float(row['lr']):.0e}".replace("e-0", "e-")] * (row["lr"] != "0.0002")
+    words += [f"class balance {row['class_balance']}"] * (row["class_balance"] != "0")
+    return ", ".join(words)
+
+
+rows = list(csv.DictReader((HERE / "real_sweep.csv").open(encoding="utf-8")))
+settings = sorted(dict.fromkeys(map(label, rows)), key=lambda name: "," in name)
+plt.rcParams.update(
+    {"font.size": 11, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd"}
+)
+figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6.2), width_ratios=(1.5, 1))
+
 for row in rows:
-    axes.scatter(
-        int(row["scored_at"]), float(row["final"]), s=42, alpha=0.85,
-        color=COLORS[row["lr_multiplier"]], marker=MARKERS[row["merge_lr_multiplier"]],
-        edgecolor="black" if row["other_overrides"] else "none",
-    )  # fmt: skip
-for value, color in COLORS.items():
-    axes.scatter([], [], color=color, label=f"lr_multiplier {value}")
-for value, marker in MARKERS.items():
-    axes.scatter([], [], color="gray", marker=marker, label=f"merge_lr_multiplier {value}")
-axes.scatter([], [], color="white", edgecolor="black", label="other overrides, too")
-axes.set(xlabel="iteration that was scored", ylabel="final mIoU, %", ylim=(46, 60))
-axes.grid(alpha=0.3)
-axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "images/real_sweep.png"
-figure.savefig(out, dpi=110, bbox_inches="tight")
+    color = SEED_COLORS[row["seed"]]
+    y = settings.index(label(row)) + (0.24 if row["seed"] == "322" else 0)
+    left.scatter(float(row["meta"]), y, 95, "white", edgecolors=color, linewidths=1.5)
+    left.scatter(float(row["final"]), y, 45, color, zorder=3)
+for seed, color in SEED_COLORS.items():
+    left.scatter([], [], 45, color, label=f"final, seed {seed}")
+    left.scatter([], [], 95, "white", edgecolors=color, linewidths=1.5, label=f"meta, seed {seed}")
+left.set(
+    title="mIoU by setting", xlabel="mIoU, percent", ylabel="lr_multiplier / merge_lr_multiplier"
+)
+left.set_yticks(range(len(settings)), settings)
+left.invert_yaxis()
+
+for name, (color, marker) in CLASS_STYLES.items():
+    known = [(int(row["scored_at"]), float(row[name])) for row in rows if row[name]]
+    right.scatter(*zip(*known, strict=True), 50, color, marker=marker, label=name, zorder=3)
+right.set(title="IoU of the classes", xlabel="iteration scored", ylabel="percent", ylim=(0, 100))
+for axes, columns in ((left, 2), (right, 3)):
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False)
+
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "images"
+figure.savefig(folder / "real_sweep.png", dpi=100, bbox_inches="tight", facecolor="white")

@@ -5,6 +5,7 @@ block whose first line says why it is not run, or when and where it was measured
 that ends with a file name, `like/this.py`:, is written to that file first; a diff is applied.
 """
 
+import csv
 import json
 import os
 import re
@@ -264,15 +265,25 @@ def test_commands_of_a_page_run_as_written(
         AFTER[page.stem](checkout, said)
 
 
-# --- data behind the charts ----------------------------------------------------------------------
+# --- tables and charts of the pages --------------------------------------------------------------
 
 
-def test_chart_of_the_results_is_drawn_from_its_file(tmp_path: Path) -> None:
-    rows = (ROOT / "docs/data/real_sweep.csv").read_text().splitlines()[1:]
-    assert f"{len(rows)} more scores of single runs" in (ROOT / "docs/results.md").read_text()
-    script = [sys.executable, str(ROOT / "docs/data/real_sweep.py"), str(tmp_path / "chart.png")]
-    subprocess.run(script, check=True)
-    assert (tmp_path / "chart.png").stat().st_size > 10_000
+@pytest.mark.parametrize(
+    ("page", "name"), [("results.md", "real_sweep.csv"), ("performance.md", "bench_cpu.csv")]
+)
+def test_table_of_a_page_has_the_stated_rows(page: str, name: str) -> None:
+    rows = list(csv.DictReader((ROOT / "docs/data" / name).open(encoding="utf-8")))
+    assert f"[{len(rows)} rows](data/{name})" in (ROOT / "docs" / page).read_text()
+    assert all(None not in row and None not in row.values() for row in rows)  # equally long
+
+
+def test_chart_of_a_page_is_drawn_from_its_table(tmp_path: Path) -> None:
+    (tmp_path / "charts").mkdir()
+    words = [sys.executable, "docs/data/real_sweep.py", str(tmp_path / "charts")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn = tmp_path / "charts/real_sweep.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG") and drawn.stat().st_size > 20_000
 
 
 # --- the notebook --------------------------------------------------------------------------------
