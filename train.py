@@ -44,7 +44,7 @@ def train() -> None:
     stop = Stop(ranks.is_main)
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
-        # Episodes: query, supports and class are drawn in util/data/episodes.py.
+        # Query, class and supports are drawn in util/data/episodes.py, `EpisodeSampler.plan`.
         episodes, report = open_episodes(cfg, "train", options.seed, *statistics)
         tests, more = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     size, epochs, limit = options.batch_size, options.epochs, options.max_iterations
@@ -56,6 +56,7 @@ def train() -> None:
     model.to(ranks.device)
     report += more + speed.set_up(model, cfg, ranks.device)
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
+    # Which parameters learn, and at which rate (K-shot weights too): util/train/optimizers.py.
     trainer = AdversarialTrainer(model, cfg, batches.total, ranks)
     run = AdversarialRun(trainer, cfg, ranks, batches)
     report += run.start()
@@ -75,7 +76,7 @@ def train() -> None:
 
     with stop, run.saved_on_failure():
         if not run.owes_validation or goes_on():
-            # model/encoder.py multiplies a support by its mask, in which 255 counts as background.
+            # model/encoder.py: a support is multiplied by its mask, where 255 is background.
             encoded = encoded_batches(model.encoder, episodes, batches, cfg)
             for batch in progress.waiting(encoded):
                 at = run.done, run.done % batches.per_epoch  # iteration of the run, of the epoch
@@ -103,7 +104,7 @@ def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> bool:
     if not results:
         return False
     scores = results[cfg.Eval.val_seed]
-    run.record_validation(scores, gallery.gather()["episodes"])
+    run.record_validation(scores, gallery.gather()["episodes"])  # chooses best.pth
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
     if run.exhausted():
         log.info(f"stopped early: {run.stale} epochs without a better mIoU")

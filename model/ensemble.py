@@ -7,7 +7,10 @@ from model.resize import autocast_disabled
 
 
 class Ensemble(nn.Module):
-    """Gram merge, base merge and, for K > 1, the weights of the K shots."""
+    """Gram merge, base merge and, for K > 1, the K-shot weights.
+
+    The K-shot weights learn only with `Method.train_kshot` (util/train/optimizers.py).
+    """
 
     def __init__(self, shot: int) -> None:
         super().__init__()

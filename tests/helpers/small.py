@@ -57,10 +57,17 @@ def encoded(model: AMFormer, shot: int, *, empty: bool = False) -> EncodedBatch:
 
 @torch.no_grad()
 def balance_heads(model: AMFormer, *episode: Tensor) -> None:
-    """Shift the heads' biases until each finds an object in half of the image."""
+    """Shift the heads' biases until each finds an object in about half of the image.
+
+    The new border lies in the middle of the widest gap near the median. At the median itself one
+    position would lie on the border, and rounding would decide what it is.
+    """
     for index, head in enumerate(model.object_mining.heads):
         logits = model(*episode).logits[index]
-        head[-1].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+        ordered = (logits[:, 1] - logits[:, 0]).flatten().sort().values
+        near = ordered[len(ordered) * 2 // 5 : len(ordered) * 3 // 5 + 2]
+        widest = (near[1:] - near[:-1]).argmax()
+        head[-1].bias[1] -= (near[widest] + near[widest + 1]) / 2
 
 
 class Recorded:

@@ -1,4 +1,8 @@
-"""Evaluation: the order of the work, the evaluator, metrics, scores, pictures of episodes."""
+"""Evaluation: the order of the work, the evaluator, metrics, scores, pictures of episodes.
+
+`order` sorts and shares out the episodes, `evaluator` runs them, `metrics` counts pixels, `scores`
+makes scores of the counts, `visualize` draws episodes.
+"""
 
 import lazy_loader
 

@@ -1,6 +1,8 @@
 """How a command runs: command line, log, progress, signals, launch, ranks, files, random state.
 
-Nothing here knows data, models' training or evaluation.
+Nothing here knows data, models' training or evaluation. `cli` reads command lines and ends them,
+`stop` handles signals, `launch` starts ranks and `distributed` connects them, `files` writes whole
+files, `parallel` uses all cores, `rng` holds the random state.
 """
 
 import lazy_loader
