@@ -233,7 +233,7 @@ def test_mistakes_are_messages_and_the_other_queries_are_segmented(
     assert "broken.png: cannot be read as an image" in read_message(page)
     choose(page, "#upload", files.huge)
     assert "huge.png: has more than 50 million pixels" in read_message(page)
-    page.get_by_label("Thumbnail 1 of 5").click()  # an example, with its mask and two queries
+    page.get_by_label("Thumbnail 1 of 6").click()  # an example, with its mask and two queries
     page.get_by_label("Thumbnail 2 of 2").wait_for()
     page.locator("#queries button[aria-label='Clear']").click()
     choose(page, "#queries button[aria-label*='upload' i]", files.broken, files.first)
@@ -247,7 +247,7 @@ def test_mistakes_are_messages_and_the_other_queries_are_segmented(
 def test_visitors_do_not_see_the_support_of_others(
     page: Page, server: SimpleNamespace, browser: BrowserContext
 ) -> None:
-    page.get_by_label("Thumbnail 1 of 5").click()
+    page.get_by_label("Thumbnail 1 of 6").click()
     page.get_by_label("Thumbnail 2 of 2").wait_for()
     other = browser.new_page()
     other.goto(server.address)

@@ -132,5 +132,6 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
 
 def _cheetahs() -> PageExample:
     photographs = {name: open_upload(photograph(name)) for name in BOXES}
-    support = MarkedImage(photographs.pop("cheetah1"), read_label(MASK) == 1)
+    mask = reduce_size(read_label(MASK), SIDE, cv2.INTER_NEAREST) == 1
+    support = MarkedImage(photographs.pop("cheetah1"), mask)
     return PageExample(support, list(photographs.values()))
