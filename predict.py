@@ -12,27 +12,49 @@ A query is an image, or a folder of images. For each query, OUT gets masks/QUERY
 the i-th NAME, 0 for background), overlays/QUERY.png and a line of predictions.jsonl.
 """
 
-from util.predict.command import read_request
-from util.runtime.cli import main
+from pathlib import Path
+
+from util.predict import command
+from util.predict.example import Example
+from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.log import log
 
 
 def predict() -> None:
     """Read the command line, segment the queries, and write the results."""
-    request = read_request(__doc__)
+    parser = Parser(__doc__)
+    command.add_model_arguments(parser)
+    parser.add_argument(
+        "--support", nargs="+", required=True, action="extend", metavar="[NAME=]IMAGE:LABEL",
+        help="labeled examples",
+    )  # fmt: skip
+    parser.add_argument(
+        "--query", nargs="+", required=True, action="extend", metavar="IMAGE",
+        help="images and folders of images",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
+    parser.add_overrides()
+    args = parser.parse_args()
+    command.check_model_arguments(args)
+    queries = command.find_queries(args.query)
+    classes: dict[str, list[Example]] = {}
+    for word in args.support:
+        name, example = command.parse_support(word)
+        example.load(f"--support {word}")
+        classes.setdefault(name, []).append(example)
+    command.make_folders(args.out)
     # Imported only now: torch takes seconds to load, and the arguments are checked without it.
     from util.predict import Predictor
     from util.predict.output import write_predictions
 
-    predictor = Predictor.from_checkpoint(request.checkpoint, request.device, request.overrides)
-    for name, examples in request.classes.items():
+    predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
+    for name, examples in classes.items():
         predictor.add_class(name, examples)
-    errors = write_predictions(predictor, request.queries, request.out)
-    total = len(request.queries)
-    log.info(f"{total - len(errors)} images segmented into {request.out}")
+    errors = write_predictions(predictor, queries, args.out)
+    log.info(f"{len(queries) - len(errors)} images segmented into {args.out}")
     if errors:
-        raise UserError(f"{errors[0]} ({len(errors)} of {total} queries failed)")
+        raise UserError(f"{errors[0]} ({len(errors)} of {len(queries)} queries failed)")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from util import speed
 from util.checkpoint import checkpoint_path, read_checkpoint, require_unseen, trained_model
 from util.config import to_dict
 from util.data import open_episodes
-from util.evaluate import GALLERIES, Evaluator, Gallery, Scores, save_strips
+from util.evaluate import GALLERIES, Evaluator, Gallery, save_strips
 from util.evaluate.scores import add_confusions, format_table, summarize
 from util.reproduce import file_hash, record_environment, verify
 from util.runtime import Progress, atomic_write, distributed, main
@@ -79,10 +79,13 @@ def test() -> None:
 
     if ranks.is_main:
         log.info(format_table(results))
+        by_seed = {str(seed): asdict(scores) for seed, scores in results.items()}
+        # In the file, confusions are summed over the seeds.
+        confusion = add_confusions(scores.pop("confusion") for scores in by_seed.values())
         result = record | {
             "summary": summarize(list(results.values())),
-            "seeds": {str(seed): without_confusion(scores) for seed, scores in results.items()},
-            "confusion": add_confusions(scores.confusion for scores in results.values()),
+            "seeds": by_seed,
+            "confusion": confusion,
             "cost": {
                 "seconds": seconds,
                 "episodes_per_s": count * len(seeds) / seconds,
@@ -107,11 +110,6 @@ def write(folder: Path, result: dict, strips: dict[str, list[np.ndarray]]) -> No
             log.info(f"written: {path}")
         else:
             path.unlink(missing_ok=True)
-
-
-def without_confusion(scores: Scores) -> dict:
-    """Return the scores of a seed without its confusion, which is summed over the seeds."""
-    return {name: value for name, value in asdict(scores).items() if name != "confusion"}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
 from util.train import base_learner
+from util.train.run import BaseLearnerRun
 
 
 def train_base() -> None:
@@ -36,7 +37,7 @@ def train_base() -> None:
     seed_everything(base.seed + ranks.rank)
     model = base_learner.build_base_learner(cfg, ranks)
     trainer = base_learner.BaseLearnerTrainer(model, cfg, batches.total, ranks)
-    run = base_learner.BaseLearnerRun(trainer, cfg, ranks, batches)
+    run = BaseLearnerRun(trainer, cfg, ranks, batches)
     report += run.start() + more
     progress = Progress(batches.total, cfg.Train.print_freq, batches.start, ranks.is_main)
     for line in report:

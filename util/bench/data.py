@@ -28,11 +28,8 @@ from util.data.loading import load_batches
 from util.runtime.cli import main
 from util.runtime.log import log
 
-IMAGES = 100
-"""Images per row, the first of the fold's list."""
-
-WARM_UP = 3
-"""Batches that the loader delivers before its rate is measured."""
+IMAGES = 100  # per row, the first of the fold's list
+WARM_UP = 3  # batches that the loader delivers before its rate is measured
 
 
 def per_second(call: Callable[[str], object], names: list[str]) -> float:

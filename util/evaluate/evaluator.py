@@ -25,21 +25,13 @@ from util.runtime.progress import timed
 
 @dataclass
 class EvaluatedEpisode:
-    """One evaluated episode, for pictures.
-
-    Attributes:
-        plan: the episode by name.
-        prediction: of the episodes that ran together.
-        row: of this episode in the prediction.
-        target: 0, 1 and 255 at the query's size [H,W].
-        iou: of the object at that size, 0..1.
-    """
+    """One evaluated episode, for pictures."""
 
     plan: EpisodePlan
-    prediction: Prediction
-    row: int
-    target: Tensor
-    iou: float
+    prediction: Prediction  # of the episodes that ran together
+    row: int  # of this episode in the prediction
+    target: Tensor  # 0, 1 and 255 at the query's size [H,W]
+    iou: float  # of the object at that size, 0..1
 
 
 class Evaluator:
@@ -74,16 +66,11 @@ class Evaluator:
         on_episode: Callable[[EvaluatedEpisode], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> dict[int, Scores]:
-        """Evaluate episodes and restore the model's mode; every rank has to call this.
+        """Return the scores over all ranks by seed, {} if stopped; every rank has to call this.
 
-        Args:
-            order: the episodes, see `order`.
-            on_progress: called with the number of episodes that are done on this rank.
-            on_episode: called with each episode of this rank, see `visualize.Gallery`.
-            stop: asked after each episode; if it returns True on any rank, there are no scores.
-
-        Returns:
-            Seed -> scores over all ranks; {} if stopped.
+        `on_progress` gets the number of episodes that are done on this rank, `on_episode` each of
+        them, see `visualize.Gallery`. `stop` is asked after each episode; it stops all ranks. The
+        model's mode is restored.
         """
         was_training = self.model.training
         if not self.cfg.Method.fix_bn:  # ranks have learned different batch norm statistics
@@ -135,9 +122,7 @@ class Evaluator:
 class QueryScorer:
     """One query: encoded, and with the labels that its predictions are compared with.
 
-    Attributes:
-        features: of the image.
-        bytes: the memory that all of it takes.
+    All of it takes `bytes` of memory.
     """
 
     def __init__(self, evaluator: Evaluator, name: str):
@@ -157,10 +142,7 @@ class QueryScorer:
     def score(
         self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals
     ) -> tuple[Tensor, float]:
-        """Count one episode at the query's size; return its target and the object's IoU in 0..1.
-
-        The target is 0, 1 and 255 [H,W].
-        """
+        """Count one episode at the query's size; return target (0, 1, 255; [H,W]), IoU (0..1)."""
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
 

@@ -40,11 +40,7 @@ def areas(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class BinaryTotals:
-    """I and U of background and object, for each class.
-
-    Attributes:
-        totals: int64 [classes, 2 (background, object), 2 (I, U)].
-    """
+    """I and U for each class: `totals`, int64 [classes, 2 (background, object), 2 (I, U)]."""
 
     def __init__(self, classes: int, device: torch.device):
         self.totals = torch.zeros(classes, 2, 2, dtype=torch.int64, device=device)
@@ -66,11 +62,7 @@ class BinaryTotals:
 
 
 class BaseTotals:
-    """I and U of each base class.
-
-    Attributes:
-        totals: int64 [N + 1, 2 (I, U)], row 0 the background.
-    """
+    """I and U of each base class: `totals`, int64 [N + 1, 2 (I, U)], row 0 the background."""
 
     def __init__(self, classes: int, device: torch.device):
         self.totals = torch.zeros(classes + 1, 2, dtype=torch.int64, device=device)
@@ -91,13 +83,11 @@ class BaseTotals:
 
 
 class ConfusionTotals:
-    """Confusion of each novel class with the base classes, in pixels.
+    """Confusion of each novel class with the base classes: `totals`, int64 [classes, 2, N + 3].
 
-    Column 0 is background, 1..N base classes, N + 1 another novel class, N + 2 a hit.
-
-    Attributes:
-        totals: int64 [classes, 2, N + 3]. Row 0 counts the pixels predicted as the object, by their
-            true label; row 1 the object's pixels, missed ones by the base learner's label.
+    Row 0 counts the pixels predicted as the object, by their true label; row 1 the object's pixels,
+    missed ones by the base learner's label. Column 0 is background, 1..N base classes, N + 1
+    another novel class, N + 2 a hit.
     """
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
@@ -125,8 +115,7 @@ class ConfusionTotals:
 class ThresholdTotals:
     """Histograms of a map in 0..1, from which the scores at every threshold follow.
 
-    Attributes:
-        totals: int64 [classes, 2 (background, object), bins + 1].
+    They are `totals`, int64 [classes, 2 (background, object), bins + 1].
     """
 
     BINS = 100
@@ -176,10 +165,7 @@ def object_iou(prediction: Tensor, target: Tensor) -> float:
     return ratio(*areas(prediction, target)[1]).item()
 
 
-Totals = BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals
-
-
-def sum_over_ranks(*totals: Totals) -> None:
+def sum_over_ranks(*totals: BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals) -> None:
     """Sum the counts over all ranks, in place."""
     for each in totals:
         distributed.all_reduce_sum(each.totals)

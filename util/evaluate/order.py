@@ -21,15 +21,12 @@ class Task:
 class EvaluationOrder:
     """This rank's share of an evaluation.
 
-    Attributes:
-        seeds: of all episodes, over all ranks.
-        count: number of episodes for each seed, over all ranks.
-        groups: episodes that run as one batch; they share their query. Groups of the same query
-            follow each other.
+    Each of the `groups` runs as one batch; its episodes share their query. Groups of the same query
+    follow each other.
     """
 
-    seeds: tuple[int, ...]
-    count: int
+    seeds: tuple[int, ...]  # over all ranks
+    count: int  # of episodes for each seed, over all ranks
     groups: list[list[Task]]
 
     @property

@@ -16,35 +16,23 @@ from util.evaluate.metrics import (
     sum_over_ranks,
 )
 
-PRIOR_CHANNELS = ("f5", "f4")
-"""The prior's channels, named after the features that they compare."""
+PRIOR_CHANNELS = ("f5", "f4")  # named after the features that they compare
 
+# Novel class -> "predicted" or "object" -> label -> pixels; see `name_confusion`.
 Confusion = dict[str, dict[str, dict[str, int]]]
-"""Novel class -> "predicted" or "object" -> label -> pixels; see `name_confusion`."""
 
 
 @dataclass
 class Scores:
-    """The scores of an evaluation, in percent.
+    """The scores of an evaluation, in percent."""
 
-    Attributes:
-        final: the system.
-        meta: G without the ensemble.
-        base_miou: the base learner, on the base classes in the same queries.
-        prior: the better channel of the training-free prior, at its best threshold.
-        prior_channel: that channel, one of `PRIOR_CHANNELS`.
-        prior_threshold: that threshold, 0..1.
-        episodes: their number.
-        confusion: pixels by class.
-    """
-
-    final: Score
-    meta: Score
-    base_miou: float
-    prior: Score
-    prior_channel: str
-    prior_threshold: float
-    episodes: int
+    final: Score  # of the system
+    meta: Score  # of G without the ensemble
+    base_miou: float  # of the base learner, on the base classes in the same queries
+    prior: Score  # of the better channel of the training-free prior, at its best threshold
+    prior_channel: str  # that channel, one of `PRIOR_CHANNELS`
+    prior_threshold: float  # that threshold, 0..1
+    episodes: int  # their number
     confusion: Confusion
 
     def line(self) -> str:

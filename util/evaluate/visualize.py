@@ -1,5 +1,6 @@
 """Pictures of evaluated episodes: one strip per episode, from its support to the final mask."""
 
+import functools
 import heapq
 from collections.abc import Sequence
 from itertools import chain
@@ -26,8 +27,7 @@ OPACITY = 0.55  # of a color over the image
 TILE, TITLE = 192, 22  # pixels: side of an image, and height of the title above it
 GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}
 
-RankedStrip = tuple[float, int, Tensor]
-"""IoU (or its negative), number on its rank, strip."""
+RankedStrip = tuple[float, int, Tensor]  # IoU (or its negative), number on its rank, strip
 
 
 class Gallery:
@@ -48,11 +48,10 @@ class Gallery:
     def add(self, episode: EvaluatedEpisode) -> None:
         """Draw the episode if it belongs to those that are kept so far."""
         number, self.added = self.added, self.added + 1
-        made: list[Tensor] = []
 
+        @functools.cache
         def drawn() -> Tensor:  # at most once, and only if the episode is kept
-            made[:] = made or [torch.from_numpy(draw_strip(episode, self.episodes))]
-            return made[0]
+            return torch.from_numpy(draw_strip(episode, self.episodes))
 
         if number in self.chosen:
             self.spread.append(drawn())

@@ -1,12 +1,8 @@
-"""The command line of predict.py, read and checked in full before torch is imported.
-
-The page shares `add_model_arguments` and `check_model_arguments`.
-"""
+"""Words of the command lines of predict.py and the page, checked before torch is imported."""
 
 import argparse
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +13,9 @@ from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Files of a folder that are queries."""
-
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # queries of a folder
 _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
-
-
-@dataclass(frozen=True)
-class Request:
-    """A checked command line.
-
-    Attributes:
-        checkpoint: the model.
-        device: such as "cpu".
-        overrides: words `Section.key=value`.
-        classes: name -> the labeled examples, in the order of the command line.
-        queries: image files; no two share a stem.
-        out: the output folder; it exists, with `masks` and `overlays` in it.
-    """
-
-    checkpoint: Path
-    device: str
-    overrides: list[str]
-    classes: dict[str, list[Example]]
-    queries: list[Path]
-    out: Path
 
 
 def add_model_arguments(parser: Parser, default: Path | None = None) -> None:
@@ -65,35 +38,6 @@ def check_model_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint {args.checkpoint}: no such checkpoint; {remedy}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         raise UserError(f"--device {args.device}: unknown; write cpu, cuda or cuda:0")
-
-
-def read_request(text: str | None) -> Request:
-    """Read and check the command line, and create the output folder; `text` is what `--help` shows.
-
-    Raises `UserError` if an argument is wrong, or a file that it names cannot be used.
-    """
-    parser = Parser(text)
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--support", nargs="+", required=True, action="extend", metavar="[NAME=]IMAGE:LABEL",
-        help="labeled examples",
-    )  # fmt: skip
-    parser.add_argument(
-        "--query", nargs="+", required=True, action="extend", metavar="IMAGE",
-        help="images and folders of images",
-    )  # fmt: skip
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
-    parser.add_overrides()
-    args = parser.parse_args()
-    check_model_arguments(args)
-    queries = find_queries(args.query)
-    classes: dict[str, list[Example]] = {}
-    for word in args.support:
-        name, example = parse_support(word)
-        example.load(f"--support {word}")
-        classes.setdefault(name, []).append(example)
-    make_folders(args.out)
-    return Request(args.checkpoint, args.device, args.overrides, classes, queries, args.out)
 
 
 def parse_support(word: str) -> tuple[str, Example]:
@@ -166,6 +110,5 @@ def make_folders(out: Path) -> None:
             (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(
-            f"--out {out}: the folder cannot be created ({reason}); name another"
-        ) from None
+        what = f"--out {out}: the folder cannot be created ({reason})"
+        raise UserError(f"{what}; name another") from None

@@ -130,10 +130,8 @@ def as_rgb(image: Picture) -> np.ndarray:
     image = np.asarray(image)
     has_shape = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4)
     if image.dtype not in (np.uint8, np.uint16) or not has_shape or not image.size:
-        raise UserError(
-            f"an image must be uint8 or uint16, [H,W], [H,W,3] or [H,W,4], given {image.dtype} "
-            f"{list(image.shape)}; convert it"
-        )
+        what = "an image must be uint8 or uint16, [H,W], [H,W,3] or [H,W,4]"
+        raise UserError(f"{what}, given {image.dtype} {list(image.shape)}; convert it")
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.ndim == 2:
@@ -149,10 +147,8 @@ def _read_mask(mask: Picture, shape: tuple[int, int], name: str) -> np.ndarray:
         upright = ImageOps.exif_transpose(mask) if isinstance(mask, Image.Image) else mask
         label = np.asarray(upright)
     if label.ndim != 2 or label.dtype.kind not in "bui":
-        raise UserError(
-            f"{name}: a mask must be whole numbers or booleans [H,W], given {label.dtype} "
-            f"{list(label.shape)}; convert it"
-        )
+        what = f"{name}: a mask must be whole numbers or booleans [H,W]"
+        raise UserError(f"{what}, given {label.dtype} {list(label.shape)}; convert it")
     if label.shape != shape:
         rotated = ", rotated as its EXIF orientation says" if label.shape == shape[::-1] else ""
         raise UserError(

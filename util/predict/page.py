@@ -94,9 +94,8 @@ class Page:
             if not queries:
                 raise UserError("There is no query: add at least one image to search in")
             if len(queries) > MAX_QUERIES:
-                raise UserError(
-                    f"{len(queries)} queries are too many at once: keep at most {MAX_QUERIES}"
-                )
+                what = f"{len(queries)} queries are too many at once"
+                raise UserError(f"{what}: keep at most {MAX_QUERIES}")
             if kind == BOX:
                 example = Example(support.image, box=pictures.bounding_box(mask))
             else:
@@ -170,17 +169,14 @@ class Page:
 def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
     """Return where the support is painted, its upload button, and what the paint covers."""
     gr.Markdown("### 1. Support: paint over the object")
+    paint = (pictures.PAINT_COLOR, pictures.PAINT_OPACITY)
     editor = gr.ImageEditor(
         label="Support",
         show_label=False,
         sources=(),
         transforms=(),
         layers=False,
-        brush=gr.Brush(
-            default_size=16,
-            colors=[(pictures.PAINT_COLOR, pictures.PAINT_OPACITY)],
-            color_mode="fixed",
-        ),
+        brush=gr.Brush(default_size=16, colors=[paint], color_mode="fixed"),
         format="png",
         buttons=[],
         height=400,

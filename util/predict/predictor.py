@@ -26,8 +26,7 @@ from util.features import encode_query, encode_support
 from util.predict.example import Example, Picture, as_rgb
 from util.runtime.errors import UserError
 
-MAX_CLASSES = IGNORE - 1
-"""An index mask (uint8) has room for so many classes besides 0 and 255."""
+MAX_CLASSES = IGNORE - 1  # so many find room in an index mask (uint8) besides 0 and 255
 
 
 @dataclass(frozen=True)
@@ -203,14 +202,12 @@ class Predictor:
         return self.model.match(query, [supports], kshot=kshot)
 
     def _encode_support(self, example: Example, name: str) -> SupportFeatures:
-        support = encode_support(
-            self.model.encoder, *self.transform.deterministic(*example.load(name))
-        )
+        image, label = self.transform.deterministic(*example.load(name))
+        support = encode_support(self.model.encoder, image, label)
         if not len(support.weight):
-            raise UserError(
-                f"{name}: the object is too small, no pixel of it is left at "
-                f"{self.size}x{self.size} pixels; mark more of it, or crop the image around it"
-            )
+            what = f"no pixel of it is left at {self.size}x{self.size} pixels"
+            remedy = "mark more of it, or crop the image around it"
+            raise UserError(f"{name}: the object is too small, {what}; {remedy}")
         return support
 
 

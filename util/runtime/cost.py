@@ -6,14 +6,10 @@ from pathlib import Path
 
 import torch
 
-GB = 1e9
-
 
 def resident_peak() -> int:
-    """Return this process's peak memory in bytes.
-
-    `ru_maxrss` would not do: it starts from the parent's peak.
-    """
+    """Return this process's peak memory in bytes."""
+    # `ru_maxrss` would not do: it starts from the parent's peak.
     [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) * 1024
 
@@ -21,7 +17,7 @@ def resident_peak() -> int:
 def peak_gb(device: torch.device) -> float:
     """Return the peak since the process began, in GB: of the GPU, or of the whole process."""
     on_gpu = device.type == "cuda"
-    return (torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()) / GB
+    return (torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()) / 1e9
 
 
 class Cost:
@@ -37,16 +33,13 @@ class Cost:
         self.last = time.monotonic()
 
     def taken(self) -> dict[str, float]:
-        """Return the cost since the last call (or the start); call it after a validation.
-
-        `peak_memory_gb` is that of this rank since its process began.
-        """
+        """Return the cost since the last call (or the start); call it after a validation."""
         now, train = time.monotonic(), self.last - self.begin
         taken = {
             "iterations_per_s": self.iterations / max(train, 1e-9),
             "train_s": train,
             "validation_s": now - self.last,
-            "peak_memory_gb": peak_gb(self.device),
+            "peak_memory_gb": peak_gb(self.device),  # of this rank since its process began
         }
         self.begin, self.iterations = now, 0
         return taken

@@ -26,8 +26,7 @@ from torch import Tensor, distributed, nn
 
 from util.runtime.errors import UserError
 
-LOST = 3
-"""Exit status of a rank that lost another one: `util.runtime.launch` looks for the cause there."""
+LOST = 3  # status of a rank that lost another one: `util.runtime.launch` looks for the cause there
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,7 @@ def _children() -> list[int]:
 
 
 def launch() -> None:
-    """Run the command line.
-
-    Raises:
-        UserError: a wrong option.
-        RunStopped: a rank failed, or the machines could not connect to each other.
-    """
+    """Run the command line; raise `RunStopped` if a rank failed or the machines cannot connect."""
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # torchrun made this parser
     args = parser.parse_args(sys.argv[1:])

@@ -1,20 +1,15 @@
 """Progress of long work, shown by tqdm: a bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import SupportsFloat, TypeVar
 
 from tqdm import tqdm
 
 from util.runtime.log import FILE_ONLY, log
-
-if TYPE_CHECKING:  # torch takes seconds to import, and commands that need none use this file too
-    import torch
 
 _Batch = TypeVar("_Batch")
 
@@ -74,15 +69,13 @@ class Progress:
             yield batch
             begin = time.monotonic()
 
-    def step(
-        self, done: int, losses: Mapping[str, float | torch.Tensor], lr: float | None = None
-    ) -> None:
-        """Record that `done` iterations are finished, the last one with these losses."""
+    def step(self, done: int, losses: Mapping[str, SupportsFloat], lr: float | None = None) -> None:
+        """Record that `done` iterations are finished, the last one with these (detached) losses."""
         if not self.active:
             return
         for name, value in losses.items():
             entry = self.sums.setdefault(name, [0.0, 0])
-            entry[0] = entry[0] + (value if isinstance(value, float) else value.detach())
+            entry[0] = entry[0] + value
             entry[1] += 1
         if done % self.period and done not in (self.start + 1, self.total):
             return

@@ -15,8 +15,7 @@ ASK = signal.SIGUSR1
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-APART = 1.0
-"""Seconds from which on another signal counts as a second one."""
+APART = 1.0  # seconds from which on another signal counts as a second one
 
 
 class SignalDebouncer:

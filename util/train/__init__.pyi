@@ -1,9 +1,9 @@
 from .adversarial import AdversarialTrainer, NonFiniteStep
-from .base_learner import BaseLearnerRun, BaseLearnerTrainer
+from .base_learner import BaseLearnerTrainer
 from .curves import Curves
 from .optimizers import build_optimizers, lr_schedule, set_lr
 from .replay import dump_nonfinite_step
-from .run import AdversarialRun, Run
+from .run import AdversarialRun, BaseLearnerRun, Run
 
 __all__ = [
     "AdversarialRun",

@@ -1,4 +1,4 @@
-"""Stage one: the base learner's data, model, training step, validation and run."""
+"""Stage one: the base learner's data, model, training step and validation."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -14,19 +14,15 @@ from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.constants import IGNORE
 from model.folding import fold_batch_norms
-from model.published import base_to_published
 from model.resize import bilinear_ac
-from util.checkpoint import read_checkpoint, resume, write_checkpoint
+from util.checkpoint import read_checkpoint
 from util.config import Config
 from util.data import BaseLearnerDataset, BaseLearnerTransform, EvalTransform, load_batches
 from util.data.batches import Batches, FixedBatches
 from util.evaluate.metrics import BaseTotals, sum_over_ranks
 from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
-from util.runtime.files import sweep
-from util.runtime.log import add_log_file, log
 from util.runtime.rng import random_state, set_random_state
 from util.train.optimizers import lr_schedule, set_lr
-from util.train.run import Run
 
 Samples = Iterator[tuple[Tensor, Tensor]]
 
@@ -184,44 +180,3 @@ def validate(
         return None
     sum_over_ranks(totals)
     return 100 * totals.miou()
-
-
-class BaseLearnerRun(Run):
-    """Stage one: keeps `base.unfinished.pth` and `base.log` beside `Method.pre_weight` base.pth."""
-
-    key = "Method.pre_weight"
-
-    def __init__(
-        self, trainer: BaseLearnerTrainer, cfg: Config, ranks: Ranks, batches: Batches
-    ) -> None:
-        self.target = Path(cfg.Method.pre_weight)
-        path = self.target.with_suffix(".unfinished.pth")
-        super().__init__(trainer, cfg, ranks, batches, path)
-
-    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
-        if self.cfg.Train.resume != "auto" and not restarted:
-            return "", []
-        if not self.path.exists():
-            return "", [f"nothing to resume beside {self.target}: starts from scratch"]
-        try:
-            resume.training_state(self.path, resume.BASE_LEARNER_STATE)
-        except UserError as error:
-            raise UserError(f"{error} (or delete it to start from scratch)") from None
-        return str(self.path), []
-
-    def _open(self) -> None:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(self.path)
-        add_log_file(self.target.with_suffix(".log"))
-
-    def finish(self, miou: float) -> None:
-        """Write the base learner with its mIoU in percent under published names; drop the state.
-
-        Raises `OSError` if it cannot be written.
-        """
-        if self.ranks.is_main:
-            state = base_to_published(self.trainer.model.state_dict())
-            write_checkpoint(self.target, state_dict=state, base_miou=miou)
-            self.path.unlink(missing_ok=True)
-            log.info(f"base mIoU {miou:.1f}, written to {self.target}")
-        self._failure = ""

@@ -22,18 +22,15 @@ PUBLISHED_EXCEPTIONS = {
 
 def _group_of(name: str) -> tuple[str, str] | None:
     """Return the network ("G" or "D") and the kind of a parameter; None: no group has it."""
-    if name.startswith("object_mining."):
-        return "G", "transformer"
-    if name.startswith("clue."):
-        return "G", "other"
-    if name.startswith("ensemble."):
-        return "G", "merge"
-    if name.startswith("detail_mining.discriminators."):
-        return "D", "other"
-    if name.startswith("detail_mining.attention."):
+    groups = {
+        "object_mining.": ("G", "transformer"),
+        "clue.": ("G", "other"),
+        "ensemble.": ("G", "merge"),
+        "detail_mining.discriminators.": ("D", "other"),
         # As published: the only bias is that of the LayerNorm.
-        return "D", "other" if name.endswith(".bias") else "transformer"
-    return None
+        "detail_mining.attention.": ("D", "other" if name.endswith(".bias") else "transformer"),
+    }
+    return next((group for prefix, group in groups.items() if name.startswith(prefix)), None)
 
 
 def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer]:

@@ -66,9 +66,8 @@ def dump_nonfinite_step(
 def replay(cfg: Config, gpus: int) -> None:
     """Repeat the step of `Train.replay` on the CPU (`gpus` 0) or a GPU; print what is not finite.
 
-    Raises:
-        UserError: the file holds no step, or one of another config or of other images.
-        RunStopped: the step is not finite again.
+    Raises `UserError` if the file holds no step, or one of another config or of other images;
+    `RunStopped` if the step is not finite again.
     """
     path = Path(cfg.Train.replay)
     state = read_checkpoint(path)

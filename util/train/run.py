@@ -1,7 +1,7 @@
 """The life of a training run: resume, save, survive a failing disk, stop when asked.
 
-`Run` holds what both stages share. `AdversarialRun` (stage two) keeps a folder; it chooses the
-`best.pth` in `record_validation`. `BaseLearnerRun` (stage one) is in util/train/base_learner.py.
+`Run` holds what both stages share. `BaseLearnerRun` (stage one) keeps a file, `AdversarialRun`
+(stage two) a folder; it chooses the `best.pth` in `record_validation`.
 """
 
 import time
@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from util.checkpoint import load_checkpoint, resume, serialize_checkpoint
+from model.published import base_to_published
+from util.checkpoint import load_checkpoint, resume, serialize_checkpoint, write_checkpoint
 from util.config import Config, save_config, to_dict
 from util.data import Batches
 from util.evaluate.scores import Scores
@@ -25,38 +26,29 @@ from util.runtime.files import atomic_write, sweep
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import resume_command
+from util.train.adversarial import AdversarialTrainer
+from util.train.base_learner import BaseLearnerTrainer
 from util.train.curves import Curves
 
 LOG = "log.txt"
-
-
-class _Trainer(Protocol):
-    """What a run saves: a model, and the state of its optimizers by name."""
-
-    @property
-    def model(self) -> nn.Module: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+Trainer = AdversarialTrainer | BaseLearnerTrainer
 
 
 class Run(ABC):
     """What both stages share. All ranks call the same methods; rank 0 alone writes.
 
-    Attributes:
-        path: file or folder of the run.
-        done: iterations that are done.
-        owes_validation: the validation of the last of them is still to come.
-        setting: what a resumed run is compared with: config, versions.
-        key: of the config, that says where the run writes.
+    `path` is the file or folder of the run, of whose iterations `done` are done.
     """
 
-    key: str
+    key: str  # of the config, that says where the run writes
 
     def __init__(
-        self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
+        self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
     ) -> None:
         self.trainer, self.cfg, self.ranks, self.batches = trainer, cfg, ranks, batches
-        self.path, self.done, self.owes_validation = path, 0, False
+        self.path, self.done = path, 0
+        self.owes_validation = False  # that of the last iteration is still to come
+        # What a resumed run is compared with.
         self.setting: dict[str, Any] = {"config": to_dict(cfg), "versions": library_versions()}
         self._saved, self._saved_at = (0, False), time.monotonic()
         self._failure = ""  # why the last checkpoint could not be written
@@ -177,24 +169,61 @@ class Run(ABC):
             raise RunStopped(f"{self.path}: the last checkpoint is not written ({self._failure})")
 
 
+class BaseLearnerRun(Run):
+    """Stage one: keeps `base.unfinished.pth` and `base.log` beside `Method.pre_weight` base.pth."""
+
+    key = "Method.pre_weight"
+
+    def __init__(
+        self, trainer: BaseLearnerTrainer, cfg: Config, ranks: Ranks, batches: Batches
+    ) -> None:
+        self.target = Path(cfg.Method.pre_weight)
+        path = self.target.with_suffix(".unfinished.pth")
+        super().__init__(trainer, cfg, ranks, batches, path)
+
+    def _choose(self, restarted: bool) -> tuple[str, list[str]]:
+        if self.cfg.Train.resume != "auto" and not restarted:
+            return "", []
+        if not self.path.exists():
+            return "", [f"nothing to resume beside {self.target}: starts from scratch"]
+        try:
+            resume.training_state(self.path, resume.BASE_LEARNER_STATE)
+        except UserError as error:
+            raise UserError(f"{error} (or delete it to start from scratch)") from None
+        return str(self.path), []
+
+    def _open(self) -> None:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(self.path)
+        add_log_file(self.target.with_suffix(".log"))
+
+    def finish(self, miou: float) -> None:
+        """Write the base learner with its mIoU in percent under published names; drop the state.
+
+        Raises `OSError` if it cannot be written.
+        """
+        if self.ranks.is_main:
+            state = base_to_published(self.trainer.model.state_dict())
+            write_checkpoint(self.target, state_dict=state, base_miou=miou)
+            self.path.unlink(missing_ok=True)
+            log.info(f"base mIoU {miou:.1f}, written to {self.target}")
+        self._failure = ""
+
+
 class AdversarialRun(Run):
     """Stage two's folder `Train.save_path`: `config.yaml`, `log.txt`, curves and checkpoints.
 
     `last.pth` is written after a validation, every `Train.save_minutes` and at a stop request; the
     one before it stays as `last.previous.pth`. `best.pth` is that of the best validation.
     Files of an earlier run in the folder are removed at the first checkpoint of this run.
-
-    Attributes:
-        best: the highest validation mIoU so far, in percent.
-        stale: epochs since then, for early stopping.
     """
 
     key = "Train.save_path"
 
-    def __init__(self, trainer: _Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
+    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
         self.setting |= {"ranks": ranks.world, "images": batches.samples}
-        self.best, self.stale = -1.0, 0
+        self.best, self.stale = -1.0, 0  # highest mIoU so far, in percent; epochs since then
         self.cost = Cost(ranks.device)
         self._curves: Curves | None = None
         self._is_best = False  # the next checkpoint is the best so far
