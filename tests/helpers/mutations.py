@@ -18,6 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # as a script it finds its own folder only
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
+
 from helpers import ROOT
 from helpers.mutants import FAULTS, Fault
 
@@ -104,6 +107,8 @@ def untouched(faults: list[Fault]) -> list[str]:
 def _main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     faults = [fault for fault in FAULTS if word in fault.name]
+    if not faults:
+        sys.exit(f"error: no fault has {word!r} in its name; tests/helpers/mutants.py lists them")
     alive = survivors(faults)
     broken = untouched(faults)
     print(f"{len(faults) - len(alive)} of {len(faults)} faults are caught")

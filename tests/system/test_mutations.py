@@ -22,6 +22,12 @@ def test_every_fault_still_fits_the_code_and_names_a_test(fault: Fault, tmp_path
     assert not test or f"def {test.split('[')[0].split()[0]}(" in tests
 
 
+def test_script_starts_and_refuses_a_word_that_no_fault_has() -> None:
+    words = [sys.executable, "tests/helpers/mutations.py", "no such fault"]
+    got = subprocess.run(words, cwd=mutations.ROOT, capture_output=True, text=True)
+    assert got.returncode == 1 and got.stderr.startswith("error: no fault has 'no such fault'")
+
+
 @pytest.mark.slow
 def test_every_planted_fault_fails_a_test() -> None:
     words = [sys.executable, "tests/helpers/mutations.py"]
