@@ -88,11 +88,10 @@ def _weights(source: str | Path) -> State:
 def _kind(source: str | Path, state: State) -> tuple[str, bool]:
     """Return whose names the tensors have, and whether they are a base learner alone."""
     parts = {name.partition(".")[0] for name in state}
-    systems = {"encoder": OURS, "transformer": PUBLISHED}
-    base_learners = {"classifier": OURS, "ppm": PUBLISHED}
-    for part, found in (systems | base_learners).items():
+    systems = {"encoder": (OURS, False), "transformer": (PUBLISHED, False)}
+    for part, kind in (systems | {"classifier": (OURS, True), "ppm": (PUBLISHED, True)}).items():
         if part in parts:
-            return found, part in base_learners
+            return kind
     shown = ", ".join(list(state)[:3])
     mistake = f"neither AMFormer's names nor published ones ({shown}, ...)"
     raise UserError(f"{source}: {mistake}; it takes a system or a base learner")

@@ -92,10 +92,7 @@ _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
-    """Return the config with the values of a file's bases and of the file.
-
-    `above`: the files whose `_base_` led to this one.
-    """
+    """Return the config with a file's bases and the file; those `above` name it as their base."""
     if path.resolve() in above:
         raise UserError(f"{path}: _base_ leads back to this file; remove it from one of the two")
     try:
@@ -128,10 +125,7 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
 
 
 def _assign_all(config: Config, sections: object, source: Callable[[str], str]) -> Config:
-    """Return the config with the values in sections of keys.
-
-    `source`: a section or `Section.key` -> where it was read, for messages.
-    """
+    """Return the config with these values; `source`: a section or `Section.key` -> its place."""
     if not isinstance(sections, Mapping):
         given = shorten(sections)
         raise UserError(f"{source('')}: wants sections such as `Train:`, given {given}")

@@ -1,7 +1,8 @@
 """From downloads to data sets: masks, pictures and lists in the layout that `Source` reads.
 
 `python -m util.data.prepare` is the command line. `archive.py` reads folders, tars and zips alike;
-`jobs.py` creates the files, so that a run may be killed at any moment and continued.
+`jobs.py` creates the files, so that a run may be killed at any moment and continued. What is wrong
+with a download, a label file or the target is a `UserError`.
 """
 
 import lazy_loader

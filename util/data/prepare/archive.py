@@ -31,8 +31,7 @@ def open_archive(path: Path, option: str) -> "Archive":
     try:
         return _PackedArchive(path)
     except _DAMAGE as error:
-        what = f"not a complete tar or zip ({error})"
-        raise UserError(f"{option} {path}: {what}; download it again") from None
+        raise damaged(f"{option} {path}", f"not a complete tar or zip ({error})") from None
 
 
 class Archive:
@@ -46,10 +45,7 @@ class Archive:
         self.path = path
 
     def folders(self) -> Iterator[str]:
-        """Yield the folders down to a limited depth, upper levels first.
-
-        A folder on disk that is reached a second time, through a link, is left out.
-        """
+        """Yield the folders to a limited depth, upper levels first, each once in spite of links."""
         found, seen = [""], set()
         for folder in found:  # grows meanwhile
             path = self.where(folder)
@@ -189,8 +185,8 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def damaged(path: Path, what: str, remedy: str = "download it again") -> UserError:
-    """Return the error for a damaged file of a download."""
+def damaged(path: Path | str, what: str, remedy: str = "download it again") -> UserError:
+    """Return the error for a download, or a file of it, that is damaged or incomplete."""
     return UserError(f"{path}: {what}; {remedy}")
 
 

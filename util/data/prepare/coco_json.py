@@ -183,8 +183,7 @@ def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndar
     columns, in turn outside and inside the mask, as a list or packed into a string. Raises
     `UserError` if it is not such a code, or has another size.
     """
-    if code.get("size") != [height, width]:
-        size = code.get("size")
+    if (size := code.get("size")) != [height, width]:
         raise UserError(f"its run-length code has size {size!r}, the image [{height}, {width}]")
     counts = code.get("counts")
     if isinstance(counts, str):
