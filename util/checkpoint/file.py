@@ -57,10 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in the content of a file: its entry `name`, or all without one.
-
-    Raises `UserError` if the entry is no state dict.
-    """
+    """Return a file's entry `name`, or all of it without one; it must be a state dict."""
     weights = state.get(name, state)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: holds no named weights; name another file")
@@ -70,8 +67,7 @@ def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[st
 def load_state_dict_strictly(module: nn.Module, state: Weights, path: str | Path) -> None:
     """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
-    Raises `UserError` if names are missing, surplus or of another shape; the module is then
-    unchanged.
+    Raises `UserError` if names are missing, surplus or of another shape, and changes nothing.
     """
     if differences := state_dict_differences(module.state_dict(), state):
         mistake = f"a checkpoint of another architecture: {differences}"

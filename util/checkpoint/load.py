@@ -74,10 +74,9 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
 
 
 def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
-    """Raise `UserError` for a checkpoint that trained on a class that the config tests as novel.
+    """Raise `UserError` if a checkpoint was trained on a class that the config tests as novel.
 
-    One without a config (published weights) is accepted. Raises `UserError` naming the classes, or
-    if the config of the checkpoint cannot be read.
+    One without a config (published weights) is accepted, one with an unreadable config is not.
     """
     if "config" not in state:
         return

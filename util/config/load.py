@@ -23,11 +23,9 @@ from util.runtime.files import atomic_write
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file with all its bases, then the overrides. Reads no file of the data set.
 
-    Raises `UserError` for a mistake, in one line with its source.
-
-    Args:
-        path: the file; of a `result.json` of test.py, the config in it.
-        overrides: words `Section.key=value`, the value as YAML; nothing after `=` is empty text.
+    Of a `result.json` of test.py, the config in it is read. Overrides are words
+    `Section.key=value`, the value as YAML; nothing after `=` is empty text. Raises `UserError` for
+    a mistake, in one line with its source.
     """
     return _finish(_read(Config(), Path(path), ()), str(path), overrides)
 

@@ -15,7 +15,7 @@ _NOT_NUMERIC = _NEUTRAL | keys_with("names_input")
 
 
 def tree_differences(then: Tree, now: Tree, ignored: Set[str] = frozenset()) -> list[str]:
-    """Return `name then -> now` for each value that both trees have and that differs.
+    """Return `name then -> now` for each value that differs.
 
     `ignored` names, joined by dots, may differ. Values that only one tree has are not compared.
     """

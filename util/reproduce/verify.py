@@ -20,7 +20,7 @@ MAX_SHOWN = 20
 
 
 def read_comparable(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Read an earlier result that a test can repeat.
+    """Read an earlier result, and refuse one that this test cannot repeat.
 
     `now` is the record of this test: `config`, `checkpoint`, `checkpoint_sha256`, `environment`.
     Raises `UserError` if the file is no result, or if its config, checkpoint or lists differ.

@@ -21,8 +21,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 def open_archive(path: Path, option: str) -> "Archive":
     """Open a folder, .tar, .tgz or .zip that a command-line option ('--voc') names.
 
-    Raises `UserError` if the download is missing or damaged, or a member is a link or has a name
-    that points outside the archive.
+    Raises `UserError` if it is missing or damaged, or a member is a link or points outside.
     """
     if path.is_dir():
         return Archive(path)
@@ -89,10 +88,7 @@ class Archive:
             raise damaged(self.path / folder, f"cannot be read ({error})", _AGAIN) from None
 
     def read(self, name: str) -> bytes:
-        """Return a file's content; reading backwards in a compressed tar starts over each time.
-
-        Raises `UserError` if it cannot be read or is damaged.
-        """
+        """Return a file's content or raise `UserError`; backwards, a compressed tar starts over."""
         try:
             return self._read(name)
         except _DAMAGE as error:

@@ -60,10 +60,7 @@ def load_instances(path: str | Path) -> Instances:
 
 
 def parse_instances(content: bytes, path: str) -> Instances:
-    """Read the content of an instances file; `path` names it in messages.
-
-    Raises `UserError` as `load_instances` does.
-    """
+    """Read an instances file's content as `load_instances` does; `path` names it in messages."""
     try:
         loaded = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -75,7 +75,7 @@ def _find_voc(voc: Archive) -> str:
         remedy = "give VOCtrainval_11-May-2012.tar or its unpacked folder"
         raise damaged(f"--voc {voc.path}", what, remedy)
     if not voc.files(join(base, "SegmentationClass"), ".png"):
-        raise damaged(f"--voc {voc.path}", "SegmentationClass contains no PNG", "unpack it again")
+        raise UserError(f"--voc {voc.path}: SegmentationClass contains no PNG; unpack it again")
     return base
 
 
@@ -144,11 +144,8 @@ def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:
     return file.getvalue()
 
 
-def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
-    """Read a mask of SBD: `GTcls.Segmentation` of a .mat file (uint8 [H,W]).
-
-    Raises `UserError` if the content is no such file; the message names it `path`.
-    """
+def _sbd_label(content: bytes, path: Path) -> np.ndarray:
+    """Return `GTcls.Segmentation` of a .mat file (uint8 [H,W])."""
     try:
         loaded = loadmat(io.BytesIO(content), variable_names=["GTcls"])
     except Exception as error:  # SciPy raises a dozen types for damaged files
