@@ -49,18 +49,16 @@ class EncodedBatch:
         """Split the batch into at most `parts` parts, as even as possible."""
         size = -(-len(self) // parts)
         rows = [slice(i, i + size) for i in range(0, len(self), size)]
-        return [
-            EncodedBatch(**{k: value[part] for k, value in vars(self).items()}) for part in rows
-        ]
+        fields = vars(self).items()
+        return [EncodedBatch(**{k: value[part] for k, value in fields}) for part in rows]
 
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     """Encode a batch of images: B + B*K passes through the encoder."""
     supports = encoder.supports(batch.support, batch.support_mask)
-    labels = batch.query_mask, batch.query_base_mask
-    return EncodedBatch(
-        encoder.query(batch.query), supports, *labels, batch.class_index, batch.plans
-    )
+    query = encoder.query(batch.query)
+    masks = batch.query_mask, batch.query_base_mask
+    return EncodedBatch(query, supports, *masks, batch.class_index, batch.plans)
 
 
 def encode_query(encoder: Encoder, image: Tensor) -> QueryFeatures:
@@ -82,13 +80,7 @@ def count_bytes(tensors: Iterable[Tensor]) -> int:
 
 @dataclass
 class EncodedQuery:
-    """A query image in training.
-
-    Attributes:
-        features: of this image, N = 1.
-        label: class ids [S,S].
-        base_label: the base learner's labels [S,S].
-    """
+    """A query image in training (N = 1): class ids and the base learner's labels are [S,S]."""
 
     features: QueryFeatures
     label: Tensor
@@ -165,9 +157,8 @@ class FeatureStore:
         return self._cached((name, None, flipped), make)
 
     def _support(self, name: str, class_id: int, flipped: bool) -> SupportFeatures:
-        return self._cached(
-            (name, class_id, flipped), lambda: self._encode_support(name, class_id, flipped)
-        )
+        key = (name, class_id, flipped)
+        return self._cached(key, lambda: self._encode_support(*key))
 
     def _encode_support(self, name: str, class_id: int, flipped: bool) -> SupportFeatures:
         image, label, _ = self._load(name, class_id, flipped)

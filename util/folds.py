@@ -184,9 +184,8 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; write the class names there, one a line, or set Data.data_root"
-        ) from None
+        remedy = "write the class names there, one a line, or set Data.data_root"
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
     names = tuple(line.strip() for line in lines if line.strip())

@@ -141,11 +141,8 @@ def peak_rate(device: torch.device) -> float:
     They run in float32, with the settings of this process (such as `Speed.tf32`).
     """
     n = 8192 if device.type == "cuda" else 2048
-    product = Timer(
-        "a @ a",
-        globals={"a": torch.randn(n, n, device=device)},
-        num_threads=torch.get_num_threads(),
-    )
+    a = torch.randn(n, n, device=device)
+    product = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
     return 2 * n**3 / min(product.blocked_autorange(min_run_time=1).times)
 
 

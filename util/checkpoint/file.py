@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
+Weights = Mapping[str, Tensor]
+
 
 def serialize_checkpoint(**state: Any) -> bytes:
-    """Return the bytes of a checkpoint file of state dicts, numbers, text and containers of them.
-
-    `read_checkpoint` refuses anything else.
-    """
+    """Return the bytes of a file; state dicts, numbers, text and containers can be read back."""
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
@@ -49,32 +48,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                     raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a torn file can make the reader fail anywhere
-        mistake = "torn, or not a PyTorch checkpoint of tensors; write it again"
-        raise UserError(f"{path}: {mistake} or name another file") from None
+        mistake = "torn, or not a PyTorch checkpoint of tensors"
+        raise UserError(f"{path}: {mistake}; write it again or name another file") from None
     if not isinstance(state, dict):
-        mistake = f"holds a {type(state).__name__} instead of named values"
-        raise UserError(f"{path}: {mistake}; name another file")
+        kind = type(state).__name__
+        raise UserError(f"{path}: holds a {kind} instead of named values; name another file")
     return state
 
 
 def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in the content of a file: its entry `name`, or all without one.
-
-    Raises `UserError` if the entry is no state dict.
-    """
+    """Return a file's entry `name`, or all of it without one; it must be a state dict."""
     weights = state.get(name, state)
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise UserError(f"{path}: holds no named weights; name another file")
     return weights
 
 
-def load_state_dict_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], path: str | Path
-) -> None:
+def load_state_dict_strictly(module: nn.Module, state: Weights, path: str | Path) -> None:
     """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
-    Raises `UserError` if names are missing, surplus or of another shape; the module is then
-    unchanged.
+    Raises `UserError` if names are missing, surplus or of another shape, and changes nothing.
     """
     if differences := state_dict_differences(module.state_dict(), state):
         mistake = f"a checkpoint of another architecture: {differences}"
@@ -82,19 +75,13 @@ def load_state_dict_strictly(
     module.load_state_dict(state)
 
 
-def state_dict_differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Describe what is missing, surplus or of another shape in `state`; '' if nothing is.
-
-    Each kind is given by its number and the first three names.
-    """
+def state_dict_differences(expected: Weights, state: Weights) -> str:
+    """Count and name (three of each) what is missing, surplus or of another shape, or return ''."""
+    shapes = {n: (_shape(state[n]), _shape(expected[n])) for n in expected if n in state}
     differences = {
         "missing": [name for name in expected if name not in state],
         "surplus": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {_shape(state[name])} for {_shape(expected[name])}"
-            for name in expected
-            if name in state and _shape(state[name]) != _shape(expected[name])
-        ],
+        "of another shape": [f"{n} {a} for {b}" for n, (a, b) in shapes.items() if a != b],
     }
     return "; ".join(
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

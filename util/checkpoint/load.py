@@ -74,10 +74,9 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
 
 
 def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
-    """Refuse a checkpoint that was trained on a class that the config tests as novel.
+    """Raise `UserError` if a checkpoint was trained on a class that the config tests as novel.
 
-    One without a config (published weights) is accepted. Raises `UserError` naming the classes, or
-    if the config of the checkpoint cannot be read.
+    One without a config (published weights) is accepted, one with an unreadable config is not.
     """
     if "config" not in state:
         return
@@ -90,8 +89,7 @@ def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
     tested = fold_of(cfg.Data)
     seen = {trained.names[c - 1] for c in trained.base}
     names = [tested.names[c - 1] for c in tested.novel]
-    leaked = [n for n in names if not seen.isdisjoint((n, COCO_NAMES.get(n, n)))]
-    if leaked:
+    if leaked := [n for n in names if not seen.isdisjoint((n, COCO_NAMES.get(n, n)))]:
         mistake = f"was trained on {', '.join(leaked)}, which this config tests as novel"
         remedy = "give the config or Eval.weight of the fold that it was trained on"
         raise UserError(f"{path}: {mistake}; {remedy}")

@@ -22,14 +22,10 @@ def convert(
 ) -> tuple[dict[str, Any], str]:
     """Read a weight file; return it renamed for `write_checkpoint`, and a line that describes it.
 
-    Raises `UserError` if the file is torn, holds no such weights, or its names or shapes do not
-    fit.
-
-    Args:
-        source: a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
-            either.
-        to: 'ours' or 'published'; None: the one that the file does not have.
-        cfg: the config that the file must fit; None: the architecture that names and shapes tell.
+    `source` is a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
+    either; `to` is 'ours' or 'published', by default the names that the file does not have. It must
+    fit `cfg`, or else the architecture that its names and shapes tell. Raises `UserError` if it
+    does not, is torn, or holds no such weights.
     """
     state = published.strip_module_prefix(_weights(source))
     kind, base = _kind(source, state)
@@ -88,11 +84,10 @@ def _weights(source: str | Path) -> State:
 def _kind(source: str | Path, state: State) -> tuple[str, bool]:
     """Return whose names the tensors have, and whether they are a base learner alone."""
     parts = {name.partition(".")[0] for name in state}
-    systems = {"encoder": OURS, "transformer": PUBLISHED}
-    base_learners = {"classifier": OURS, "ppm": PUBLISHED}
-    for part, found in (systems | base_learners).items():
+    systems = {"encoder": (OURS, False), "transformer": (PUBLISHED, False)}
+    for part, kind in (systems | {"classifier": (OURS, True), "ppm": (PUBLISHED, True)}).items():
         if part in parts:
-            return found, part in base_learners
+            return kind
     shown = ", ".join(list(state)[:3])
     mistake = f"neither AMFormer's names nor published ones ({shown}, ...)"
     raise UserError(f"{source}: {mistake}; it takes a system or a base learner")

@@ -23,11 +23,9 @@ from util.runtime.files import atomic_write
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file with all its bases, then the overrides. Reads no file of the data set.
 
-    Raises `UserError` for a mistake, in one line with its source.
-
-    Args:
-        path: the file; of a `result.json` of test.py, the config in it.
-        overrides: words `Section.key=value`, the value as YAML; nothing after `=` is empty text.
+    Of a `result.json` of test.py, the config in it is read. Overrides are words
+    `Section.key=value`, the value as YAML; nothing after `=` is empty text. Raises `UserError` for
+    a mistake, in one line with its source.
     """
     return _finish(_read(Config(), Path(path), ()), str(path), overrides)
 
@@ -92,10 +90,7 @@ _UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
-    """Return the config with the values of a file's bases and of the file.
-
-    `above`: the files whose `_base_` led to this one.
-    """
+    """Return the config with a file's bases and the file; those `above` name it as their base."""
     if path.resolve() in above:
         raise UserError(f"{path}: _base_ leads back to this file; remove it from one of the two")
     try:
@@ -128,10 +123,7 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
 
 
 def _assign_all(config: Config, sections: object, source: Callable[[str], str]) -> Config:
-    """Return the config with the values in sections of keys.
-
-    `source`: a section or `Section.key` -> where it was read, for messages.
-    """
+    """Return the config with these values; `source`: a section or `Section.key` -> its place."""
     if not isinstance(sections, Mapping):
         given = shorten(sections)
         raise UserError(f"{source('')}: wants sections such as `Train:`, given {given}")

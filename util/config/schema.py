@@ -7,7 +7,7 @@ import os
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
@@ -20,16 +20,11 @@ T = TypeVar("T")
 def key(
     default: T, description: str, neutral: bool = False, names_input: bool = False, **limits: Any
 ) -> T:
-    """Define a key of a section.
+    """Define a key of a section; `limits`: of `pydantic.Field`, such as `ge` and `pattern`.
 
-    Args:
-        default: the value if no file and no override gives one.
-        description: one line for the documentation.
-        neutral: no result depends on the value: it says where output goes, how it is shown, or how
-            fast it comes.
-        names_input: the value is a path. Results depend on the content, which they record by other
-            means, and not on the path.
-        **limits: limits of `pydantic.Field`, such as `ge`, `le`, `gt` and `pattern`.
+    `neutral`: no result depends on the value: it says where output goes, how it is shown, or how
+    fast it comes. `names_input`: the value is a path. Results depend on the content, which they
+    record by other means, and not on the path.
     """
     facts = {"neutral": neutral, "names_input": names_input}
     return Field(default, description=description, json_schema_extra={**facts}, **limits)
@@ -44,6 +39,7 @@ NonEmpty = Annotated[str, Field(pattern="^.+$")]
 Texts = Annotated[tuple[Text, ...], _LIST]
 Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
+Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Range = Annotated[tuple[Positive, Positive], _LIST]
 Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -66,11 +62,8 @@ class DataSection:
     min_pixels: int = key(2048, "pixels of a class that make an image a support or a query", ge=1)
     use_split_coco: bool = key(True, "COCO folds hold out every fourth class (false: 20 in a row)")
     shot: int = key(1, "supports per episode (K)", ge=1)
-    class_balance: Number = key(
-        0.0,
-        "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)",
-        ge=0,
-        le=1,
+    class_balance: Fraction = key(
+        0.0, "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)"
     )
     size: int = key(473, "side of the square input in pixels, 1 mod 8", ge=33)
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
@@ -123,7 +116,7 @@ class BaseSection:
     batch_size: int = key(12, "images per step, over all ranks", ge=1)
     lr: Number = key(2.5e-4, "learning rate of the backbone", gt=0)
     head_lr_multiplier: Number = key(10.0, "multiple of lr for PPM and head", gt=0)
-    momentum: Number = key(0.9, "momentum of SGD", ge=0, le=1)
+    momentum: Fraction = key(0.9, "momentum of SGD")
     weight_decay: Number = key(1e-4, "weight decay of SGD", ge=0)
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
     epochs: int = key(100, "passes over the training list", ge=1)

@@ -63,10 +63,7 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 
 def check_together(config: Config, source: str) -> None:
-    """Refuse keys that do not go together.
-
-    Raises `UserError` naming `source` and the first mistake. An option without effect is one, too.
-    """
+    """Raise `UserError` for the first keys that do not go together, or that have no effect."""
     for mistake in _mistakes(config):
         raise UserError(f"{source}: {mistake}")
 
@@ -97,11 +94,10 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield "Data.use_split_coco false has no effect without Data.data_set coco; remove it"
     if data.flip and data.augment:
         yield "Data.flip has no effect with Data.augment, which flips, too; remove one of them"
-    if method.pretrained == "package" and method.backbone != "timm/tf_efficientnet_lite0":
-        yield (
-            f"Method.pretrained package has no weights of {method.backbone}, only of "
-            "timm/tf_efficientnet_lite0; write download, none or a file"
-        )
+    packaged = "timm/tf_efficientnet_lite0"
+    if method.pretrained == "package" and method.backbone != packaged:
+        what = f"has no weights of {method.backbone}, only of {packaged}"
+        yield f"Method.pretrained package {what}; write download, none or a file"
     if method.train_parts and not train.adversarial:
         yield "Method.train_parts has no effect without Train.adversarial; set it to true"
     if method.train_kshot and data.shot == 1:

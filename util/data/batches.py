@@ -11,15 +11,11 @@ class Batches:
 
     An epoch is one pass over the samples; the last samples that do not fill a batch are dropped (as
     published). Sample numbers keep counting over all epochs. The ranks share each batch; their
-    shares differ by one sample at most. Raises `UserError` if the batch is larger than a pass or
-    smaller than the number of ranks.
+    shares differ by one sample at most.
 
-    Args:
-        samples: samples of one pass.
-        batch_size: samples of an iteration over all ranks.
-        epochs: passes.
-        ranks: this process.
-        limit: iterations of the run instead of `epochs`; 0: no limit.
+    A pass has `samples`, an iteration `batch_size` samples over all ranks. With `limit` above 0,
+    the run has so many iterations instead of `epochs` passes. Raises `UserError` if the batch is
+    larger than a pass or smaller than the number of ranks.
 
     Attributes:
         start: iterations already done; a resumed run sets it.

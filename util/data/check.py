@@ -82,10 +82,7 @@ def _check_pair(
     image_id, on_disk = image
     path, mistake = source.label_path(image_id), ""
     try:
-        if on_disk or not may_miss:
-            label = source.decode(image_id)[1]
-        else:
-            label = read_label(path)
+        label = source.decode(image_id)[1] if on_disk or not may_miss else read_label(path)
     except UnreadableFile as error:
         mistake = str(error)
         try:  # the mistake may be the image's

@@ -109,14 +109,10 @@ class EpisodeDataset(SkippingDataset[Episode]):
 
     `load_pair` and `binary_mask` also serve a store of features, which reads single images.
 
-    Args:
-        source: the data.
-        sampler: draws the episodes.
-        transform: of query and supports.
-        base_table: look-up from a label to the base learner's label (`Fold.base_table`).
-        classes: what `class_index` counts: the fold's base or novel classes, ascending.
-        ann_type: how supports are labeled, one of `folds.ANNOTATION_KINDS`.
-        skip: use another episode instead of an unreadable one (`util.data.loading`).
+    `base_table` is a look-up from a label to the base learner's (`Fold.base_table`). `class_index`
+    counts `classes`: the fold's base or novel classes, ascending. `ann_type`, one of
+    `folds.ANNOTATION_KINDS`, says how supports are labeled. With `skip`, another episode replaces
+    an unreadable one (`util.data.loading`).
     """
 
     def __init__(
@@ -200,20 +196,13 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    The first call on a data set reads all its masks (`load_table`). Raises `UserError` if data is
-    missing or broken, or a class has too few images.
+    `Data.augment`, `flip`, `class_balance` and `broken` act on 'train' only. `seed` draws the
+    episodes and their augmentation. The encoder expects `mean` and `std` in the channels R, G, B,
+    for images in 0..1. The first call on a data set reads all its masks (`load_table`).
 
-    Args:
-        cfg: its `Data` section is used; `augment`, `flip`, `class_balance` and `broken` only for
-            'train'.
-        subset: 'train' or 'val'.
-        seed: of the episodes and their augmentation.
-        mean: of the channels R, G, B that the encoder expects, for images in 0..1.
-        std: likewise.
-
-    Returns:
-        The episodes, and a line for each difference from the published list and for everything that
-        `Data.missing: skip` left out.
+    Returns a line, too, for each difference from the published list and for everything that
+    `Data.missing: skip` left out. Raises `UserError` if data is missing or broken, or a class has
+    too few images.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
     listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)

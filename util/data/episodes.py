@@ -52,15 +52,12 @@ class EpisodeSampler:
     """Draws the query, the class and the supports of episode 0, 1, 2, ...
 
     An episode depends only on the list, the seed and its index. It does not depend on the number of
-    workers or ranks, nor on earlier calls, so a run can resume at any episode.
+    workers or ranks, nor on earlier calls, so a run can resume at any episode. Every class of the
+    list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
 
-    Args:
-        fold: a list in which every class has more than K images, see `lists.check_shots`.
-        shot: supports per episode, K.
-        seed: >= 0.
-        balance: 0: every image is the query once per pass, and one of its classes is drawn (as
-            published). Above 0: first a class of n images is drawn in proportion to
-            n^(1 - balance), so all equally often at 1; then one of its images is the query.
+    With `balance` 0, every image is the query once per pass, and one of its classes is drawn (as
+    published). Above 0, first a class of n images is drawn in proportion to n^(1 - balance), so all
+    equally often at 1; then one of its images is the query.
     """
 
     def __init__(self, fold: FoldList, shot: int, seed: int, balance: float = 0.0) -> None:

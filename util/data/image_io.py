@@ -36,12 +36,11 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
     """Read a mask of class ids (uint8 [H,W]), rotated as its EXIF orientation says.
 
     A pixel's class id is its palette INDEX in a palette PNG (VOC), its value in a grayscale PNG
-    (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance. Raises
-    `UnreadableFile` if the file is missing, damaged or holds no class ids (RGB, 16 bits, ...).
+    (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance.
 
-    Args:
-        path: the file; only its name in messages if `content` is given.
-        content: the bytes to read instead, such as a member of an archive.
+    If `content` is given, such as a member of an archive, these bytes are read, and `path` only
+    names them in messages. Raises `UnreadableFile` if the file is missing, damaged or holds no
+    class ids (RGB, 16 bits, ...).
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
@@ -49,13 +48,11 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
             known = kind in ("PNG of mode P", "PNG of mode L")
             label = np.array(ImageOps.exif_transpose(mask)) if known else None
     except FileNotFoundError:
-        raise UnreadableFile(
-            f"{path}: no such mask; check the path (of data: Data.data_root)"
-        ) from None
+        remedy = "check the path (of data: Data.data_root)"
+        raise UnreadableFile(f"{path}: no such mask; {remedy}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableFile(
-            f"{path}: cannot be read as a mask ({error}); fetch or copy the file again"
-        ) from None
+        what = f"{path}: cannot be read as a mask ({error})"
+        raise UnreadableFile(f"{what}; fetch or copy the file again") from None
     if label is None:
         remedy = "a mask must be an 8-bit palette or grayscale PNG of class ids, convert it"
         raise UnreadableFile(f"{path}: is a {kind}; {remedy}")

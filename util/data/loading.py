@@ -109,7 +109,7 @@ def load_batches(
 
     while True:
         try:
-            for batch in _start(_loader(dataset, remaining(), workers, options)):
+            for batch in _start(dataset, remaining(), workers, options):
                 yield batch
                 done, deaths = done + 1, 0
             return
@@ -132,10 +132,14 @@ def load_batches(
         deaths = 0
 
 
-def _loader(
+def _start(
     dataset: Dataset, batches: Iterator[list[int]], workers: int, options: dict[str, Any]
-) -> DataLoader:
-    return DataLoader(
+) -> Iterator[Any]:
+    """Return a loader's iterator, which reports a dead worker only when asked for a batch.
+
+    PyTorch's SIGCHLD handler would raise at any time, also in the middle of a training step.
+    """
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
@@ -143,18 +147,11 @@ def _loader(
         worker_init_fn=guard_worker,
         **options,
     )
-
-
-def _start(loader: DataLoader) -> Iterator[Any]:
-    """Return the loader's iterator, which reports a dead worker only when asked for a batch.
-
-    PyTorch's SIGCHLD handler would raise at any time, also in the middle of a training step.
-    """
     handler = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
+    started = iter(loader)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
-    return batches
+    return started
 
 
 def _worker_death(error: RuntimeError) -> str:

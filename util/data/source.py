@@ -34,19 +34,10 @@ class Source:
     - Custom: `data_root` has `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, if the
       subsets differ, `train.txt` and `val.txt`.
 
-    Raises `UserError` if the data set or the subset is unknown, or a folder is missing.
-
-    Args:
-        data_root: the folder.
-        data_set: 'pascal', 'coco' or 'custom'.
-        subset: 'train' or 'val'.
-        classes: number of classes; only needed for 'custom'.
-        cache: folder for decoded images and masks; '' caches nothing.
-
-    Attributes:
-        images: folder of the images.
-        masks: folder of the masks.
-        classes: number of classes, background not counted.
+    `images` and `masks` are the folders of the images ('train' or 'val') and of their masks.
+    `classes` is the number of classes, background not counted; only 'custom' needs it as an
+    argument. `cache` is a folder for decoded images and masks; '' caches nothing. Raises
+    `UserError` if the data set or the subset is unknown, or a folder is missing.
     """
 
     def __init__(
@@ -142,9 +133,8 @@ class Source:
             atomic_write(path, partial(np.save, arr=stacked), durable=False)
             os.utime(path, ns=(stamp, stamp))
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); free some space, or set Data.cache"
-            ) from None
+            what = f"{path}: cannot be written ({error.strerror})"
+            raise UserError(f"{what}; free some space, or set Data.cache") from None
         return image, label
 
     def _decode_with_retries(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -251,9 +241,8 @@ def open_source(data: DataSection, subset: str) -> Source:
 
 def _read_ids(path: Path) -> list[str]:
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such list; arrange the data as docs/data.md says, or set Data.data_root"
-        )
+        remedy = "arrange the data as docs/data.md says, or set Data.data_root"
+        raise UserError(f"{path}: no such list; {remedy}")
     lines = path.read_text(encoding="utf-8").splitlines()
     ids = [line.strip() for line in lines if line.strip()]  # ids may contain spaces
     for image_id in ids:  # they become file names, also in `Data.cache`

@@ -100,6 +100,5 @@ def write_text(path: Path, text: str) -> None:
     try:
         atomic_write(path, text.encode())
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); set Data.list_dir to a writable folder"
-        ) from None
+        what = f"{path}: cannot be written ({error.strerror})"
+        raise UserError(f"{what}; set Data.list_dir to a writable folder") from None

@@ -11,16 +11,13 @@ from model import AMFormer, Prediction
 from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
-from util.data.dataset import EpisodeDataset, binary_mask
-from util.data.episodes import EpisodePlan
+from util.data import EpisodeDataset, EpisodePlan, binary_mask
 from util.evaluate.metrics import BaseTotals, argmax_channels, ratio
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
 from util.evaluate.scores import Scores, ScoreTotals
 from util.features import FeatureStore, count_bytes
 from util.folds import fold_of
-from util.runtime import distributed
-from util.runtime.distributed import Ranks
-from util.runtime.progress import timed
+from util.runtime import Ranks, distributed, timed
 
 
 @dataclass

@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from util.data.episodes import EpisodePlan, EpisodeSampler
-from util.data.lists import FoldList
+from util.data import EpisodePlan, EpisodeSampler, FoldList
 from util.runtime.distributed import Ranks
 
 

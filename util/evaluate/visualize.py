@@ -14,15 +14,12 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 
 from model.constants import IGNORE
 from model.resize import bilinear_ac
-from util.data.dataset import EpisodeDataset, binary_mask
-from util.data.image_io import voc_palette
+from util.data import EpisodeDataset, binary_mask, voc_palette
 from util.evaluate.evaluator import EvaluatedEpisode, resize_to_image
 from util.evaluate.metrics import argmax_channels, object_iou
-from util.runtime import distributed
-from util.runtime.files import atomic_write
+from util.runtime import atomic_write, distributed
 
-HIT, FALSE_ALARM, MISS, IGNORED = "#34c759", "#ff3b30", "#0a84ff", "#ffd60a"
-COLORS = {"hit": HIT, "false alarm": FALSE_ALARM, "miss": MISS, "not labeled": IGNORED}
+COLORS = {"hit": "#34c759", "false alarm": "#ff3b30", "miss": "#0a84ff", "not labeled": "#ffd60a"}
 OPACITY = 0.55  # of a color over the image
 TILE, TITLE = 192, 22  # pixels: side of an image, and height of the title above it
 GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}

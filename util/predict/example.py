@@ -165,10 +165,9 @@ def _draw_boxes(boxes: Sequence[Box], shape: tuple[int, int], name: str) -> np.n
         corners = (box.x0, box.y0, box.x1, box.y1)
         x0, y0, x1, y1 = (round(c) if np.isfinite(c) else -1 for c in corners)
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise UserError(
-                f"{name}: the box {','.join(f'{c:g}' for c in corners)} is empty or leaves the "
-                f"image of {width}x{height} pixels; write x0,y0,x1,y1 with x0 < x1 and y0 < y1"
-            )
+            box_text = ",".join(f"{corner:g}" for corner in corners)
+            what = f"the box {box_text} is empty or leaves the image of {width}x{height} pixels"
+            raise UserError(f"{name}: {what}; write x0,y0,x1,y1 with x0 < x1 and y0 < y1")
         drawn |= weak.draw_box(shape, x0, y0, x1, y1)
     return drawn
 

@@ -39,9 +39,8 @@ def write_predictions(predictor: Predictor, queries: list[Path], out: Path) -> l
                 lines.flush()  # an interrupted run keeps its finished lines
                 progress.update()
     except OSError as error:
-        raise UserError(
-            f"--out {out}: cannot be written ({error.strerror}); make room, or name another folder"
-        ) from error
+        what = f"--out {out}: cannot be written ({error.strerror})"
+        raise UserError(f"{what}; make room, or name another folder") from error
     return errors
 
 

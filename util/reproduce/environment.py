@@ -68,10 +68,8 @@ def _code() -> dict[str, Any]:
             return None
 
     commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
-    return {
-        "commit": commit and commit.strip(),
-        "dirty": None if changed is None else bool(changed),
-    }
+    dirty = None if changed is None else bool(changed)
+    return {"commit": commit and commit.strip(), "dirty": dirty}
 
 
 def _packages() -> dict[str, str | None]:

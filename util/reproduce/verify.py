@@ -71,10 +71,8 @@ def compare_results(
             say(f"another environment: {line}")
     numbers = ({name: record[name] for name in NUMBERS} for record in (then, now))
     old, new = (flatten(json.loads(json.dumps(tree))) for tree in numbers)
-    pairs = ((name, old.get(name, "missing"), new.get(name, "missing")) for name in old | new)
-    lines = sorted(
-        f"{name} {before} -> {after}" for name, before, after in pairs if before != after
-    )
+    absent = dict.fromkeys(old | new, "missing")  # a number that only one has differs, too
+    lines = tree_differences(absent | old, absent | new)
     for line in lines[:MAX_SHOWN]:
         say(f"differs: {line}")
     if len(lines) > MAX_SHOWN:

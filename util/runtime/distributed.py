@@ -7,7 +7,7 @@ one process needs neither a launcher nor a process group: every function here is
 """
 
 from util.runtime.cli import Parser, main
-from util.runtime.errors import RunStopped
+from util.runtime.errors import RunStopped, UserError
 
 if __name__ == "__main__":
     parser = Parser(__doc__)
@@ -23,8 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-from util.runtime.errors import UserError
 
 LOST = 3  # status of a rank that lost another one: `util.runtime.launch` looks for the cause there
 

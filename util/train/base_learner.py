@@ -71,12 +71,11 @@ class BaseLearnerTrainer:
     def __init__(self, model: BaseLearner, cfg: Config, total: int, ranks: Ranks) -> None:
         self.model, self.cfg, self.total, self.ranks = model, cfg, total, ranks
         base, self.rate = cfg.Base, cfg.Base.lr
-        momentum, decay = base.momentum, base.weight_decay
         body = [p for p in model.backbone.parameters() if p.requires_grad]
         head = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         groups: list[dict[str, Any]] = [{"params": head, "multiplier": base.head_lr_multiplier}]
         groups += [{"params": body, "multiplier": 1.0}] if body else []
-        self.optimizer = SGD(groups, lr=base.lr, momentum=momentum, weight_decay=decay)
+        self.optimizer = SGD(groups, base.lr, base.momentum, weight_decay=base.weight_decay)
         self._parameters = head + body
 
     def step(self, x: Tensor, target: Tensor, iteration: int) -> Tensor:

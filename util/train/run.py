@@ -174,9 +174,7 @@ class BaseLearnerRun(Run):
 
     key = "Method.pre_weight"
 
-    def __init__(
-        self, trainer: BaseLearnerTrainer, cfg: Config, ranks: Ranks, batches: Batches
-    ) -> None:
+    def __init__(self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches) -> None:
         self.target = Path(cfg.Method.pre_weight)
         path = self.target.with_suffix(".unfinished.pth")
         super().__init__(trainer, cfg, ranks, batches, path)

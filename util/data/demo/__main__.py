@@ -17,10 +17,7 @@ from util.runtime.log import log
 
 
 def run_demo(arguments: list[str] | None = None) -> None:
-    """Run the command line: these words, or those of this process.
-
-    Raises `UserError` if the user made a mistake.
-    """
+    """Run the command line: these words, or those of this process."""
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="the folder to create")

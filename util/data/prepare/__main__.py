@@ -57,10 +57,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run_prepare(arguments: list[str] | None = None) -> None:
-    """Run the command line: these words, or those of this process.
-
-    Raises `UserError` if the user made a mistake.
-    """
+    """Run the command line: these words, or those of this process."""
     args = _parse(arguments)
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: not a number of processes; use at least 1")

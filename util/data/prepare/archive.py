@@ -21,8 +21,7 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 def open_archive(path: Path, option: str) -> "Archive":
     """Open a folder, .tar, .tgz or .zip that a command-line option ('--voc') names.
 
-    Raises `UserError` if the download is missing or damaged, or a member is a link or has a name
-    that points outside the archive.
+    Raises `UserError` if it is missing or damaged, or a member is a link or points outside.
     """
     if path.is_dir():
         return Archive(path)
@@ -31,8 +30,7 @@ def open_archive(path: Path, option: str) -> "Archive":
     try:
         return _PackedArchive(path)
     except _DAMAGE as error:
-        what = f"not a complete tar or zip ({error})"
-        raise UserError(f"{option} {path}: {what}; download it again") from None
+        raise damaged(f"{option} {path}", f"not a complete tar or zip ({error})") from None
 
 
 class Archive:
@@ -46,10 +44,7 @@ class Archive:
         self.path = path
 
     def folders(self) -> Iterator[str]:
-        """Yield the folders down to a limited depth, upper levels first.
-
-        A folder on disk that is reached a second time, through a link, is left out.
-        """
+        """Yield the folders to a limited depth, upper levels first, each once in spite of links."""
         found, seen = [""], set()
         for folder in found:  # grows meanwhile
             path = self.where(folder)
@@ -93,10 +88,7 @@ class Archive:
             raise damaged(self.path / folder, f"cannot be read ({error})", _AGAIN) from None
 
     def read(self, name: str) -> bytes:
-        """Return a file's content; reading backwards in a compressed tar starts over each time.
-
-        Raises `UserError` if it cannot be read or is damaged.
-        """
+        """Return a file's content or raise `UserError`; backwards, a compressed tar starts over."""
         try:
             return self._read(name)
         except _DAMAGE as error:
@@ -189,8 +181,8 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def damaged(path: Path, what: str, remedy: str = "download it again") -> UserError:
-    """Return the error for a damaged file of a download."""
+def damaged(path: Path | str, what: str, remedy: str = "download it again") -> UserError:
+    """Return the error for a download, or a file of it, that is damaged or incomplete."""
     return UserError(f"{path}: {what}; {remedy}")
 
 

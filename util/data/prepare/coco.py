@@ -95,11 +95,9 @@ def _find_pictures(
     targets = [target.with_name(f"{subset}2017") for subset in SUBSETS]
     places = list(filter(None, (_find_folder_or_zip(download, t) for t in targets)))
     if target.name.endswith("2017") or not places:
-        raise UserError(
-            f"{_OPTION} {download.path}: contains no pictures of {target.name}: neither a folder of"
-            f" this name with .jpg files nor {target.name}.zip; download {target.name}.zip from"
-            " cocodataset.org"
-        )
+        zipped = f"{target.name}.zip"
+        what = f"contains no pictures: neither a folder {target.name} with .jpg files nor {zipped}"
+        raise damaged(f"{_OPTION} {download.path}", what, f"download {zipped} from cocodataset.org")
     jobs, wanted = [], {name: f"{image.id:012d}.jpg" for name, image in images.items()}
     for archive, folder in places:
         available = archive.files(folder, ".jpg")

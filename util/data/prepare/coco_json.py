@@ -60,10 +60,7 @@ def load_instances(path: str | Path) -> Instances:
 
 
 def parse_instances(content: bytes, path: str) -> Instances:
-    """Read the content of an instances file; `path` names it in messages.
-
-    Raises `UserError` as `load_instances` does.
-    """
+    """Read an instances file's content as `load_instances` does; `path` names it in messages."""
     try:
         loaded = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -183,8 +180,7 @@ def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndar
     columns, in turn outside and inside the mask, as a list or packed into a string. Raises
     `UserError` if it is not such a code, or has another size.
     """
-    if code.get("size") != [height, width]:
-        size = code.get("size")
+    if (size := code.get("size")) != [height, width]:
         raise UserError(f"its run-length code has size {size!r}, the image [{height}, {width}]")
     counts = code.get("counts")
     if isinstance(counts, str):

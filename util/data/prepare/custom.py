@@ -22,8 +22,7 @@ def prepare_custom(images: Path, labels: Path, out: Path, copy: bool, workers: i
     for image in instances.images:
         if image.id not in instances.annotations:
             continue
-        other = labeled.setdefault(PurePosixPath(image.file_name).stem, image)
-        if other is not image:
+        if (other := labeled.setdefault(PurePosixPath(image.file_name).stem, image)) is not image:
             names = f"{other.file_name} and {image.file_name}"
             raise UserError(f"{labels}: {names} would get the same name; rename one")
     if not labeled:

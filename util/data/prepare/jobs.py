@@ -158,8 +158,7 @@ def picture_jobs(
         log.info("%s: a link to %s, which must stay in place (--copy copies)", target, source)
         return [Job(target, source)]
     if linked:
-        remedy = "remove the link, so that files can be written there"
-        raise UserError(f"{target}: is a link to {linked}; {remedy}")
+        raise UserError(f"{target}: is a link to {linked}; remove the link to write files there")
     if source and not copy:
         return [Job(target / name, source / old) for name, old in found.items()]
     # In the order of the archive: a compressed tar can only be read forwards.

@@ -55,10 +55,8 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
     for name, text in lists.items():
         ids = _ids(text, name)
         if missing := [i for i in ids if i not in masks]:
-            raise UserError(
-                f"{name}: lists {missing[0]}, which has no mask in the downloads ({len(missing)} of"
-                f" {len(ids)} have none); unpack them again"
-            )
+            what = f"lists {missing[0]}, which has no mask ({len(missing)} of {len(ids)} have none)"
+            raise damaged(name, what, "unpack both downloads again")
     if (len(masks), len(ids)) != (_MASKS, _TRAIN_NOVAL):  # of the last list, which is SBD's
         log.warning(
             f"found {len(masks):,} masks and {len(ids):,} ids in SBD's {_NOVAL}; the full downloads"
@@ -73,11 +71,9 @@ def _find_voc(voc: Archive) -> str:
     lists = [f"{_LISTS}/{subset}.txt" for subset in SUBSETS]
     base = voc.find("JPEGImages", "SegmentationClass", *lists, prefer="VOC2012")
     if base is None:
-        raise UserError(
-            f"--voc {voc.path}: contains no VOC 2012 (JPEGImages, SegmentationClass and"
-            f" {_LISTS}/{{train,val}}.txt in one folder); give VOCtrainval_11-May-2012.tar or its"
-            " unpacked folder"
-        )
+        what = f"contains no VOC 2012 (JPEGImages, SegmentationClass, {_LISTS}/{{train,val}}.txt)"
+        remedy = "give VOCtrainval_11-May-2012.tar or its unpacked folder"
+        raise damaged(f"--voc {voc.path}", what, remedy)
     if not voc.files(join(base, "SegmentationClass"), ".png"):
         raise UserError(f"--voc {voc.path}: SegmentationClass contains no PNG; unpack it again")
     return base
@@ -86,9 +82,9 @@ def _find_voc(voc: Archive) -> str:
 def _find_sbd(sbd: Archive) -> str:
     above = sbd.find("cls")
     if above is None or not sbd.files(join(above, "cls"), ".mat"):
-        remedy = "give benchmark.tgz or its unpacked folder benchmark_RELEASE"
         what = "contains no SBD (a folder cls with .mat files)"
-        raise UserError(f"--sbd {sbd.path}: {what}; {remedy}")
+        remedy = "give benchmark.tgz or its unpacked folder benchmark_RELEASE"
+        raise damaged(f"--sbd {sbd.path}", what, remedy)
     return join(above, "cls")
 
 
@@ -139,7 +135,7 @@ def _voc_mask(voc: Archive, name: str, root: Path) -> bytes:
 def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:
     """Return a mask of SBD as a palette PNG, as VOC's are."""
     path = sbd.path / name
-    label = read_sbd_label(sbd.read(name), path)
+    label = _sbd_label(sbd.read(name), path)
     _check_label(label, path, root)
     mask = Image.fromarray(label)
     mask.putpalette(voc_palette())
@@ -148,14 +144,10 @@ def _sbd_mask(sbd: Archive, name: str, root: Path) -> bytes:
     return file.getvalue()
 
 
-def read_sbd_label(content: bytes, path: Path) -> np.ndarray:
-    """Read a mask of SBD: `GTcls.Segmentation` of a .mat file (uint8 [H,W]).
-
-    Raises `UserError` if the content is no such file; the message names it `path`.
-    """
+def _sbd_label(content: bytes, path: Path) -> np.ndarray:
+    """Return `GTcls.Segmentation` of a .mat file (uint8 [H,W])."""
     try:
-        file = io.BytesIO(content)
-        loaded = loadmat(file, variable_names=["GTcls"])
+        loaded = loadmat(io.BytesIO(content), variable_names=["GTcls"])
     except Exception as error:  # SciPy raises a dozen types for damaged files
         text = " ".join(str(error).split()) or type(error).__name__
         raise damaged(path, f"cannot be read as a .mat file ({text})") from None
