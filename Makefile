@@ -38,7 +38,7 @@ lint: env  ## run ruff, the type checker, and a syntax check of the shell script
 	for script in $(SCRIPTS); do sh -n $$script || exit 1; done
 
 docs: env  ## build the documentation site into site/; every broken link is an error
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove caches and what the demo made; the environment stays
 	rm -rf .pytest_cache .ruff_cache .mypy_cache site data/demo exp/demo initmodel/demo lists/demo
