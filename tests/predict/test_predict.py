@@ -238,8 +238,7 @@ def test_commands_and_code_of_a_page_run(
         assert (tmp_path / "found/predictions.jsonl").read_text().count("\n") >= 1
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     code = "".join(blocks).replace("exp/demo/split0_lite0/best.pth", "best.pth")
-    code = re.sub(r'"(data/demo/\S*?/JPEGImages/)?\w+\.jpg"', '"support.jpg"', code)
-    code = code.replace('"b.png"', '"support.png"').replace("200, 180)", "90, 80)")
+    code = re.sub(r'f?"(data/demo/\S*?/JPEGImages/|{folder}/)\w+\.jpg"', '"support.jpg"', code)
     scope: dict = {}
     exec(compile(code, name, "exec"), scope)
     mask = scope["result"].mask if "result" in scope else scope["mask"]
