@@ -21,4 +21,4 @@ rows = [
     np.hstack([picture[y : y + height, 3 + c * width : 3 + (c + 1) * width] for c in COLUMNS])
     for y in range(0, EPISODES * height, 4 * height)
 ]
-Image.fromarray(np.vstack(rows)).save(Path(__file__).with_suffix(".jpg"), quality=85)
+Image.fromarray(np.vstack(rows)).save(Path(__file__).with_suffix(".png"), optimize=True)

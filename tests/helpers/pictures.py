@@ -1,7 +1,8 @@
-"""Configs of a small demo data set, and helpers of the data tests."""
+"""Configs of a small demo data set, a plain picture, and helpers of the data tests."""
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,3 +49,8 @@ def same(a: EpisodeBatch, b: EpisodeBatch) -> bool:
     """Whether two batches are equal to the bit."""
     tensors = ("query", "query_mask", "query_base_mask", "support", "support_mask", "class_index")
     return a.plans == b.plans and all(torch.equal(getattr(a, n), getattr(b, n)) for n in tensors)
+
+
+PICTURE = np.full((50, 80, 3), 90, np.uint8)
+OBJECT = np.zeros((50, 80), np.uint8)
+OBJECT[10:40, 20:60] = 1

@@ -32,8 +32,7 @@ BOXES = {
 def photograph(name: str) -> Path:
     """Return the file of a photograph, one of the names of `BOXES`.
 
-    Raises:
-        UserError: there is no such name, or the installed gradio does not hold the file.
+    Raises `UserError` if there is no such name, or if the installed gradio does not hold the file.
     """
     if name not in BOXES:
         raise UserError(f"photograph {name}: unknown; the names are {', '.join(BOXES)}")
@@ -44,6 +43,5 @@ def photograph(name: str) -> Path:
             path = Path(folder, part, f"{name}.jpg")
             if path.is_file():
                 return path
-    raise UserError(
-        f"photograph {name}: gradio holds no such file; pip install -r requirements-app.txt"
-    )
+    remedy = "pip install -r requirements-app.txt"
+    raise UserError(f"photograph {name}: gradio holds no such file; {remedy}")

@@ -32,6 +32,7 @@ GALLERY: dict[str, Any] = {
 OBJECT, BOX = "the object itself", "a box around it"
 FILES = jinja2.FileSystemLoader(Path(__file__).parent)
 RESULT = jinja2.Environment(loader=FILES, autoescape=True).get_template("result.html.j2")
+PANEL_SIDE = 480  # pixels of the longer side of a picture in a row
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
 
 
@@ -236,10 +237,12 @@ def result_row(
         **{f"mask {i}": 255 * mask for i, mask in enumerate(stages.refinements, 1)},
         "final": overlay(query, stages.final),
     }
-    return RESULT.render(
-        number=number, name=name, panels=panels, mask=stages.final, uri=_data_uri,
-        reduce_size=pictures.reduce_size,
-    )  # fmt: skip
+    uris = {
+        title: _data_uri(pictures.reduce_size(picture, PANEL_SIDE), ".jpeg")
+        for title, picture in panels.items()
+    }
+    mask = _data_uri(255 * stages.final, ".png")
+    return RESULT.render(number=number, name=name, panels=uris, mask=mask, final=stages.final)
 
 
 def error_row(number: int, message: str) -> str:

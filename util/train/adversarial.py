@@ -55,7 +55,6 @@ class AdversarialTrainer:
 
     def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Ranks):
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
-        self.rate = cfg.Train.lr  # of the last step, before the groups' multipliers
         optimizers = self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
         half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
         self.scalers = {o: GradScaler(ranks.device.type, enabled=half) for o in optimizers}
@@ -68,7 +67,7 @@ class AdversarialTrainer:
         loss or gradient is not finite; no parameter has then changed.
         """
         train = self.cfg
-        self.rate = rate = lr_schedule(train.lr, iteration, self.total, train.power)
+        rate = lr_schedule(train.lr, iteration, self.total, train.power)
         set_lr(self.optimizer_g, rate)
         set_lr(self.optimizer_d, rate)
         if not train.adversarial:
@@ -123,6 +122,12 @@ class AdversarialTrainer:
             return terms | {"loss_d": total}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step, before the groups' multipliers."""
+        group = self.optimizer_g.param_groups[0]
+        return group["lr"] / group["multiplier"]
 
     def rates(self) -> dict[str, float]:
         """Return the learning rates by name, one for each multiplier."""

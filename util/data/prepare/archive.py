@@ -44,7 +44,10 @@ class Archive:
         self.path = path
 
     def folders(self) -> Iterator[str]:
-        """Yield the folders to a limited depth, upper levels first, each once in spite of links."""
+        """Yield the folders to a limited depth, upper levels first.
+
+        A folder on disk that a link reaches a second time is left out.
+        """
         found, seen = [""], set()
         for folder in found:  # grows meanwhile
             path = self.where(folder)
@@ -88,7 +91,10 @@ class Archive:
             raise damaged(self.path / folder, f"cannot be read ({error})", _AGAIN) from None
 
     def read(self, name: str) -> bytes:
-        """Return a file's content or raise `UserError`; backwards, a compressed tar starts over."""
+        """Return a file's content, or raise `UserError` if it cannot be read or is damaged.
+
+        Read a compressed tar in its own order: each step back starts it over.
+        """
         try:
             return self._read(name)
         except _DAMAGE as error:
