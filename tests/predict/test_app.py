@@ -256,6 +256,17 @@ def test_visitors_do_not_see_the_support_of_others(
     other.close()
 
 
+def test_visitor_who_leaves_during_an_upload_causes_no_traceback(server: SimpleNamespace) -> None:
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    port = int(server.address.rstrip("/").rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as visitor:
+        visitor.sendall((head + kind).encode())
+        time.sleep(1)  # the server waits for the rest
+    time.sleep(1)
+    assert len(server.log.read_text().splitlines()) == 1, server.log.read_text()
+
+
 def test_interrupt_ends_the_server_quietly_and_deletes_uploads(server: SimpleNamespace) -> None:
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(TIMEOUT) == 0

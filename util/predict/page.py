@@ -1,6 +1,7 @@
 """The page in the browser: its layout, and what happens on an upload or a click."""
 
 import base64
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import cv2
 import gradio as gr
 import jinja2
 import numpy as np
+from starlette.requests import ClientDisconnect
 
 from util.evaluate.visualize import heatmap, overlay
 from util.predict import pictures
@@ -51,6 +53,11 @@ def errors_on_page() -> Iterator[None]:
         yield
     except UserError as error:
         raise PageError(str(error)) from None
+
+
+def is_fault(record: logging.LogRecord) -> bool:
+    """Tell a fault of the server from a visitor who leaves while an upload is under way."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 class Page:
@@ -150,6 +157,7 @@ class Page:
     def launch(self, host: str, port: int) -> gr.Blocks:
         """Start the server in a thread of its own. It loads nothing from the internet."""
         blocks = self.build()
+        logging.getLogger("uvicorn.error").addFilter(is_fault)
         blocks.launch(
             server_name=host,
             server_port=port,
