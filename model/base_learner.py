@@ -25,6 +25,10 @@ class Features:
         """Return f2, f3, f4, f5."""
         return self.f2, self.f3, self.f4, self.f5
 
+    def of_layer(self, name: str) -> Tensor:
+        """Return the output of a stage of the backbone, "layer2", "layer3" or "layer4"."""
+        return {"layer2": self.f2, "layer3": self.f3, "layer4": self.f4}[name]
+
 
 class PyramidPooling(nn.Module):
     """Pool to 1, 2, 3 and 6 cells a side, with C/4 channels each."""

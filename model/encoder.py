@@ -20,12 +20,12 @@ class Encoder(nn.Module):
     parameters, state dict and checkpoints are those of the base learner as it was trained.
 
     `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
-    (as published).
+    (as published). `low_fea` is the stage whose Gram matrices are compared.
     """
 
-    def __init__(self, base: BaseLearner, *, dropout: bool = True) -> None:
+    def __init__(self, base: BaseLearner, *, dropout: bool = True, low_fea: str = "layer2") -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base, self.low_fea = base.requires_grad_(False), low_fea
         self.keep_dropout = dropout
         self._features = WeightCache()
         self._compiler: Callable[[Callable], Callable] | None = None
@@ -59,12 +59,13 @@ class Encoder(nn.Module):
 
     def query(self, image: Tensor) -> QueryFeatures:
         """Encode query images [N,3,S,S]."""
-        return QueryFeatures.from_features(self(image), grid_size(image))
+        return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
     def supports(self, image: Tensor, mask: Tensor) -> list[list[SupportFeatures]]:
         """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K."""
         shot, masks = mask.shape[1], mask.flatten(0, 1)
-        supports = SupportFeatures.from_features(self(image.flatten(0, 1), masks), masks)
+        features = self(image.flatten(0, 1), masks)
+        supports = SupportFeatures.from_features(features, masks, self.low_fea)
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 
     @torch.no_grad()

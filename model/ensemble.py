@@ -9,19 +9,25 @@ from model.resize import autocast_disabled
 class Ensemble(nn.Module):
     """Gram merge, base merge and, for K > 1, the K-shot weights.
 
-    The K-shot weights learn only with `Method.train_kshot` (util/train/optimizers.py).
+    The K-shot weights have a hidden layer of `kshot_trans_dim` channels, as in BAM none for 0. They
+    learn only with `Method.train_kshot` (util/train/optimizers.py).
     """
 
-    def __init__(self, shot: int) -> None:
+    def __init__(self, shot: int, kshot_trans_dim: int = 2) -> None:
         super().__init__()
         # Benchmarks set it: `hard_mask` returns ones, because unmasked mining costs most.
         self.keep_every_position = False
         self.gram_merge, self.cls_merge = (nn.Conv2d(2, 1, 1, bias=False) for _ in range(2))
         for merge in (self.gram_merge, self.cls_merge):
             nn.init.dirac_(merge.weight)  # weights 1, 0: the first input passes unchanged
-        self.kshot = None
-        if shot > 1:
-            self.kshot = nn.Sequential(nn.Conv2d(shot, 2, 1), nn.ReLU(), nn.Conv2d(2, shot, 1))
+        self.kshot: nn.Module | None = None
+        hidden = kshot_trans_dim
+        if shot > 1 and hidden:
+            to_hidden, to_shots = nn.Conv2d(shot, hidden, 1), nn.Conv2d(hidden, shot, 1)
+            self.kshot = nn.Sequential(to_hidden, nn.ReLU(), to_shots)
+        elif shot > 1:
+            self.kshot = nn.Conv2d(shot, shot, 1, bias=False)
+            nn.init.constant_(self.kshot.weight, 1 / shot)
 
     def psi(self, distances: Tensor, *, learned: bool = True) -> Tensor:
         """Combine the Gram distances of the shots [B,K] into one per query [B].

@@ -118,25 +118,29 @@ def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int]:
-    """Infer (backbone, base classes, shots) of a published AMFormer or base learner.
+def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int]:
+    """Infer backbone, base classes, shots and `kshot_trans_dim` of an AMFormer or base learner.
 
-    They follow from names and shapes; resnet50, 15 and 1 if unknown.
+    They follow from names and shapes; resnet50, 15, 1 and 2 if unknown.
     """
     if "layer1.0.conv1.weight" in published:
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
     else:
         backbone = "vgg16" if "layer4.0.weight" in published else "resnet50"
     classifier = published.get(_CLASSIFIER + "bias", published.get(_BAM_CLASSIFIER + "bias"))
-    kshot = published.get("kshot_rw.0.weight")
     classes = 15 if classifier is None else len(classifier) - 1
-    return backbone, classes, 1 if kshot is None else kshot.shape[1]
+    hidden, direct = published.get("kshot_rw.0.weight"), published.get("kshot_rw.weight")
+    if direct is not None:
+        return backbone, classes, len(direct), 0
+    shot, width = (1, 2) if hidden is None else (hidden.shape[1], hidden.shape[0])
+    return backbone, classes, shot, width
 
 
 def _our_names(published: dict[str, Tensor]) -> set[str]:
     """Return all our names for the architecture of a published state dict."""
     with torch.device("meta"):
-        model = AMFormer(*infer_architecture(published))
+        backbone, classes, shot, hidden = infer_architecture(published)
+        model = AMFormer(backbone, classes, shot, kshot_trans_dim=hidden)
     return set(model.state_dict())
 
 

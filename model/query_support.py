@@ -17,14 +17,19 @@ class QueryFeatures:
     """Features of N query images."""
 
     features: Features  # maps [N,C,h,w]
-    gram: Tensor  # cosines between the channels of f2, [N,C2,C2]
+    gram: Tensor  # cosines between the channels of f2, or another map, [N,C2,C2]
     size: tuple[int, int]  # (S, S) of the images
 
     @staticmethod
     @torch.no_grad()
-    def from_features(features: Features, size: tuple[int, int]) -> "QueryFeatures":
-        """Compute the Gram matrices of images of this size and keep all maps."""
-        return QueryFeatures(features, gram_matrix(features.f2), size)
+    def from_features(
+        features: Features, size: tuple[int, int], low_fea: str = "layer2"
+    ) -> "QueryFeatures":
+        """Compute the Gram matrices of images of this size and keep all maps.
+
+        They are those of the stage `low_fea`, see `Features.of_layer`.
+        """
+        return QueryFeatures(features, gram_matrix(features.of_layer(low_fea)), size)
 
     def __getitem__(self, rows: slice) -> "QueryFeatures":
         maps = (f[rows] for f in self.features.maps())
@@ -59,12 +64,18 @@ class SupportFeatures:
     f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1
     f5: Tensor  # [C5,m]
     mask_is_full: bool  # the mask, resized nearest, is 1 everywhere
-    gram: Tensor  # cosines between the channels of the full f2, [C2,C2]
+    gram: Tensor  # cosines between the channels of the full f2, or another map, [C2,C2]
 
     @staticmethod
     @torch.no_grad()
-    def from_features(features: Features, mask: Tensor) -> list["SupportFeatures"]:
-        """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}."""
+    def from_features(
+        features: Features, mask: Tensor, low_fea: str = "layer2"
+    ) -> list["SupportFeatures"]:
+        """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}.
+
+        Their Gram matrices are those of the stage `low_fea`.
+        """
+        low = features.of_layer(low_fea)
         inside = at_least_float32((mask == 1)[:, None].to(features.f3.dtype))
         grid = grid_size(features.f3)
         soft, hard = bilinear_ac(inside, grid)[:, 0], nearest(inside, grid)[:, 0] == 1
@@ -77,7 +88,7 @@ class SupportFeatures:
                 f4=features.f4[i][:, hard[i]],
                 f5=features.f5[i][:, hard[i]],
                 mask_is_full=bool(hard[i].all()),
-                gram=gram_matrix(features.f2[i : i + 1])[0],
+                gram=gram_matrix(low[i : i + 1])[0],
             )
             for i in range(len(mask))
         ]

@@ -132,10 +132,13 @@ class FeatureStore:
         """Return the supports of episodes, B lists of K."""
         return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
 
-    def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor]:
-        """Encode a query, without storing it; return its label of class ids [H,W], too."""
-        image, _, original = self._load(name, None, False)
-        return encode_query(self.encoder, image), original
+    def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor, Tensor]:
+        """Encode a query, without storing it.
+
+        Returns its label of class ids, too: at the size of the input [S,S], and its own [H,W].
+        """
+        image, label, original = self._load(name, None, False)
+        return encode_query(self.encoder, image), label, original
 
     def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
         plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)

@@ -70,7 +70,8 @@ def match(
     p = prototype(s, support_mask)  # [B,256,1,1]
     m0 = initial_mask(q, p, clue.threshold)  # [B,1,h,w]
     similarity = prior(query, support, support_mask)  # [B,2,h,w]
-    distances = gram_distances(query, support, support_mask)  # [B,K]
+    low = model.encoder.low_fea  # f2, unless Method.low_fea says otherwise
+    distances = gram_distances(query.of_layer(low), support.of_layer(low), support_mask)  # [B,K]
     x = generator_input(clue, q, p, similarity)  # [B,64,h,w]
 
     # Method 4, which the refinements of G need: psi and the base learner's opinion.
@@ -181,11 +182,11 @@ def gram_matrix(f2: Tensor) -> Tensor:
     return (f @ f.transpose(1, 2)) / (norm[:, :, None] * norm[:, None] + 1e-7)  # [B,C,C]
 
 
-def gram_distances(query: Features, support: Features, support_mask: Tensor) -> Tensor:
-    """Return d_k = ||Gram(query) - Gram(support k)||_F / C of each shot: [B,K]."""
-    shots = gram_matrix(support.f2).unflatten(0, support_mask.shape[:2])  # [B,K,C,C]
-    difference = gram_matrix(query.f2)[:, None] - shots
-    return difference.flatten(2).norm(dim=2) / query.f2.shape[1]
+def gram_distances(query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
+    """Return d_k = ||Gram(query) - Gram(support k)||_F / C of each shot, from f2 of both: [B,K]."""
+    shots = gram_matrix(support).unflatten(0, support_mask.shape[:2])  # [B,K,C,C]
+    difference = gram_matrix(query)[:, None] - shots
+    return difference.flatten(2).norm(dim=2) / query.shape[1]
 
 
 def generator_input(clue: ClueExtractor, q: Tensor, p: Tensor, prior: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.amformer.attention import Projections
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import DetailMining
 from model.amformer.object_mining import GeneratorOutputs, ObjectMining
@@ -103,15 +104,24 @@ class AMFormer(nn.Module):
         mask_threshold: float = 0.7,
         mining_softmax: str = "query",
         discriminator_sigmoid: bool = True,
+        projection_init: str = "linear",
+        low_fea: str = "layer2",
+        kshot_trans_dim: int = 2,
     ) -> None:
         super().__init__()
         self.shot, self.fix_bn = shot, fix_bn
-        self.encoder = Encoder(BaseLearner(backbone, classes), dropout=base_dropout)
+        self.encoder = Encoder(
+            BaseLearner(backbone, classes), dropout=base_dropout, low_fea=low_fea
+        )
         channels = self.encoder.base.backbone.channels
         self.clue = ClueExtractor(channels, threshold=mask_threshold)
         self.object_mining = ObjectMining(mining_softmax)
-        self.ensemble = Ensemble(shot)
+        self.ensemble = Ensemble(shot, kshot_trans_dim)
         self.detail_mining = DetailMining(sigmoid=discriminator_sigmoid)
+        if projection_init == "trunc_normal":
+            for module in self.object_mining.modules():
+                if isinstance(module, Projections):
+                    module.shrink_weights()
         self.train()
 
     def train(self, mode: bool = True) -> "AMFormer":
@@ -179,7 +189,8 @@ class AMFormer(nn.Module):
 def build_model(cfg: Any) -> AMFormer:
     """Build the model that a `util.config.Config` describes, with random weights; reads no file.
 
-    Raises `UserError` if there is no such backbone, or if it takes no images of `Data.size`.
+    Raises `UserError` if there is no such backbone, or if it takes no images of `Data.size` or of
+    `Eval.val_size`.
     """
     method = cfg.Method
     model = AMFormer(
@@ -191,6 +202,10 @@ def build_model(cfg: Any) -> AMFormer:
         mask_threshold=method.mask_threshold,
         mining_softmax=method.mining_softmax,
         discriminator_sigmoid=method.discriminator_sigmoid,
+        projection_init=method.projection_init,
+        low_fea=method.low_fea,
+        kshot_trans_dim=method.kshot_trans_dim,
     )
-    check_size(model.encoder.base.backbone, cfg.Data.size, "Data.size")
+    for key in ("Data.size", "Eval.val_size"):
+        check_size(model.encoder.base.backbone, cfg.sizes[key], key)
     return model

@@ -10,6 +10,7 @@ from util.bench import measure
 from util.bench.__main__ import CONFIG
 from util.bench.counting import count
 from util.config import load_config
+from util.data.episodes import EpisodeSampler
 from util.data.lists import FoldList
 from util.evaluate.order import evaluation_order
 from util.features import FeatureStore
@@ -88,7 +89,7 @@ def test_evaluation_of_five_seeds_encodes_every_image_about_once(
     by_class = {int(c): names for c, names in lists["val_0"]["by_class"].items()}
     classes_of = {i: tuple(c for c in by_class if i in by_class[c]) for i in images}
     fold = FoldList(images, by_class, classes_of, "pascal")
-    work = evaluation_order(fold, 1, 1000, range(321, 326), CPU, 1)
+    work = evaluation_order(EpisodeSampler(fold, 1, 0), 1000, range(321, 326), CPU, 1)
     store = Counter(load_config(CONFIG).Eval.cache_gb)
     queries, last = 0, None
     for [task] in work.groups:

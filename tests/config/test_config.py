@@ -72,13 +72,15 @@ def test_configs_hold_the_released_settings(
     assert (train.epochs, config.Data.shot) == (epochs, shot)
     assert (train.seed, train.weight_decay, train.lr_multiplier) == (321, 0.01, 10)
     assert len(config.Eval.seeds) == 10
-    base = (config.Base.lr, config.Base.batch_size, config.Base.size, config.Base.scale)
-    assert base == (2.5e-4, 12, 417, (0.5, 2.0))
     coco = name.startswith("coco")
+    base = (config.Base.batch_size, config.Base.size, config.Base.scale, config.Base.train_list)
+    assert base == (12, 417, (0.5, 2.0), "all")
+    assert (config.Base.stop_interval, train.stop_interval) == (75, 75 if coco else 100)
+    assert (config.Eval.order, config.Data.novel_in_training) == ("list", "drop")
     assert config.Eval.episodes == (10_000 if coco else 1_000)
     assert config.Data.scale == ((0.8, 1.25) if coco else (0.9, 1.1))
-    stage_one = (config.Base.epochs, config.Base.head_lr_multiplier)
-    assert stage_one == ((20, 1) if coco else (100, 10))
+    stage_one = (config.Base.epochs, config.Base.lr, config.Base.head_lr_multiplier)
+    assert stage_one == ((20, 2.5e-3, 1) if coco else (100, 2.5e-4, 10))
     assert config.num_base_classes == (60 if coco else 15)
 
 

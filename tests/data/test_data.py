@@ -193,16 +193,18 @@ def test_batch_has_the_shapes_types_and_labels_of_its_fields(pictures: Config, s
 
 
 def test_base_learner_samples_take_every_image_once_per_pass(pictures: Config) -> None:
-    samples, _ = open_base_images(pictures, "train", BaseLearnerTransform(65), 3)
+    samples, _ = open_base_images(pictures, "train", BaseLearnerTransform((65, 65)), 3)
     assert sorted(samples._passes(i) for i in range(len(samples))) == list(range(len(samples)))
     image, label = samples[4]
     assert image.shape == (3, 65, 65) and label.dtype == torch.int64
     assert set(label.unique().tolist()) <= {*range(16), 255}
     assert torch.equal(samples[4][0], image)
     assert not torch.equal(samples[4 + len(samples)][0], image)
-    ordered, _ = open_base_images(pictures, "val", EvalTransform(65), None)
+    ordered, _ = open_base_images(pictures, "val", EvalTransform((65, 65)), None)
     source_image = ordered.source.load(ordered.images[2])[0]
-    wanted = EvalTransform(65)(source_image, np.zeros(source_image.shape[:2], np.uint8), None)[0]
+    wanted = EvalTransform((65, 65))(
+        source_image, np.zeros(source_image.shape[:2], np.uint8), None
+    )[0]
     assert torch.equal(ordered[2][0], wanted)
 
 
@@ -211,7 +213,7 @@ def test_base_learner_samples_take_every_image_once_per_pass(pictures: Config) -
 
 def test_eval_transform_normalizes_images_in_0_to_1() -> None:
     image = np.full((20, 30, 3), (255, 0, 51), np.uint8)
-    out, _ = EvalTransform(9, (0.5, 0.5, 0.1), (0.25, 0.5, 0.2))(image, image[..., 0], None)
+    out, _ = EvalTransform((9, 9), (0.5, 0.5, 0.1), (0.25, 0.5, 0.2))(image, image[..., 0], None)
     assert torch.allclose(out.mean((1, 2)), torch.tensor([2.0, -1.0, 0.5]), atol=1e-6)
 
 
@@ -219,7 +221,7 @@ def test_augmentation_moves_image_and_label_together() -> None:
     label = np.zeros((80, 100), np.uint8)
     cv2.circle(label, (60, 30), 18, 7, -1)
     image = np.where(label[..., None] == 7, 255, 0).astype(np.uint8).repeat(3, 2)
-    for transform in (TrainTransform(65), BaseLearnerTransform(65)):
+    for transform in (TrainTransform((65, 65)), BaseLearnerTransform((65, 65))):
         for seed in range(30):
             out, mask = transform(image, label, np.random.default_rng(seed))
             assert set(mask.unique().tolist()) <= {0, 7, 255}
@@ -229,7 +231,7 @@ def test_augmentation_moves_image_and_label_together() -> None:
 
 def test_padding_of_the_crop_is_mean_color_and_label_255() -> None:
     image, label = np.full((40, 40, 3), 255, np.uint8), np.ones((40, 40), np.uint8)
-    out, mask = BaseLearnerTransform(65, scale=(1, 1), rotate=0)(
+    out, mask = BaseLearnerTransform((65, 65), scale=(1, 1), rotate=0)(
         image, label, np.random.default_rng(0)
     )
     assert (mask == 255).sum() == 65 * 65 - 40 * 40

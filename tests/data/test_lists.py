@@ -154,7 +154,7 @@ def test_custom_data_gives_episodes_of_base_and_novel_classes(own: Callable) -> 
         fold = episodes.sampler.fold
         held = [set(np.unique(read_label(episodes.source.label_path(i)))) for i in fold.images]
         assert all(bool(has & {3, 4}) == (subset == "val") for has in held)
-    assert open_base_images(cfg, "val", EvalTransform(65), None)[0][0][1].max() in (1, 2)
+    assert open_base_images(cfg, "val", EvalTransform((65, 65)), None)[0][0][1].max() in (1, 2)
 
 
 def test_lists_of_custom_data_are_reported_as_unpublished(

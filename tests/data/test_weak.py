@@ -28,16 +28,21 @@ def test_kind_mask_returns_the_label_itself() -> None:
     assert annotate(label, 3, "mask", "a") is label
 
 
-def test_bbox_fills_the_bounding_box_of_every_object_but_tiny_ones() -> None:
+def test_bbox_is_the_published_box_of_every_object() -> None:
     label = two_objects()
+    label[30:33, 50:60] = 255  # partly inside the box of the disc
+    label[119, 159] = 3  # its box would leave the image
     drawn = annotate(label, 3, "bbox", "a")
     wanted = np.zeros_like(label, bool)
-    for part in (label[:80, :70] == 3, np.pad(label[:, 70:] == 3, ((0, 0), (70, 0)))):
-        ys, xs = np.nonzero(part)
-        wanted[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
-    assert np.array_equal(drawn == 3, wanted)
-    outside = ~wanted & (label != 3)
-    assert np.array_equal(drawn[outside], label[outside]) and drawn[90, 3] == 0
+    count, parts = cv2.connectedComponents((label == 3).astype(np.uint8), connectivity=8)
+    assert count - 1 == 4
+    for number in range(1, count):
+        ys, xs = np.nonzero(parts == number)
+        wanted[ys.min() : ys.max() + 2, xs.min() : xs.max() + 2] = True  # one pixel more
+    assert np.array_equal(drawn == 3, wanted & (label != 255))
+    assert (wanted & (label == 255)).any() and (drawn[90:92, 3:5] == 3).all()
+    other = ~wanted | (label == 255)
+    assert np.array_equal(drawn[other], label[other])
 
 
 @pytest.mark.parametrize("kind", ["scribble", "point"])

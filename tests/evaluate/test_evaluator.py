@@ -20,9 +20,10 @@ from model.backbones import LITE0, load_pretrained, pixel_statistics
 from util.config import load_config
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.demo.make import make_demo
+from util.data.episodes import EpisodeSampler
 from util.data.transform import EvalTransform
 from util.evaluate import evaluator as evaluate
-from util.evaluate.evaluator import EvaluatedEpisode, Evaluator, QueryScorer, resize_to_image
+from util.evaluate.evaluator import EvaluatedEpisode, Evaluator, QueryScorer
 from util.evaluate.metrics import argmax_channels, object_iou
 from util.evaluate.order import evaluation_order
 from util.evaluate.scores import Scores, ScoreTotals, add_confusions
@@ -50,7 +51,7 @@ class System:
         if pretrained:
             load_pretrained(self.model.encoder.base.backbone, LITE0, "package")
         self.episodes, _ = open_episodes(cfg, "val", 1)
-        self.episodes.transform = Float64Transform(cfg.Data.size, *pixel_statistics(LITE0))
+        self.episodes.transform = Float64Transform(cfg.sizes["Data.size"], *pixel_statistics(LITE0))
         with torch.no_grad():
             for head in self.model.object_mining.heads:
                 head[-1].weight *= 100
@@ -94,7 +95,7 @@ def totals(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def drawn(system: System, seed: int, count: int) -> Iterator[tuple]:
     """Yield (batch, images) of a seed's episodes in the order in which they are drawn."""
     dataset = system.episodes
-    sampler = type(dataset.sampler)(dataset.sampler.fold, system.cfg.Data.shot, seed)
+    sampler = dataset.sampler.with_seed(seed)
     episodes = EpisodeDataset(
         dataset.source, sampler, dataset.transform, dataset.base_table.numpy(), dataset.classes
     )
@@ -175,7 +176,8 @@ def test_order_holds_every_episode_once_and_each_query_in_one_place(demo: System
     fold, shares = demo.episodes.sampler.fold, []
     for world in (1, 3):
         parts = [
-            evaluation_order(fold, 1, 30, SEEDS, Ranks(r, world, CPU), 4) for r in range(world)
+            evaluation_order(EpisodeSampler(fold, 1, 0), 30, SEEDS, Ranks(r, world, CPU), 4)
+            for r in range(world)
         ]
         shares.append([group for part in parts for group in part.groups])
     alone, shared = shares
@@ -199,9 +201,8 @@ def test_every_episode_is_passed_on_with_its_iou(demo: System) -> None:
     ious = [example.iou for example in seen]
     assert max(ious) > 0 and all(0 <= iou <= 1 for iou in ious)
     for example in seen[:3]:
-        final = resize_to_image(
-            example.prediction.final[example.row :][:1], (65, 65), example.target.shape
-        )
+        final = example.resize(example.prediction.final[example.row :][:1])
+        assert final.shape[1:] == example.target.shape
         assert object_iou(argmax_channels(final), example.target) == example.iou
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from model.constants import IGNORE
-from util.evaluate.metrics import BaseTotals, BinaryTotals, ThresholdTotals
+from util.evaluate.metrics import BinaryTotals, ClassTotals, ThresholdTotals
 
 CPU = torch.device("cpu")
 N = 5  # classes
@@ -41,16 +41,17 @@ def areas(matrix: np.ndarray) -> np.ndarray:
 
 @given(st.lists(label_pairs(N), min_size=1, max_size=4))
 def test_base_totals_equal_a_confusion_matrix_and_add_up_over_shards(pairs: list) -> None:
-    totals, matrix = BaseTotals(N, CPU), np.zeros((N + 1, N + 1), np.int64)
-    shards = [BaseTotals(N, CPU) for _ in range(2)]
+    totals, matrix = ClassTotals(N, CPU), np.zeros((N + 1, N + 1), np.int64)
+    shards = [ClassTotals(N, CPU) for _ in range(2)]
     for index, pair in enumerate(pairs):
         tensors = [torch.from_numpy(x) for x in pair]
         totals.add(*tensors)
         shards[index % 2].add(*tensors)
         matrix += confusion(*pair, N)
-    assert totals.totals.tolist() == areas(matrix).tolist()
+    there = [sum(int((target == c).sum()) for _, target in pairs) for c in range(N + 1)]
+    assert totals.totals.tolist() == np.column_stack((areas(matrix), there)).tolist()
     assert torch.equal(totals.totals, shards[0].totals + shards[1].totals)
-    present = [(i, u) for i, u in areas(matrix)[1:] if u]
+    present = [(i, u) for (i, u), n in zip(areas(matrix)[1:], there[1:], strict=True) if n]
     expected = np.mean([i / u for i, u in present]) if present else 0.0
     assert totals.miou() == pytest.approx(expected, rel=1e-12)
 
@@ -69,7 +70,8 @@ def test_binary_totals_equal_a_confusion_matrix_and_add_up_over_shards(episodes:
     iou = counts[:, 1, 0] / np.maximum(counts[:, 1, 1], 1)
     np.testing.assert_allclose(totals.class_iou().numpy(), iou, rtol=1e-12)
     both = counts.sum(0)
-    fb_iou = (both[:, 0] / np.maximum(both[:, 1], 1)).mean()
+    parts = both[:, 0] / np.maximum(both[:, 1], 1)
+    fb_iou = parts.mean(), parts[1]
     assert totals.fb_iou() == pytest.approx(fb_iou, rel=1e-12)
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from util.evaluate.metrics import (
-    BaseTotals,
     BinaryTotals,
+    ClassTotals,
     ConfusionTotals,
     Score,
     ThresholdTotals,
@@ -42,8 +42,10 @@ def episodes() -> list[Episode]:
     return made
 
 
-def brute_force(episodes: list[Episode], threshold: float) -> tuple[np.ndarray, float]:
-    """(IoU per class, FB-IoU) of all labelled pixels; object: value >= threshold."""
+def brute_force(
+    episodes: list[Episode], threshold: float
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """(IoU per class, FB-IoU and pIoU) of all labelled pixels; object: value >= threshold."""
     counts = np.zeros((CLASSES, 2, 2), dtype=int)  # class, background or object, I and U
     for values, target, index in episodes:
         predicted, truth = (values >= threshold)[target != 255], target[target != 255] == 1
@@ -52,7 +54,8 @@ def brute_force(episodes: list[Episode], threshold: float) -> tuple[np.ndarray, 
             counts[index, int(which)] += (p & t).sum(), (p | t).sum()
     iou = counts[:, 1, 0] / np.maximum(counts[:, 1, 1], 1)
     both = counts.sum(0)
-    return iou, (both[:, 0] / both[:, 1]).mean()
+    parts = both[:, 0] / both[:, 1]
+    return iou, (parts.mean(), parts[1])
 
 
 @pytest.mark.parametrize("channels", [2, 16])
@@ -101,12 +104,12 @@ def test_best_threshold_is_the_best_of_all_thresholds(episodes: list[Episode]) -
 
 def test_best_threshold_without_an_episode_scores_zero() -> None:
     threshold, iou, fb_iou = ThresholdTotals(CLASSES, CPU).best()
-    assert (threshold, iou.tolist(), fb_iou) == (0.0, [0.0] * CLASSES, 0.0)
+    assert (threshold, iou.tolist(), fb_iou) == (0.0, [0.0] * CLASSES, (0.0, 0.0))
 
 
 def test_base_miou_leaves_out_background_and_absent_classes() -> None:
     rng = np.random.default_rng(1)
-    totals, areas = BaseTotals(5, CPU), np.zeros((6, 2), dtype=int)
+    totals, areas = ClassTotals(5, CPU), np.zeros((6, 3), dtype=int)
     for _ in range(4):
         target = random_target(rng, 4)  # classes 4 and 5 are nowhere ...
         prediction = np.where(rng.random(target.shape) < 0.5, target, 0)
@@ -115,15 +118,20 @@ def test_base_miou_leaves_out_background_and_absent_classes() -> None:
         totals.add(torch.from_numpy(prediction), torch.from_numpy(target))
         for c in range(6):
             p, t, valid = prediction == c, target == c, target != 255
-            areas[c] += (p & t & valid).sum(), ((p | t) & valid).sum()
+            areas[c] += (p & t & valid).sum(), ((p | t) & valid).sum(), (t & valid).sum()
     assert totals.totals.tolist() == areas.tolist()
-    expected = (areas[1:5, 0] / areas[1:5, 1]).mean()
-    assert areas[4].tolist() == [0, 4] and areas[5].tolist() == [0, 0]
-    assert totals.miou() == pytest.approx(expected, rel=1e-12)
+    expected = areas[1:4, 0] / areas[1:4, 1]
+    assert areas[4].tolist() == [0, 4, 0] and areas[5].tolist() == [0, 0, 0]
+    assert totals.miou() == pytest.approx(expected.mean(), rel=1e-12)
+    np.testing.assert_allclose(totals.class_iou(), [*expected, np.nan, np.nan], rtol=1e-12)
+    iou, accuracy = (areas[:4, 0] / areas[:4, column] for column in (1, 2))
+    wanted = iou.mean(), accuracy.mean(), areas[:, 0].sum() / areas[:, 2].sum()
+    assert totals.mean_scores() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_base_miou_without_an_image_is_zero() -> None:
-    assert BaseTotals(5, CPU).miou() == 0.0
+    assert ClassTotals(5, CPU).miou() == 0.0
+    assert ClassTotals(5, CPU).mean_scores() == (0.0, 0.0, 0.0)
 
 
 def test_confusion_equals_that_of_counting_pixels() -> None:
@@ -160,8 +168,8 @@ def test_iou_of_an_episode_counts_labeled_pixels_only() -> None:
 
 
 def test_score_is_in_percent_by_class_name() -> None:
-    score = Score.of(torch.tensor([0.5, 0.25]).double(), 0.75, ["cat", "sofa"])
-    assert score == Score(37.5, 75.0, {"cat": 50.0, "sofa": 25.0})
+    score = Score.of(torch.tensor([0.5, 0.25]).double(), (0.75, 0.5), ["cat", "sofa"])
+    assert score == Score(37.5, 75.0, 50.0, {"cat": 50.0, "sofa": 25.0})
 
 
 def test_totals_of_one_process_stay_unchanged_by_the_sum_over_ranks(
@@ -171,14 +179,14 @@ def test_totals_of_one_process_stay_unchanged_by_the_sum_over_ranks(
     values, target, index = episodes[0]
     totals.add(torch.from_numpy(values > 0.5), torch.from_numpy(target), index)
     before = totals.totals.clone()
-    sum_over_ranks(totals, BaseTotals(3, CPU))
+    sum_over_ranks(totals, ClassTotals(3, CPU))
     assert torch.equal(totals.totals, before)
 
 
 def test_totals_are_summed_over_the_ranks(
     episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    totals, base = BinaryTotals(CLASSES, CPU), BaseTotals(3, CPU)
+    totals, base = BinaryTotals(CLASSES, CPU), ClassTotals(3, CPU)
     values, target, index = episodes[0]
     prediction = torch.from_numpy(values > 0.5)
     totals.add(prediction, torch.from_numpy(target), index)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers.processes import on_processes
 
+from model.resize import bilinear_ac
+from util.data.transform import EvalTransform
 from util.evaluate import visualize
 from util.evaluate.visualize import GALLERIES, TILE, TITLE, Gallery, draw_strip, save_strips
 from util.runtime.distributed import Ranks
@@ -91,6 +93,7 @@ def example() -> SimpleNamespace:
         row=0,
         target=truth,
         iou=1.0,
+        resize=lambda scores: bilinear_ac(scores, (size, size))[0],
     )
 
 
@@ -105,6 +108,7 @@ def test_strip_shows_every_stage_under_its_title(
         source=SimpleNamespace(load=lambda name: (image, None)),
         load_pair=lambda *_: (None, example.target, None),
         sampler=SimpleNamespace(fold=SimpleNamespace(name=lambda c: "cat")),
+        transform=EvalTransform((64, 64)),
     )
     picture = draw_strip(example, episodes)
     assert titles == [

@@ -80,14 +80,15 @@ def test_unsuitable_size_is_refused_with_the_nearest_that_fits(
 ) -> None:
     with torch.device("meta"):
         backbone = build_backbone(name)
-    check_size(backbone, nearest, "Data.size")
+    check_size(backbone, (nearest, nearest), "Data.size")
     expected = (
         f"Data.size must be 1 mod {step} and at least {smallest} for this Method.backbone, given "
         f"{wrong}; the nearest is {nearest}"
     )
-    with pytest.raises(UserError) as refusal:
-        check_size(backbone, wrong, "Data.size")
-    assert str(refusal.value) == expected
+    for size in ((wrong, nearest), (nearest, wrong)):
+        with pytest.raises(UserError) as refusal:
+            check_size(backbone, size, "Data.size")
+        assert str(refusal.value) == expected
 
 
 def test_system_runs_at_the_smallest_size() -> None:

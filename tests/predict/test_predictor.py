@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,11 +15,10 @@ from model import Prediction
 from model.constants import TEMPERATURE
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import load_config, to_dict
-from util.data import weak
 from util.data.dataset import EpisodeDataset, binary_mask
 from util.data.episodes import EpisodePlan, EpisodeSampler
 from util.data.image_io import read_image, read_label
-from util.evaluate.evaluator import resize_to_image
+from util.data.weak import annotate
 from util.evaluate.metrics import BinaryTotals, argmax_channels
 from util.features import FeatureStore
 from util.predict import Box, Example, Predictor
@@ -40,24 +38,14 @@ def files(run: SimpleNamespace, image_id: str) -> tuple[Path, Path]:
     return source.image_path(image_id), source.label_path(image_id)
 
 
-def boxes(mask: np.ndarray) -> list[Box]:
-    """The boxes of Data.ann_type bbox: one around each part that is not tiny."""
-    count, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    parts = [
-        tuple(map(int, row)) for row in statistics[1:count] if row[4] >= weak.MIN_OBJECT_PIXELS
-    ]
-    return [Box(x, y, x + width, y + height) for x, y, width, height, _ in parts]
-
-
-def examples(run: SimpleNamespace, plan: EpisodePlan, *, boxed: bool = False) -> list[Example]:
-    """The supports of an episode as a user gives them: image files, and masks or boxes."""
+def examples(run: SimpleNamespace, plan: EpisodePlan, kind: str = "mask") -> list[Example]:
+    """The supports of an episode as a user gives them: image files, and masks of that kind."""
     made = []
     for image_id in plan.supports:
         image, label = files(run, image_id)
-        ids = read_label(label)
+        ids = annotate(read_label(label), plan.class_id, kind, image_id)
         mask = np.where(ids == 255, 255, ids == plan.class_id).astype(np.uint8)
-        label = {"boxes": boxes(mask == 1)} if boxed else {"mask": mask}
-        made.append(Example(image, **label))
+        made.append(Example(image, mask=mask))
     return made
 
 
@@ -86,7 +74,7 @@ def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
     known = sorted(fold.by_class)
     totals = BinaryTotals(len(known), torch.device("cpu"))
     for plan in plans(small_run, shot):
-        labeled = examples(small_run, plan, boxed=kind == "bbox")
+        labeled = examples(small_run, plan, kind)
         predictor.add_class("object", labeled)
         image, label = files(small_run, plan.query)
         got = predictor.predict(image)
@@ -95,7 +83,7 @@ def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
         with torch.no_grad():  # as the evaluator computes it
             query, supports = store.encode_query(plan.query)[0], store.supports([plan])
             prediction = predictor.model.match(query, supports, kshot=kshot)
-            final = resize_to_image(prediction.final, prediction.size, target.shape)
+            final = predictor.transform.to_image(prediction.final, target.shape)
         assert torch.equal(torch.from_numpy(got.scores), final[1:])
         assert torch.equal(torch.from_numpy(got.mask), argmax_channels(final).byte())
     found = dict(zip(map(fold.name, known), (100 * totals.class_iou()).tolist(), strict=True))
@@ -189,7 +177,7 @@ def test_initial_stage_is_the_cosine_of_prototype_and_query(
     got = predictor.explain(image).initial
     cosine = matched[0].initial_mask * TEMPERATURE
     assert 0 <= cosine.min() and cosine.max() <= 1 + 1e-6
-    wanted = resize_to_image(cosine, matched[0].size, image.shape[:2])[0]
+    wanted = predictor.transform.to_image(cosine, image.shape[:2])[0]
     np.testing.assert_allclose(got, wanted.numpy(), atol=1e-6)
 
 

@@ -28,9 +28,10 @@ from util.data.dataset import collate, open_episodes
 from util.evaluate.evaluator import Evaluator
 from util.evaluate.visualize import GALLERIES, TILE
 from util.features import FeatureStore, encode
+from util.folds import CLASSES
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
-from util.train.run import AdversarialRun
+from util.train.stages import AdversarialRun
 
 CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
 
@@ -116,14 +117,22 @@ def test_run_writes_checkpoints_config_curves_and_pictures(trained: Path, demo: 
     saved = load_config(trained / "config.yaml")
     assert saved.Train.batch_size == 20 and saved.Method.backbone == "timm/tf_efficientnet_lite0"
     losses = {"main", "aux", "distillation", "base", "adversarial_g", "loss_g"}
-    losses |= {"adversarial_d", "diversity", "loss_d", "lr_x1", "lr_x10"}
+    losses |= {"adversarial_d", "diversity", "loss_d", "lr_x1", "lr_x10", "accuracy"}
     wanted = {f"train/{name}" for name in losses}
-    wanted |= {"val/miou_final", "val/miou_meta", "val/miou_base", "val/fb_iou", "val/episodes"}
+    scores = ("miou_final", "miou_meta", "miou_base", "fb_iou", "fb_iou_meta", "p_iou", "loss")
+    wanted |= {f"val/{name}" for name in (*scores, "pictures")}
+    wanted |= {f"epoch/train_{name}" for name in ("miou", "macc", "allacc")}
     costs = ("iterations_per_s", "train_s", "validation_s", "peak_memory_gb")
     wanted |= {f"cost/{name}" for name in costs}
     classes = json.loads((trained / "result.json").read_text())["seeds"]["1"]["final"]["classes"]
     assert len(classes) == 5
-    assert scalars(trained) == wanted | {f"val/iou/{name}" for name in classes}
+    wanted |= {f"val/iou/{name}" for name in classes}
+    found = scalars(trained)
+    base = {tag.removeprefix("val/iou_base/") for tag in found if tag.startswith("val/iou_base/")}
+    assert base and base < set(CLASSES["pascal"]) - classes.keys()
+    assert found == wanted | {f"val/iou_base/{name}" for name in base}
+    source = (trained / "source.txt").read_text()
+    assert "command: " in source and "commit: " in source and source.startswith("time: ")
 
 
 def test_result_file_holds_every_seed_and_their_mean(trained: Path) -> None:

@@ -20,13 +20,14 @@ from util.checkpoint import resume
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.config import Config, load_config
 from util.data.batches import Batches
-from util.evaluate.metrics import Score
+from util.evaluate.metrics import ClassTotals, Score
 from util.evaluate.scores import Scores
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write
 from util.runtime.log import close_log_file, configure, log
-from util.train.run import LOG, AdversarialRun
+from util.train.run import LOG
+from util.train.stages import AdversarialRun
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 STRIP = np.zeros((4, 4, 3), np.uint8)
@@ -37,6 +38,7 @@ class SmallTrainer:
 
     def __init__(self, kilobytes: int):
         self.model, self.state = nn.Linear(2, 2), torch.rand(256 * kilobytes)
+        self.areas = ClassTotals(1, torch.device("cpu"))
 
     def state_dict(self) -> dict:
         return {"optimizer_g": {"state": self.state}, "optimizer_d": {}, "scalers": []}
@@ -64,8 +66,8 @@ def save(run: AdversarialRun, *done: int) -> None:
 
 def validate(run: AdversarialRun, done: int, miou: float, strip: np.ndarray = STRIP) -> None:
     """Record a validation after `done` iterations."""
-    score, run.done = Score(miou, 0.0, {}), done
-    run.record_validation(Scores(score, score, 0.0, score, "f5", 0.5, 1, {}), [strip])
+    score, run.done = Score(miou, 0.0, 0.0, {}), done
+    run.record_validation(Scores(score, score, 0.0, {}, 0.0, score, "f5", 0.5, 1, {}), [strip])
 
 
 @pytest.fixture(autouse=True)
@@ -107,16 +109,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> None:
     run, notes = start_run(tmp_path)
-    validate(run, 1, 5.0)
-    save(run, 2)
-    validate(run, 3, 4.0)
+    validate(run, 5, 5.0)
+    save(run, 7)
+    assert run.stale == 1
+    validate(run, 10, 4.0)
     run.close()
     assert notes == [] and run.stale == 1
-    names = {resume.LAST: 3, resume.PREVIOUS: 2, resume.BEST: 1}
+    names = {resume.LAST: 10, resume.PREVIOUS: 7, resume.BEST: 5}
     assert {name: iteration(tmp_path / name) for name in names} == names
     state = read_checkpoint(tmp_path / resume.LAST)
     wanted = {"model", "optimizer_g", "optimizer_d", "scalers", "iteration", "validated", "best"}
     wanted |= {"stale", "random", "config", "versions", "ranks", "images", "launch", "run"}
+    wanted |= {"areas"}
     assert state.keys() == wanted
     assert set(state["random"][0]) == {"torch", "cuda", "numpy", "python"}
 

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed equals an undisturbed one, to the bit."""
 
 import errno
+import json
 import os
 import random
 import re
@@ -36,7 +37,7 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     path = folder / "output"
     output = finish(start([*words, f"Train.save_path={folder}"], path), path)
-    assert "5 episodes an epoch, 7 iterations" in output and output.count(": mIoU ") == 2
+    assert "5 episodes an epoch, 7 iterations" in output and output.count("  best ") == 2
     logged = [line.split(" INFO ", 1)[1] for line in (folder / LOG).read_text().splitlines()]
     assert logged == output.splitlines()
     return folder
@@ -248,9 +249,11 @@ def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
     wait_for(lambda: log.exists() and "\n2/8" in log.read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
     output = finish(process, log)
-    unfinished = tmp_path / "base.unfinished.pth"
+    unfinished = tmp_path / "base/last.pth"
     state = read_checkpoint(unfinished)
-    assert state.keys() == {"model", "optimizer", "iteration", "random", "config", "versions"}
+    wanted = {"model", "optimizer", "iteration", "validated", "best", "stale", "random", "config"}
+    wanted |= {"versions", "ranks", "images", "areas", "scores", "launch", "run"}
+    assert state.keys() == wanted
     done = state["iteration"]
     stopped = f"stopped at iteration {done}; resume with:\npython train_base.py"
     assert stopped in output and done < 8
@@ -258,9 +261,13 @@ def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
     output = finish(stage_one(base, "Train.resume=auto"), log)
     assert f"resumed from {unfinished}: {done} of 8 iterations are done" in output
     assert not unfinished.exists()
-    logged = (tmp_path / "base.log").read_text()
+    logged = (tmp_path / "base" / LOG).read_text()
     assert logged.count(" ETA ") == 8 and f"stopped at iteration {done}; " in logged
     same(base, tmp_path / "whole.pth")
+    results = [json.loads((tmp_path / f"{n}/result.json").read_text()) for n in ("base", "whole")]
+    assert results[0]["base_learner"] == results[1]["base_learner"]
+    assert results[0]["base_learner"]["images"] == 20
+    assert sorted(p.suffix for p in (tmp_path / "base").iterdir() if p.suffix == ".pth") == []
 
 
 def test_stage_one_stopped_in_its_validation_resumes_there(
@@ -293,13 +300,14 @@ def test_stage_one_whose_last_save_failed_does_not_claim_to_be_resumable(
     monkeypatch.setattr("util.train.run.atomic_write", full)
     assert entries.call(base_entry.train_base, *words, *more) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"stopped: {tmp_path}/base.unfinished.pth: the last checkpoint is not")
+    assert last.startswith(f"stopped: {tmp_path}/base: the last checkpoint is not")
 
 
 def test_stage_one_refuses_a_state_that_it_cannot_resume_from(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    path = tmp_path / "base.unfinished.pth"
+    path = tmp_path / "base/last.pth"
+    path.parent.mkdir()
     path.write_bytes(b"PK torn")
     more = f"Method.pre_weight={tmp_path}/base.pth", "Train.resume=auto"
     assert entries.call(base_entry.train_base, *words, *more) == 2

@@ -108,7 +108,7 @@ def stage_one(words: list[str], tmp_path: Path) -> Callable[..., int]:
 
 def assert_resumes(stage_one: Callable[..., int], folder: Path) -> None:
     """Assert that a stage one that failed after two iterations resumes without a loss."""
-    assert read_checkpoint(folder / "base.unfinished.pth")["iteration"] == 2
+    assert read_checkpoint(folder / "base/last.pth")["iteration"] == 2
     assert not (folder / "base.pth").exists()
     assert stage_one("base", "Train.resume=auto") == 0
     assert stage_one("whole") == 0
@@ -139,9 +139,10 @@ def test_nonfinite_loss_stops_stage_one_which_resumes_without_a_loss(
     seen: list[Tensor] = []
     whole = base_learner.loss_of
 
-    def poisoned(*given: object) -> Tensor:
-        seen.append(whole(*given))
-        return seen[-1] * (torch.nan if len(seen) == 3 else 1)
+    def poisoned(*given: object) -> tuple[Tensor, Tensor]:
+        loss, areas = whole(*given)
+        seen.append(loss)
+        return loss * (torch.nan if len(seen) == 3 else 1), areas
 
     monkeypatch.setattr(base_learner, "loss_of", poisoned)
     assert stage_one("base") == 1

@@ -32,17 +32,18 @@ OBJECT_SHARE = 0.2  # of an image; 0.13 to 0.22 on average in PASCAL's validatio
 BATCH_SIZE = 2  # episodes in a training step
 
 
-def episodes(size: int, shot: int, batch: int, device: torch.device) -> EpisodeBatch:
-    """Return noise images [batch,3,size,size] with a square object in the middle."""
+def episodes(size: tuple[int, int], shot: int, batch: int, device: torch.device) -> EpisodeBatch:
+    """Return noise images of a height and width with an object in the middle, of their shape."""
     draw = torch.Generator().manual_seed(0)
-    mask = torch.zeros(size, size, dtype=torch.long)
-    side = round(size * OBJECT_SHARE**0.5)
-    mask[(size - side) // 2 :, (size - side) // 2 :][:side, :side] = 1
+    mask = torch.zeros(size, dtype=torch.long)
+    height, width = (round(side * OBJECT_SHARE**0.5) for side in size)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    mask[top : top + height, left : left + width] = 1
     return EpisodeBatch(
-        query=torch.randn(batch, 3, size, size, generator=draw),
+        query=torch.randn(batch, 3, *size, generator=draw),
         query_mask=mask.repeat(batch, 1, 1),
         query_base_mask=3 * mask.repeat(batch, 1, 1),
-        support=torch.randn(batch, shot, 3, size, size, generator=draw),
+        support=torch.randn(batch, shot, 3, *size, generator=draw),
         support_mask=mask.repeat(batch, shot, 1, 1),
         class_index=torch.full((batch,), 2),
         plans=[],
@@ -65,7 +66,7 @@ def prepare(
 def _training(
     work: str, model: AMFormer, cfg: Config, device: torch.device, plain: bool
 ) -> Callable[[], object]:
-    batch = episodes(cfg.Data.size, cfg.Data.shot, BATCH_SIZE, device)
+    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, BATCH_SIZE, device)
     kind = PlainAdversarialTrainer if plain else AdversarialTrainer
     trainer = kind(model, cfg, 100, Ranks(0, 1, device))
 
@@ -82,7 +83,7 @@ def _training(
 def _evaluation(
     work: str, model: AMFormer, cfg: Config, device: torch.device, plain: bool
 ) -> Callable[[], object]:
-    batch = episodes(cfg.Data.size, cfg.Data.shot, 1, device)
+    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, 1, device)
     images = batch.query, batch.support, batch.support_mask
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from model.query_support import QueryFeatures
 from model.resize import grid_size
 from util.data.dataset import EpisodeBatch
 from util.features import EncodedBatch
-from util.train.adversarial import AdversarialTrainer
+from util.train.adversarial import AdversarialTrainer, final_areas
 
 
 @dataclass(kw_only=True)
@@ -88,6 +88,6 @@ class PlainAdversarialTrainer(AdversarialTrainer):
             terms["adversarial_d"] = losses.discriminator(outputs)
             terms["diversity"] = losses.diversity(outputs, chosen)
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-            return terms | {"loss_d": total}
+            return terms | {"loss_d": total, "areas": final_areas(prediction, part)}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)

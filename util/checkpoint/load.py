@@ -62,7 +62,7 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
         weights = {name: value for name, value in weights.items() if not name.startswith(_KSHOT)}
         cfg = replace(cfg, Data=replace(cfg.Data, shot=1))
     elif "ensemble.gram_merge.weight" in weights:
-        kshot = weights.get(f"{_KSHOT}0.weight")
+        kshot = weights.get(f"{_KSHOT}0.weight", weights.get(f"{_KSHOT}weight"))
         shot = kshot.shape[1] if isinstance(kshot, Tensor) and kshot.ndim > 1 else 1
         if shot != cfg.Data.shot:
             mistake = f"trained with {shot} support{'s' * (shot > 1)} per query"

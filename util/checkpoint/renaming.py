@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import published
 from model.amformer.system import AMFormer
@@ -39,13 +39,16 @@ def convert(
         return {published.published_name(name): value for name, value in ours.items()}
 
     theirs = state if kind == PUBLISHED else to_theirs(state)
-    backbone, classes, shot = published.infer_architecture(theirs)
+    backbone, classes, shot, hidden = published.infer_architecture(theirs)
     if cfg:
         backbone, classes, shot = cfg.Method.backbone, cfg.num_base_classes, cfg.Data.shot
+        hidden = cfg.Method.kshot_trans_dim
     if not base and backbone.startswith("timm/"):
         raise UserError(f"{source}: a system on {backbone} has no published form; use it as it is")
     with torch.device("meta"):
-        model = BaseLearner(backbone, classes) if base else AMFormer(backbone, classes, shot)
+        model: nn.Module = BaseLearner(backbone, classes)
+        if not base:
+            model = AMFormer(backbone, classes, shot, kshot_trans_dim=hidden)
     ours = model.state_dict()
     description = f"a base learner of {classes} classes on {backbone}"
     if not base:

@@ -11,14 +11,16 @@ from util.runtime.errors import UserError
 
 CHECKPOINTS = LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 
-_Kinds = Mapping[str, type | tuple[type, ...]]
+Kinds = Mapping[str, type | tuple[type, ...]]
+"""Key of a checkpoint -> the types that its value may have."""
 
-BASE_LEARNER_STATE: _Kinds = {"model": dict, "optimizer": dict, "iteration": int, "random": list}
-ADVERSARIAL_STATE: _Kinds = {
-    **{"model": dict, "optimizer_g": dict, "optimizer_d": dict, "iteration": int, "random": list},
+_OF_BOTH: Kinds = {
+    **{"model": dict, "iteration": int, "random": list},
     **{"best": (int, float), "stale": int, "run": int},
 }
-"""Keys that stage one and stage two need to resume, and the types of their values."""
+BASE_LEARNER_STATE: Kinds = {**_OF_BOTH, "optimizer": dict}
+ADVERSARIAL_STATE: Kinds = {**_OF_BOTH, "optimizer_g": dict, "optimizer_d": dict}
+"""What stage one and stage two need to resume."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Candidate:
     launch: str | None  # `launch_id` of the run; None if no launcher started it
 
 
-def find_candidates(folder: Path) -> tuple[list[Candidate], list[str]]:
+def find_candidates(folder: Path, kinds: Kinds) -> tuple[list[Candidate], list[str]]:
     """Return the checkpoints in a folder to resume from, and one line for each unusable one."""
     good, bad = [], []
     for path in (folder / name for name in CHECKPOINTS if (folder / name).exists()):
         try:
-            state = training_state(path)
+            state = training_state(path, kinds)
             at = state["run"], state["iteration"], state.get("validated", True)
             good.append(Candidate(path, *at, state.get("launch")))
         except UserError as error:
@@ -55,7 +57,7 @@ def latest(candidates: Iterable[Candidate]) -> Path | None:
     return newest.path if newest else None
 
 
-def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, Any]:
+def training_state(path: Path, kinds: Kinds) -> dict[str, Any]:
     """Read a checkpoint that training can resume from: its keys must have these types of values.
 
     Raises `UserError` if the file is missing, torn, not ours, or holds weights only.
@@ -69,9 +71,9 @@ def training_state(path: Path, kinds: _Kinds = ADVERSARIAL_STATE) -> dict[str, A
 def check_resume_file(path: Path) -> None:
     """Refuse an unusable file that `Train.resume` names with `UserError`; suggest a good one."""
     try:
-        training_state(path)
+        training_state(path, ADVERSARIAL_STATE)
     except UserError as error:
-        other = latest(find_candidates(path.parent)[0])
+        other = latest(find_candidates(path.parent, ADVERSARIAL_STATE)[0])
         hint = f"; {other} is good: Train.resume={other}" if other else ""
         raise UserError(f"Train.resume: {error}{hint}") from None
 

@@ -41,6 +41,8 @@ Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Range = Annotated[tuple[Positive, Positive], _LIST]
+Side = Annotated[int, Ge(33)]
+Size = Side | Annotated[tuple[Side, Side], _LIST]
 Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
 Precision = Literal["fp32", "bf16", "fp16"]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -53,6 +55,9 @@ class DataSection:
     data_set: Literal["pascal", "coco", "custom"] = key("pascal", "custom: your own data set")
     data_root: Text = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
     list_dir: Text = key("lists/pascal", "folder of the fold lists", names_input=True)
+    novel_in_training: Literal["drop", "background"] = key(
+        "drop", "training images that hold a novel object: left out, or the object is background"
+    )
     split: int = key(0, "the fold, 0 to 3; custom: any number, part of the lists' names", ge=0)
     trained_on: Annotated[Literal["", "coco"], _EMPTY_TEXT] = key(
         "", "coco: test only, on the PASCAL classes that are novel in this fold of COCO"
@@ -65,7 +70,7 @@ class DataSection:
     class_balance: Fraction = key(
         0.0, "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)"
     )
-    size: int = key(473, "side of the square input in pixels, 1 mod 8", ge=33)
+    size: Size = key(473, "pixels of the input, 1 mod 8: its side, or [height, width]")
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
     flip: bool = key(False, "without augment: flip images at random, which a feature store allows")
     scale: Range = key((0.9, 1.1), "range of the random scale")
@@ -95,6 +100,13 @@ class MethodSection:
     pre_weight: Text = key(
         "", "file of the base learner; train.sh trains it if it is missing", names_input=True
     )
+    projection_init: Literal["linear", "trunc_normal"] = key(
+        "linear", "first weights of G's q, k, v, o: of torch's Linear, or truncated normal 0.02"
+    )
+    low_fea: Literal["layer2", "layer3", "layer4"] = key(
+        "layer2", "stage of the backbone whose Gram matrices are compared"
+    )
+    kshot_trans_dim: int = key(2, "hidden channels of the K-shot weights; 0: no such layer", ge=0)
     fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode")
     mining_softmax: Literal["query", "key"] = key("query", "axis of the mining softmax")
     mask_threshold: Number = key(0.7, "initial mask: smallest cosine / 0.1 kept", ge=-10, le=10)
@@ -108,8 +120,11 @@ class MethodSection:
 class BaseSection:
     """Stage one: the base learner on the base classes of the fold."""
 
+    train_list: Literal["all", "fold"] = key(
+        "all", "training images: all, novel objects as background, or those of the fold's list"
+    )
     freeze_backbone: bool = key(False, "train only the head")
-    size: int = key(417, "side of the random crop in pixels, 1 mod 8", ge=33)
+    size: Size = key(417, "pixels of the random crop, 1 mod 8: its side, or [height, width]")
     augment: bool = key(True, "scale, rotate, blur, flip and crop at random")
     scale: Range = key((0.5, 2.0), "range of the random scale")
     rotate: Number = key(10.0, "largest random rotation in degrees", ge=0, le=180)
@@ -119,9 +134,19 @@ class BaseSection:
     momentum: Fraction = key(0.9, "momentum of SGD")
     weight_decay: Number = key(1e-4, "weight decay of SGD", ge=0)
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
-    epochs: int = key(100, "passes over the training list", ge=1)
+    epochs: int = key(100, "passes over the training images", ge=1)
     max_iterations: int = key(0, "iterations of the stage; 0: all epochs", ge=0)
+    warmup: bool = key(False, "raise the rate from 0.1 to 1 of lr over the first half epoch")
+    save_freq: int = key(
+        0, "keep a checkpoint of every so many epochs; 0: none", ge=0, neutral=True
+    )
+    evaluate: bool = key(True, "validate, and keep the best epoch; false: keep the last one")
+    val_period: int = key(1, "epochs between two validations", ge=1)
     val_images: int = key(0, "validation images; 0: all", ge=0)
+    val_resize: Literal["keep", "stretch"] = key(
+        "keep", "validation images: keep proportions and pad, or stretch to the square"
+    )
+    stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", ge=0)
     seed: int = key(321, "seed of weights, order and augmentation", ge=0)
 
 
@@ -156,7 +181,13 @@ class TrainSection:
         10.0, "minutes between two last.pth; 0: only at validations and stops", ge=0, neutral=True
     )
     print_freq: int = key(10, "iterations between two progress lines", ge=1, neutral=True)
+    warmup: bool = key(False, "raise the rate from 0.1 to 1 of lr over the first half epoch")
+    save_freq: int = key(
+        0, "keep a checkpoint of every so many epochs; 0: none", ge=0, neutral=True
+    )
+    evaluate: bool = key(True, "validate, and keep the best checkpoint; false: only the last one")
     val_period: int = key(1, "epochs between two validations", ge=1)
+    sub_epoch_val: bool = key(False, "validate in the middle of an epoch, too; not of the first")
     stop_interval: int = key(75, "stop after so many epochs without a better mIoU; 0: never", ge=0)
     feature_store: bool = key(False, "keep the frozen features; needs Data.augment false")
     precision: Precision = key("fp32", "full precision, or autocast to bf16 or fp16")
@@ -167,6 +198,14 @@ class TrainSection:
 class EvalSection:
     """Validation and test."""
 
+    val_size: Size | Literal[0] = key(0, "pixels of the input, as Data.size; 0: Data.size")
+    resize: Literal["stretch", "keep"] = key(
+        "stretch", "images: stretch to that size, or keep proportions and pad (as BAM)"
+    )
+    ori_resize: bool = key(True, "score at the size of the image; false: at that of the input")
+    order: Literal["list", "permuted"] = key(
+        "list", "queries: the list's own order, from its start, or a random one for each seed"
+    )
     seeds: Seeds = key(tuple(range(321, 331)), "seeds of the test, one pass each")
     episodes: int = key(1000, "test episodes per seed", ge=1)
     val_episodes: int = key(1000, "episodes of a validation", ge=1)
@@ -207,6 +246,13 @@ class Config:
     def num_base_classes(self) -> int:
         """Base classes of the fold, without background."""
         return len(fold_of(self.Data).learned.base)
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Key of a size -> height and width in pixels."""
+        given = {"Data.size": self.Data.size, "Base.size": self.Base.size}
+        given["Eval.val_size"] = self.Eval.val_size or self.Data.size
+        return {k: (v, v) if isinstance(v, int) else v for k, v in given.items()}
 
     @property
     def workers(self) -> int:

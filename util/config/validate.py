@@ -42,6 +42,10 @@ def describe(schema: Mapping[str, Any]) -> str:
     if choices := schema.get("enum", schema.get("examples")):
         shown = [choice or "''" for choice in choices]
         return f"{', '.join(shown[:-1])} or {shown[-1]}"
+    if "anyOf" in schema:
+        return ", or ".join(map(describe, schema["anyOf"]))
+    if "const" in schema:
+        return str(schema["const"])
     words = _TYPES[schema["type"]]
     if schema["type"] == "array":
         each = schema.get("items") or schema["prefixItems"][0]
@@ -82,9 +86,11 @@ def _mistakes(config: Config) -> Iterator[str]:
             fold_of(data)
         except UserError as error:
             yield str(error)
-    for name, size in (("Data.size", data.size), ("Base.size", base.size)):
-        if size % 8 != 1:
-            yield f"{name} must be 1 mod 8, given {size}; the nearest is {(size + 3) // 8 * 8 + 1}"
+    for name, size in config.sizes.items():
+        for side in size:
+            if side % 8 != 1:
+                nearest_side = (side + 3) // 8 * 8 + 1
+                yield f"{name} must be 1 mod 8, given {side}; the nearest is {nearest_side}"
     for name, (low, high) in (("Data.scale", data.scale), ("Base.scale", base.scale)):
         if low > high:
             yield f"{name} wants the smaller number first, given [{low:g}, {high:g}]"

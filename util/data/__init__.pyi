@@ -1,13 +1,27 @@
 from .base_images import BaseLearnerDataset, open_base_images
 from .batches import Batches, FixedBatches
-from .dataset import Episode, EpisodeBatch, EpisodeDataset, binary_mask, collate, open_episodes
+from .dataset import (
+    Episode,
+    EpisodeBatch,
+    EpisodeDataset,
+    binary_mask,
+    collate,
+    eval_transform,
+    open_episodes,
+)
 from .episodes import EpisodePlan, EpisodeSampler
 from .image_io import UnreadableFile, read_image, read_label, voc_palette
 from .lists import FoldList, fold_list, write_lists
 from .loading import SkippingDataset, load_batches, skipped_by_all_ranks
 from .source import SUBSETS, Source, open_source
 from .tables import Table, load_table
-from .transform import BaseLearnerTransform, EvalTransform, FlipTransform, TrainTransform
+from .transform import (
+    BaseLearnerTransform,
+    EvalTransform,
+    FlipTransform,
+    KeepTransform,
+    TrainTransform,
+)
 from .weak import annotate
 
 __all__ = [
@@ -24,6 +38,7 @@ __all__ = [
     "FixedBatches",
     "FlipTransform",
     "FoldList",
+    "KeepTransform",
     "SkippingDataset",
     "Source",
     "Table",
@@ -32,6 +47,7 @@ __all__ = [
     "annotate",
     "binary_mask",
     "collate",
+    "eval_transform",
     "fold_list",
     "load_batches",
     "load_table",

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from util.config import Config
 from util.data.episodes import BASE_AUGMENTATION, ShuffledPasses, generator
-from util.data.lists import fold_list
+from util.data.lists import list_of
 from util.data.loading import SkippingDataset
 from util.data.source import Source, open_source
 from util.data.tables import load_table
@@ -22,7 +21,8 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
     """Images and base labels of one fold; endless like `EpisodeDataset`.
 
     Without a `seed` the order is that of `images`; the seed orders every pass, and draws the
-    augmentation. `base_table` is a look-up from a label to the base learner's (`Fold.base_table`).
+    augmentation, which sees base labels. `base_table` is a look-up from a label to the base
+    learner's (`Fold.base_table`).
     With `skip`, another sample replaces an unreadable one (`util.data.loading`).
     """
 
@@ -37,7 +37,7 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
     ) -> None:
         super().__init__(skip)
         self.source, self.images, self.transform = source, images, transform
-        self.base_table, self.seed = torch.from_numpy(base_table), seed
+        self.base_table, self.seed = base_table, seed
         self._passes = None if seed is None else ShuffledPasses(len(images), seed)
 
     def __len__(self) -> int:
@@ -54,8 +54,9 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
         Raises `UnreadableFile` if the image or its mask is missing or damaged.
         """
         rng = generator(self.seed or 0, BASE_AUGMENTATION, index)
-        image, label = self.transform(*self.source.load(self.name(index)), rng)
-        return image, self.base_table[label.long()].long()
+        image, label = self.source.load(self.name(index))
+        tensor, base = self.transform(image, self.base_table[label], rng)
+        return tensor, base.long()
 
 
 @timed("lists and what is on disk")
@@ -64,16 +65,15 @@ def open_base_images(
 ) -> tuple[BaseLearnerDataset, list[str]]:
     """Open the images on which a base learner is trained ('train') or validated ('val').
 
-    Training uses the fold's training list, as BAM does. Validation uses every image of the subset
-    that contains a base class. Returns a line, too, if `Data.missing: skip` left out images. Raises
-    `UserError` if data is missing or broken.
+    These are all images of the subset, in which novel objects are background, as in BAM; for
+    training with `Base.train_list: fold` those of the fold's training list. Returns a line, too, if
+    `Data.missing: skip` left out images. Raises `UserError` if data is missing or broken.
     """
     data, source = cfg.Data, open_source(cfg.Data, subset)
     fold, table = fold_of(data), load_table(source, data.list_dir)
-    if subset == "train":
-        images = fold_list(table, fold, subset, data.min_pixels).images
-    else:
-        images = [i for i, pixels in table.items() if not pixels.keys().isdisjoint(fold.base)]
+    images = list(table)
+    if subset == "train" and cfg.Base.train_list == "fold":
+        images = list_of(table, data, "train")[0].images
     images, report = source.find_images(images, data.missing)
     if not images:
         raise UserError(f"{source.images}: has none of the listed images; check Data.data_root")

@@ -41,6 +41,14 @@ class Batches:
         """Whether `done` iterations are the whole run, or a multiple of `period` epochs."""
         return done == self.total or done % (period * self.per_epoch) == 0
 
+    def is_middle(self, done: int) -> bool:
+        """Whether `done` iterations end in the middle of an epoch, but not of the first one.
+
+        As published, this is after iteration round(n / 2) of an epoch's n, counted from 0.
+        """
+        epoch, step = divmod(done, self.per_epoch)
+        return epoch > 0 and step == round(self.per_epoch / 2) + 1
+
     def __iter__(self) -> Iterator[list[int]]:
         rank, world = self.ranks.rank, self.ranks.world
         begin, end = (self.batch_size * part // world for part in (rank, rank + 1))

@@ -18,10 +18,9 @@ from functools import partial
 from model.constants import IGNORE
 from util.config import DataSection
 from util.data.image_io import UnreadableFile, read_label
-from util.data.lists import FoldList, compare_with_published, fold_list, list_name
+from util.data.lists import FoldList, list_of
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
-from util.folds import fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -62,8 +61,8 @@ def check(data: DataSection, subset: str) -> CheckReport:
             mistakes.append(mistake)
         if pixels is not None:
             table[image_id] = pixels
-    fold = fold_list(table, fold_of(data), subset, data.min_pixels)
-    mistakes += compare_with_published(list_name(data, subset), fold) or []
+    fold, differences = list_of(table, data, subset)
+    mistakes += differences
     listed_on_disk = on_disk.intersection(fold.images)
     for c, images in fold.by_class.items():
         count = len(listed_on_disk.intersection(images))

@@ -21,15 +21,13 @@ from util.config import Config
 from util.data.episodes import EpisodePlan, EpisodeSampler
 from util.data.lists import (
     check_shots,
-    compare_with_published,
-    fold_list,
-    list_name,
+    list_of,
     restrict_to_images,
 )
 from util.data.loading import SkippingDataset
 from util.data.source import Source, open_source
 from util.data.tables import load_table
-from util.data.transform import EvalTransform, FlipTransform, TrainTransform
+from util.data.transform import EvalTransform, FlipTransform, KeepTransform, TrainTransform
 from util.data.weak import annotate
 from util.folds import fold_of
 from util.runtime.progress import timed
@@ -97,6 +95,12 @@ def collate(episodes: list[Episode]) -> EpisodeBatch:
         class_index=torch.tensor([e.class_index for e in episodes]),
         plans=[e.plan for e in episodes],
     )
+
+
+def eval_transform(cfg: Config, mean: Sequence[float], std: Sequence[float]) -> EvalTransform:
+    """Return the transform of validation, test and prediction: `Eval.val_size`, `Eval.resize`."""
+    kind = KeepTransform if cfg.Eval.resize == "keep" else EvalTransform
+    return kind(cfg.sizes["Eval.val_size"], mean, std)
 
 
 def binary_mask(label: Tensor, class_id: int) -> Tensor:
@@ -196,7 +200,8 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    `Data.augment`, `flip`, `class_balance` and `broken` act on 'train' only. `seed` draws the
+    `Data.augment`, `flip`, `class_balance` and `broken` act on 'train' only, `Eval.order` on 'val'.
+    `seed` draws the
     episodes and their augmentation. The encoder expects `mean` and `std` in the channels R, G, B,
     for images in 0..1. The first call on a data set reads all its masks (`load_table`).
 
@@ -205,8 +210,7 @@ def open_episodes(
     too few images.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
-    listed = fold_list(load_table(source, data.list_dir), fold, subset, data.min_pixels)
-    report = compare_with_published(list_name(data, subset), listed) or []
+    listed, report = list_of(load_table(source, data.list_dir), data, subset)
     images, left_out = source.find_images(listed.images, data.missing)
     report += left_out
     if data.missing == "skip":
@@ -215,12 +219,15 @@ def open_episodes(
     else:
         check_shots(listed, data.shot)
     train = subset == "train"
-    transform = EvalTransform(data.size, mean, std)
-    if train and data.augment:
-        transform = TrainTransform(data.size, data.scale, data.rotate, mean, std)
-    elif train and data.flip:
-        transform = FlipTransform(data.size, mean, std)
-    sampler = EpisodeSampler(listed, data.shot, seed, data.class_balance if train else 0.0)
+    size = cfg.sizes["Data.size"]
+    if not train:
+        transform = eval_transform(cfg, mean, std)
+    elif data.augment:
+        transform = TrainTransform(size, data.scale, data.rotate, mean, std)
+    else:
+        transform = (FlipTransform if data.flip else EvalTransform)(size, mean, std)
+    balance, order = (data.class_balance, "permuted") if train else (0.0, cfg.Eval.order)
+    sampler = EpisodeSampler(listed, data.shot, seed, balance, order)
     episodes = EpisodeDataset(
         source, sampler, transform, fold.base_table(), fold.classes(subset), data.ann_type,
         skip=train and data.broken == "skip",

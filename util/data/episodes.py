@@ -55,17 +55,27 @@ class EpisodeSampler:
     workers or ranks, nor on earlier calls, so a run can resume at any episode. Every class of the
     list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
 
+    In the `order` "permuted", each pass over the list has an order of its own; in "list" it is that
+    of the list, whatever the seed (as published, for validation and test).
+
     With `balance` 0, every image is the query once per pass, and one of its classes is drawn (as
     published). Above 0, first a class of n images is drawn in proportion to n^(1 - balance), so all
     equally often at 1; then one of its images is the query.
     """
 
-    def __init__(self, fold: FoldList, shot: int, seed: int, balance: float = 0.0) -> None:
+    def __init__(
+        self, fold: FoldList, shot: int, seed: int, balance: float = 0.0, order: str = "permuted"
+    ) -> None:
         self.fold, self.shot, self.seed, self.balance = fold, shot, seed, balance
+        self.order = order
         self._passes = ShuffledPasses(len(fold.images), seed)
         self._classes = sorted(c for c, images in fold.by_class.items() if images)
         shares = np.array([len(fold.by_class[c]) ** (1 - balance) for c in self._classes])
         self._shares = shares / shares.sum()
+
+    def with_seed(self, seed: int) -> "EpisodeSampler":
+        """Return the sampler of another seed."""
+        return EpisodeSampler(self.fold, self.shot, seed, self.balance, self.order)
 
     def plan(self, index: int) -> EpisodePlan:
         """Return the plan of episode `index` >= 0."""
@@ -75,7 +85,9 @@ class EpisodeSampler:
             candidates = self.fold.by_class[class_id]
             query = candidates[int(rng.integers(len(candidates)))]
         else:
-            query = self.fold.images[self._passes(index)]
+            in_list = self.order == "list"
+            number = index % len(self.fold.images) if in_list else self._passes(index)
+            query = self.fold.images[number]
             class_id = int(rng.choice(self.fold.classes_of[query]))
             candidates = self.fold.by_class[class_id]
         # One more than needed, because the query may be among them.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from util import ROOT
 from util.config import DataSection
+from util.data.fss_list import find_fss_list, read_fss_list
 from util.data.source import open_source, subsets
 from util.data.tables import Table, fingerprint, load_table, write_text
 from util.folds import FOLDS, Fold, fold_of
@@ -58,10 +59,13 @@ class FoldList:
         return self.names[class_id - 1]
 
 
-def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS) -> FoldList:
+def fold_list(
+    table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXELS, drop_novel: bool = True
+) -> FoldList:
     """Derive the list of a fold from what the masks contain; it equals the published one.
 
     - Training: images without any pixel of a novel class that have a base class of >= 2,048 pixels.
+      Without `drop_novel`, also those with pixels of a novel class, as in PFENet and HSNet.
     - Validation: images that have a novel class of >= 2,048 pixels.
 
     An image is a support of each such class that has >= 2,048 pixels (`min_pixels`) in it.
@@ -69,7 +73,7 @@ def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXEL
     wanted = fold.classes(subset)
     listed = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
     for image_id, pixels in table.items():
-        if subset == "train" and any(c in pixels for c in fold.novel):
+        if subset == "train" and drop_novel and any(c in pixels for c in fold.novel):
             continue
         large = [c for c in wanted if pixels.get(c, 0) >= min_pixels]
         if large:
@@ -78,6 +82,31 @@ def fold_list(table: Table, fold: Fold, subset: str, min_pixels: int = MIN_PIXEL
         for c in large:
             listed.by_class[c].append(image_id)
     return listed
+
+
+def list_of(table: Table, data: DataSection, subset: str) -> tuple[FoldList, list[str]]:
+    """Return the list of a config's `Data` section, and a line for each difference from others.
+
+    It is that of `Data.list_dir`/fss_list if there is one (`util.data.fss_list`), compared with the
+    list of `fold_list`. It is compared with the published one, too (`compare_with_published`).
+    Raises `UserError` as `read_fss_list`, or if `Data.novel_in_training` contradicts it.
+    """
+    fold, drop = fold_of(data), data.novel_in_training == "drop"
+    listed = fold_list(table, fold, subset, data.min_pixels, drop)
+    report: list[str] = []
+    if path := find_fss_list(data, subset):
+        if not drop:
+            remedy = "move it away, or remove that key"
+            raise UserError(f"{path}: contradicts Data.novel_in_training background; {remedy}")
+        wanted = fold.classes(subset)
+        images, by_class = read_fss_list(path, wanted, table)
+        if (images, by_class) == (listed.images, listed.by_class):
+            log.info("%s: used as it is, equal to the list that the masks give", path)
+        else:
+            report = [f"{path}: used as it is, NOT equal to the list that the masks give"]
+        classes_of = {i: tuple(c for c in wanted if c in table[i]) for i in images}
+        listed = replace(listed, images=images, by_class=by_class, classes_of=classes_of)
+    return listed, report + (compare_with_published(list_name(data, subset), listed) or [])
 
 
 def check_shots(fold: FoldList, shot: int) -> None:
@@ -154,8 +183,9 @@ def list_name(data: DataSection, subset: str) -> str:
     """Return the name of a config's list, such as `pascal/train_0`."""
     trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
+    with_novel = subset == "train" and data.novel_in_training == "background"
     folder = "custom" if data.data_set == "custom" else Path(data.list_dir).name
-    return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}"
+    return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}{'_novel' * with_novel}"
 
 
 def every_fold(data: DataSection) -> Iterator[DataSection]:
@@ -179,7 +209,7 @@ def write_lists(data: DataSection) -> list[str]:
     for subset in subsets(data):
         table = load_table(open_source(data, subset), data.list_dir)
         for section in every_fold(data):
-            fold = fold_list(table, fold_of(section), subset, data.min_pixels)
+            fold, _ = list_of(table, section, subset)
             name = list_name(section, subset)
             path = Path(data.list_dir) / f"{Path(name).name}.json"
             write_text(path, json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n")

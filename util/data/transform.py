@@ -2,7 +2,7 @@
 
 A transform takes an image (uint8 [H,W,3], RGB), its label (uint8 [H,W]) and a random generator,
 which makes every random choice. It returns what a network takes: the normalized image (float32
-[3,S,S]) and the label (uint8 [S,S]).
+[3,S,S]) and the label (uint8 [S,S]). S x S stands for any height and width.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
+from model.resize import bilinear_ac
 
 # The workers of the data loader run in parallel; OpenCV's own threads would compete with them.
 cv2.setNumThreads(0)
@@ -21,11 +22,15 @@ cv2.setNumThreads(0)
 class EvalTransform:
     """Resizes to S x S (the image bilinearly, the label to the nearest pixel) and normalizes.
 
-    `mean` and `std` are those of the channels R, G, B, for images in 0..1.
+    `size` is height and width. `mean` and `std` are those of the channels R, G, B, for images in
+    0..1.
     """
 
     def __init__(
-        self, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        self,
+        size: tuple[int, int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         self.size = size
         self.mean, self.std = (np.array(v, np.float32) * 255 for v in (mean, std))
@@ -38,10 +43,23 @@ class EvalTransform:
 
     def deterministic(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
         """Resize and normalize without augmentation; the image may be of any type, in 0..255."""
-        shape = (self.size, self.size)
-        image = cv2.resize(image.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
-        label = cv2.resize(label, shape, interpolation=cv2.INTER_NEAREST)
+        height, width = self.size
+        image = cv2.resize(
+            image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+        )
+        label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
         return self.to_tensors(image, label)
+
+    def to_image(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Resize scores [1,C,h,w] of an image back to it, through S x S as published: [C,H,W].
+
+        `shape` is height and width of the image.
+        """
+        return bilinear_ac(bilinear_ac(scores, self.size), shape)[0]
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Return what the input shows of an image (uint8 [H,W,3]): all of it."""
+        return image
 
     def to_tensors(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
         """Normalize an image ([S,S,3] in 0..255) and move its channels to the front."""
@@ -51,6 +69,53 @@ class EvalTransform:
         out -= self.mean[:, None, None]
         out /= self.std[:, None, None]
         return torch.from_numpy(out), torch.from_numpy(np.ascontiguousarray(label))
+
+
+class KeepTransform(EvalTransform):
+    """Resizes with its proportions and pads to S x S: the validation of PFENet and BAM.
+
+    The longer side becomes S, then both are cut down to a multiple of 8. The image lies in the
+    upper left corner; the rest is black, with label 255.
+    """
+
+    def factor(self, shape: tuple[int, ...]) -> float:
+        """Return by what an image of this height and width is resized, before sides are cut."""
+        return min(side / length for side, length in zip(self.size, shape, strict=True))
+
+    def deterministic(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Resize, pad and normalize without augmentation."""
+        factor = self.factor(label.shape)
+        height, width = (max(8, int(side * factor) // 8 * 8) for side in label.shape)
+        square = np.zeros((*self.size, 3), np.float32)
+        target = np.full(self.size, IGNORE, np.uint8)
+        square[:height, :width] = cv2.resize(
+            image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+        )
+        target[:height, :width] = cv2.resize(
+            label, (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        return self.to_tensors(square, target)
+
+    def framed_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width that an image of this shape has with its padding.
+
+        As published, for a square input: both are the longer side of the image.
+        """
+        height, width = (round(side / self.factor(shape)) for side in self.size)
+        return height, width
+
+    def to_image(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Resize scores back, see `EvalTransform.to_image`; those of the padding are cut off."""
+        height, width = shape
+        whole = bilinear_ac(bilinear_ac(scores, self.size), self.framed_size(shape))[0]
+        return whole[:, :height, :width]
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """Return the image (uint8 [H,W,3]) with its padding."""
+        height, width = self.framed_size(image.shape[:2])
+        framed = np.zeros((height, width, 3), np.uint8)
+        framed[: image.shape[0], : image.shape[1]] = image
+        return framed
 
 
 class FlipTransform(EvalTransform):
@@ -81,7 +146,7 @@ class TrainTransform(EvalTransform):
 
     def __init__(
         self,
-        size: int,
+        size: tuple[int, int],
         scale: tuple[float, float] = (0.9, 1.1),
         rotate: float = 10,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -128,15 +193,18 @@ class TrainTransform(EvalTransform):
 
 
 class BaseLearnerTransform(TrainTransform):
-    """The base learner's augmentation: that of episodes, then a random S x S crop.
+    """The base learner's augmentation: that of episodes, then a random S x S crop (BAM).
 
-    S is 417 as published. A smaller image is padded with the mean color and label 255, as in PSPNet
-    and BAM.
+    S is 417 as published. A smaller image is padded with the mean color and label 255. A crop that
+    holds less than `LEAST_SHARE` of the pixels of label 1, the first base class, is drawn again, at
+    most `REDRAWS` times.
     """
+
+    LEAST_SHARE, REDRAWS = 0.85, 31
 
     def __init__(
         self,
-        size: int = 417,
+        size: tuple[int, int] = (417, 417),
         scale: tuple[float, float] = (0.5, 2.0),
         rotate: float = 10,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -149,11 +217,17 @@ class BaseLearnerTransform(TrainTransform):
     ) -> tuple[Tensor, Tensor]:
         """Augment, crop and normalize an image and its label."""
         image, label = self.augment(image, label, rng)
-        high, wide = (max(0, self.size - side) for side in label.shape)
+        sides = list(zip(self.size, label.shape, strict=True))
+        high, wide = (max(0, wanted - side) for wanted, side in sides)
         if high or wide:
             edges = (high // 2, high - high // 2, wide // 2, wide - wide // 2)
             image = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=self.mean.tolist())
             label = cv2.copyMakeBorder(label, *edges, cv2.BORDER_CONSTANT, value=IGNORE)
-        top, left = (int(rng.integers(side - self.size + 1)) for side in label.shape)
-        part = slice(top, top + self.size), slice(left, left + self.size)
+        wanted = self.LEAST_SHARE * np.count_nonzero(label == 1)
+        for _ in range(1 + self.REDRAWS):
+            spare = (have - want + 1 for have, want in zip(label.shape, self.size, strict=True))
+            top, left = (int(rng.integers(n)) for n in spare)
+            part = slice(top, top + self.size[0]), slice(left, left + self.size[1])
+            if np.count_nonzero(label[part] == 1) >= wanted:
+                break
         return self.to_tensors(image[part], label[part])

@@ -1,8 +1,8 @@
 """Weak labels: replace the mask of a support by a box, a scribble or a point.
 
 An annotation depends only on the mask, the class and the image id, so a support has the same one in
-every episode. An object is an 8-connected part of the mask. Objects below `MIN_OBJECT_PIXELS` are
-not annotated, unless all objects are that small.
+every episode. An object is an 8-connected part of the mask. Every object gets a box, as published.
+Objects below `MIN_OBJECT_PIXELS` get no scribble and no point, unless all objects are that small.
 """
 
 import zlib
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
+
+from model.constants import IGNORE
 
 MIN_OBJECT_PIXELS = 64
 """Pixels of the smallest object that an annotator would click on."""
@@ -24,16 +26,17 @@ SCRIBBLE_TURNS = 3
 def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.ndarray:
     """Replace the mask of `class_id` in a label (uint8 [H,W]) by a weak annotation of that kind.
 
-    - `bbox`: the bounding box of every object, filled (as published).
+    - `bbox`: the bounding box of every object, filled. As published, it is one pixel wider and
+      higher than the object, to the right and below.
     - `point`: a disc in every object. Its center is drawn from the half of the object's pixels that
       are deepest inside.
     - `scribble`: in every object a line through `SCRIBBLE_TURNS` + 1 such centers, with a round
       pen.
     - `mask`: the label as it is.
 
-    Discs and scribbles are cut to their object; a box covers other classes and 255, too. The
-    class's pixels outside the annotation become background. Image id and class seed the random
-    places.
+    Discs and scribbles are cut to their object. A box covers other classes; pixels of 255 keep 255
+    inside it, too (as published). The class's pixels outside the annotation become background.
+    Image id and class seed the random places.
     """
     if kind == "mask":
         return label
@@ -41,14 +44,14 @@ def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.n
     mask = (label == class_id).astype(np.uint8)
     drawn = np.zeros_like(mask)
     height, width = mask.shape
-    for part in _objects(mask):
+    for part in _objects(mask, 1 if kind == "bbox" else MIN_OBJECT_PIXELS):
         if kind == "bbox":
             x, y, box_width, box_height = cv2.boundingRect(part)
-            drawn |= draw_box((height, width), x, y, x + box_width, y + box_height)
+            drawn |= draw_box((height, width), x, y, x + box_width + 1, y + box_height + 1)
         else:
             drawn |= _draw_stroke(part, 1 + SCRIBBLE_TURNS * (kind == "scribble"), rng)
     other = np.where(label == class_id, 0, label)
-    return np.where(drawn == 1, class_id, other).astype(np.uint8)
+    return np.where((drawn == 1) & (label != IGNORE), class_id, other).astype(np.uint8)
 
 
 def draw_box(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
@@ -70,11 +73,14 @@ def _radius(shape: tuple[int, ...]) -> int:
     return max(3, round(STROKE_RADIUS * max(shape)))
 
 
-def _objects(mask: np.ndarray) -> list[np.ndarray]:
-    """The objects of a mask (uint8 [H,W] of 0 and 1 each), small ones only if all are small."""
+def _objects(mask: np.ndarray, least: int) -> list[np.ndarray]:
+    """The objects of a mask (uint8 [H,W] of 0 and 1 each).
+
+    Those below `least` pixels only if all are that small.
+    """
     count, parts, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     sizes = statistics[1:, cv2.CC_STAT_AREA]
-    smallest = MIN_OBJECT_PIXELS if (sizes >= MIN_OBJECT_PIXELS).any() else 1
+    smallest = least if (sizes >= least).any() else 1
     return [(parts == n).astype(np.uint8) for n in range(1, count) if sizes[n - 1] >= smallest]
 
 

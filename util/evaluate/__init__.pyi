@@ -1,4 +1,4 @@
-from .evaluator import EvaluatedEpisode, Evaluator, resize_to_image
+from .evaluator import EvaluatedEpisode, Evaluator
 from .metrics import argmax_channels
 from .scores import Scores, add_confusions, format_table, summarize
 from .visualize import COLORS, GALLERIES, Gallery, draw_strip, heatmap, overlay, save_strips
@@ -16,7 +16,6 @@ __all__ = [
     "format_table",
     "heatmap",
     "overlay",
-    "resize_to_image",
     "save_strips",
     "summarize",
 ]

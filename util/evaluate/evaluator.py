@@ -12,9 +12,9 @@ from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
 from util.data import EpisodeDataset, EpisodePlan, binary_mask
-from util.evaluate.metrics import BaseTotals, argmax_channels, ratio
+from util.evaluate.metrics import ClassTotals, argmax_channels, mean_cross_entropy, ratio
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
-from util.evaluate.scores import Scores, ScoreTotals
+from util.evaluate.scores import LOSS_UNIT, Scores, ScoreTotals
 from util.features import FeatureStore, count_bytes
 from util.folds import fold_of
 from util.runtime import Ranks, distributed, timed
@@ -27,8 +27,9 @@ class EvaluatedEpisode:
     plan: EpisodePlan
     prediction: Prediction  # of the episodes that ran together
     row: int  # of this episode in the prediction
-    target: Tensor  # 0, 1 and 255 at the query's size [H,W]
+    target: Tensor  # 0, 1 and 255 at the size of the comparison [H,W]
     iou: float  # of the object at that size, 0..1
+    resize: Callable[[Tensor], Tensor]  # scores [1,C,h,w] to that size, [C,H,W]
 
 
 class Evaluator:
@@ -50,8 +51,8 @@ class Evaluator:
 
     def order(self, count: int, seeds: Sequence[int]) -> EvaluationOrder:
         """Return this rank's share of episodes 0..count-1 of every seed."""
-        fold, size = self.episodes.sampler.fold, self.cfg.Eval.batch_size
-        return evaluation_order(fold, self.cfg.Data.shot, count, seeds, self.ranks, size)
+        sampler, size = self.episodes.sampler, self.cfg.Eval.batch_size
+        return evaluation_order(sampler, count, seeds, self.ranks, size)
 
     @timed("evaluation")
     @torch.no_grad()
@@ -80,7 +81,9 @@ class Evaluator:
                 for done, (query, prediction, row, task) in enumerate(self._predict(order)):
                     target, iou = query.score(prediction, row, task.plan, totals[task.seed])
                     if on_episode:
-                        on_episode(EvaluatedEpisode(task.plan, prediction, row, target, iou))
+                        on_episode(
+                            EvaluatedEpisode(task.plan, prediction, row, target, iou, query.resize)
+                        )
                     if on_progress:
                         on_progress(done + 1)
                     if stop and stop():
@@ -123,30 +126,45 @@ class QueryScorer:
     """
 
     def __init__(self, evaluator: Evaluator, name: str):
-        self.features, original = evaluator.store.encode_query(name)
+        self.features, resized, original = evaluator.store.encode_query(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
-        self.label = original.to(device)
-        self.base_label = evaluator.episodes.base_mask(original).to(device)
+        self.at_image_size = evaluator.cfg.Eval.ori_resize
+        self.transform = evaluator.episodes.transform
+        label = original if self.at_image_size else resized
+        self.label = label.to(device)
+        self.base_label = evaluator.episodes.base_mask(label).to(device)
         base_classes = evaluator.cfg.num_base_classes
         is_novel = (self.base_label == 0) & (self.label != 0)
         self.true_label = torch.where(is_novel, base_classes + 1, self.base_label)
         self.base_prediction: Tensor | None = None  # the same in all episodes of the query
-        self.base_totals = BaseTotals(base_classes, device)
+        self.base_totals = ClassTotals(base_classes, device)
         self.keep_annotated = evaluator.episodes.keep_annotated
         # Four label maps of one byte a pixel, `base_prediction` among them.
         self.bytes = count_bytes(self.features.tensors()) + 4 * self.label.numel()
 
+    def resize(self, scores: Tensor) -> Tensor:
+        """Resize scores [1,C,h,w] to the size at which they are compared with the label [C,H,W].
+
+        This is the size of the image, or with `Eval.ori_resize` false that of the input.
+        """
+        if not self.at_image_size:
+            return bilinear_ac(scores, self.transform.size)[0]
+        height, width = self.label.shape
+        return self.transform.to_image(scores, (height, width))
+
     def score(
         self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals
     ) -> tuple[Tensor, float]:
-        """Count one episode at the query's size; return target (0, 1, 255; [H,W]), IoU (0..1)."""
+        """Count one episode, see `resize`; return target (0, 1, 255; [H,W]) and IoU (0..1)."""
         target = binary_mask(self.label, plan.class_id)
         index = self.classes.index(plan.class_id)
 
         def resized(scores: Tensor) -> Tensor:
-            return resize_to_image(scores[row : row + 1], prediction.size, target.shape)
+            return self.resize(scores[row : row + 1])
 
-        final = argmax_channels(resized(prediction.final))
+        scores = resized(prediction.final)
+        totals.loss += (LOSS_UNIT * mean_cross_entropy(scores, target)).round().long()
+        final = argmax_channels(scores)
         [_, areas] = totals.final.add(final, target, index)
         totals.meta.add(argmax_channels(resized(prediction.logits[-1])), target, index)
         if self.base_prediction is None:
@@ -158,9 +176,3 @@ class QueryScorer:
         for values, prior in zip(resized(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
         return target, ratio(*areas).item()
-
-
-def resize_to_image(scores: Tensor, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
-    """Resize scores [1,C,h,w] of one query to its image, through S x S as published: [C,H,W]."""
-    height, width = shape
-    return bilinear_ac(bilinear_ac(scores, size), (height, width))[0]

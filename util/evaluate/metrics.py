@@ -6,6 +6,7 @@ Counts are int64: sums over ranks, in any order, are exact. I is an intersection
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.constants import IGNORE
@@ -22,6 +23,17 @@ def argmax_channels(scores: Tensor) -> Tensor:
     if len(scores) == 2:
         return (scores[1] > scores[0]).long()
     return scores.max(0).indices
+
+
+def mean_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of scores [C,H,W], in float64; 0 if all of the target is 255.
+
+    The target [H,W] holds 0..C-1, and 255, which is left out.
+    """
+    total = F.cross_entropy(
+        scores[None].float(), target[None].long(), ignore_index=IGNORE, reduction="sum"
+    )
+    return total.double() / (target != IGNORE).sum().clamp(min=1)
 
 
 def histogram(cells: Tensor, size: int) -> Tensor:
@@ -55,31 +67,64 @@ class BinaryTotals:
         """Return sum of I / sum of U of the object, for each class [classes]."""
         return ratio(self.totals[:, 1, 0], self.totals[:, 1, 1])
 
-    def fb_iou(self) -> float:
-        """Return the mean of background and foreground IoU, each from sums over all classes."""
+    def fb_iou(self) -> tuple[float, float]:
+        """Return FB-IoU, the mean of background and object IoU, and pIoU, that of the object.
+
+        Each is taken from sums over all classes, in 0..1.
+        """
         both = self.totals.sum(0)
-        return ratio(both[:, 0], both[:, 1]).mean().item()
+        background_and_object = ratio(both[:, 0], both[:, 1])
+        return background_and_object.mean().item(), background_and_object[1].item()
 
 
-class BaseTotals:
-    """I and U of each base class: `totals`, int64 [N + 1, 2 (I, U)], row 0 the background."""
+def label_areas(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
+    """Return I, U and the target's pixels of each label, int64 [labels, 3].
+
+    Prediction and target, of equal shape, hold 0..labels-1; the target also 255 (ignored).
+    """
+    cells = target.int() * labels + prediction.int()
+    counts = histogram(cells, labels * labels).view(labels, labels)
+    hits = counts.diagonal()
+    there = counts.sum(1)
+    return torch.stack((hits, counts.sum(0) + there - hits, there), dim=1)
+
+
+class ClassTotals:
+    """I, U and the target's pixels of each label: `totals`, int64 [N + 1, 3]; row 0: background."""
 
     def __init__(self, classes: int, device: torch.device):
-        self.totals = torch.zeros(classes + 1, 2, dtype=torch.int64, device=device)
+        self.totals = torch.zeros(classes + 1, 3, dtype=torch.int64, device=device)
+
+    def copy(self) -> "ClassTotals":
+        """Return a copy."""
+        new = ClassTotals(len(self.totals) - 1, self.totals.device)
+        new.totals += self.totals
+        return new
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
         """Count labels 0..N (target also 255, ignored), of equal shape."""
-        rows = len(self.totals)
-        counts = histogram(target.int() * rows + prediction.int(), rows * rows).view(rows, rows)
-        hits = counts.diagonal()
-        self.totals[:, 0] += hits
-        self.totals[:, 1] += counts.sum(0) + counts.sum(1) - hits
+        self.totals += label_areas(prediction, target, len(self.totals))
+
+    def class_iou(self) -> Tensor:
+        """Return the IoU of each class [N] in 0..1; NaN for one that no target holds."""
+        iou = ratio(self.totals[1:, 0], self.totals[1:, 1])
+        return torch.where(self.totals[1:, 2] > 0, iou, torch.nan)
 
     def miou(self) -> float:
-        """Return the mean IoU of the base classes with U > 0, without background."""
-        seen = self.totals[1:, 1] > 0
-        iou = ratio(self.totals[1:, 0], self.totals[1:, 1])
-        return iou[seen].mean().item() if seen.any() else 0.0
+        """Return the mean IoU over the classes that a target holds, without background; 0..1."""
+        iou = self.class_iou()
+        return iou.nanmean().item() if not iou.isnan().all() else 0.0
+
+    def mean_scores(self) -> tuple[float, float, float]:
+        """Return mIoU, mean accuracy, both over labels that are there, and accuracy; 0..1.
+
+        The background is a label, too, as in the published logs of training.
+        """
+        hits, union, there = self.totals[self.totals[:, 2] > 0].T
+        if not len(there):
+            return 0.0, 0.0, 0.0
+        means = (ratio(hits, whole).mean().item() for whole in (union, there))
+        return *means, (hits.sum() / there.sum()).item()
 
 
 class ConfusionTotals:
@@ -128,8 +173,8 @@ class ThresholdTotals:
         bins, count = (values * self.BINS).int().clamp_(0, self.BINS), self.BINS + 1
         self.totals[index] += histogram(target.int() * count + bins, 2 * count).view(2, count)
 
-    def best(self) -> tuple[float, Tensor, float]:
-        """Return the threshold with the highest mean IoU, its IoU [classes] and its FB-IoU.
+    def best(self) -> tuple[float, Tensor, tuple[float, float]]:
+        """Return the threshold with the highest mean IoU, its IoU [classes], its FB-IoU and pIoU.
 
         The object is where value >= threshold; the mean is over classes with object pixels.
         """
@@ -142,22 +187,24 @@ class ThresholdTotals:
         below = (total - above)[..., best].sum(0)
         foreground = ratio(above[:, 1, best].sum(), union[:, best].sum())
         background = ratio(below[0], total[:, 0].sum() + below[1])
-        return best / self.BINS, iou[:, best], ((foreground + background) / 2).item()
+        both = ((foreground + background) / 2).item(), foreground.item()
+        return best / self.BINS, iou[:, best], both
 
 
 @dataclass
 class Score:
-    """mIoU, FB-IoU and the IoU of each class by name, in percent."""
+    """mIoU, FB-IoU, pIoU (its object part) and the IoU of each class by name, in percent."""
 
     miou: float
     fb_iou: float
+    p_iou: float
     classes: dict[str, float]
 
     @staticmethod
-    def of(iou: Tensor, fb_iou: float, names: list[str]) -> "Score":
-        """Convert IoU [classes] and FB-IoU, both in 0..1, to percent."""
+    def of(iou: Tensor, both: tuple[float, float], names: list[str]) -> "Score":
+        """Convert IoU [classes], FB-IoU and pIoU, all in 0..1, to percent."""
         per_class = {n: 100 * v for n, v in zip(names, iou.tolist(), strict=True)}
-        return Score(100 * iou.mean().item(), 100 * fb_iou, per_class)
+        return Score(100 * iou.mean().item(), 100 * both[0], 100 * both[1], per_class)
 
 
 def object_iou(prediction: Tensor, target: Tensor) -> float:
@@ -165,7 +212,7 @@ def object_iou(prediction: Tensor, target: Tensor) -> float:
     return ratio(*areas(prediction, target)[1]).item()
 
 
-def sum_over_ranks(*totals: BinaryTotals | BaseTotals | ConfusionTotals | ThresholdTotals) -> None:
+def sum_over_ranks(*totals: BinaryTotals | ClassTotals | ConfusionTotals | ThresholdTotals) -> None:
     """Sum the counts over all ranks, in place."""
     for each in totals:
         distributed.all_reduce_sum(each.totals)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from util.data import EpisodePlan, EpisodeSampler, FoldList
+from util.data import EpisodePlan, EpisodeSampler
 from util.runtime.distributed import Ranks
 
 
@@ -35,9 +35,11 @@ class EvaluationOrder:
 
 
 def evaluation_order(
-    fold: FoldList, shot: int, count: int, seeds: Sequence[int], ranks: Ranks, size: int
+    sampler: EpisodeSampler, count: int, seeds: Sequence[int], ranks: Ranks, size: int
 ) -> EvaluationOrder:
     """Order episodes 0..count-1 of every seed by query, and share them out over the ranks.
+
+    They are those of the `sampler`, but for its seed.
 
     Queries are sorted by the class that their episodes ask for, so that a store which holds the
     supports of one class encodes each of them once. Groups, of at most `size` episodes, are made
@@ -45,7 +47,7 @@ def evaluation_order(
     """
     by_query: dict[str, list[Task]] = defaultdict(list)
     for seed in seeds:
-        sampler = EpisodeSampler(fold, shot, seed)
+        sampler = sampler.with_seed(seed)
         for index in range(count):
             plan = sampler.plan(index)
             by_query[plan.query].append(Task(seed, plan))

@@ -1,5 +1,6 @@
 """Scores of an evaluation, and the table that shows them."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -8,13 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from util.evaluate.metrics import (
-    BaseTotals,
     BinaryTotals,
+    ClassTotals,
     ConfusionTotals,
     Score,
     ThresholdTotals,
     sum_over_ranks,
 )
+from util.runtime import distributed
+
+LOSS_UNIT = 2**32
+"""Losses are added as integers of 1 / `LOSS_UNIT`: sums over ranks, in any order, are exact."""
 
 PRIOR_CHANNELS = ("f5", "f4")  # named after the features that they compare
 
@@ -23,12 +28,24 @@ Confusion = dict[str, dict[str, dict[str, int]]]
 
 
 @dataclass
+class BaseScores:
+    """The scores of the base learner on images, in percent."""
+
+    miou: float  # over the base classes that the labels hold, without background
+    loss: float  # mean cross-entropy of the images
+    images: int  # their number
+    classes: dict[str, float]  # IoU of each base class that is there
+
+
+@dataclass
 class Scores:
     """The scores of an evaluation, in percent."""
 
     final: Score  # of the system
     meta: Score  # of G without the ensemble
-    base_miou: float  # of the base learner, on the base classes in the same queries
+    base_miou: float  # of the base learner, on the base classes that the same queries hold
+    base_classes: dict[str, float]  # IoU of each of them
+    loss: float  # mean cross-entropy of the final scores over the episodes
     prior: Score  # of the better channel of the training-free prior, at its best threshold
     prior_channel: str  # that channel, one of `PRIOR_CHANNELS`
     prior_threshold: float  # that threshold, 0..1
@@ -48,7 +65,8 @@ class ScoreTotals:
 
     def __init__(self, classes: int, base_classes: int, device: torch.device):
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
-        self.base = BaseTotals(base_classes, device)
+        self.base = ClassTotals(base_classes, device)
+        self.loss = torch.zeros((), dtype=torch.int64, device=device)  # in 1 / `LOSS_UNIT`
         self.confusion = ConfusionTotals(classes, base_classes, device)
         self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
 
@@ -58,19 +76,28 @@ class ScoreTotals:
         `names` are those of the novel classes, in the order of their counts.
         """
         sum_over_ranks(self.final, self.meta, self.base, self.confusion, *self.priors)
+        distributed.all_reduce_sum(self.loss)
         priors = [prior.best() for prior in self.priors]
         best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
-        threshold, iou, fb_iou = priors[best]
+        threshold, iou, both = priors[best]
         return Scores(
             final=Score.of(self.final.class_iou(), self.final.fb_iou(), names),
             meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
             base_miou=100 * self.base.miou(),
-            prior=Score.of(iou, fb_iou, names),
+            base_classes=percent_by_name(self.base, base_names),
+            loss=self.loss.item() / LOSS_UNIT / max(1, episodes),
+            prior=Score.of(iou, both, names),
             prior_channel=PRIOR_CHANNELS[best],
             prior_threshold=threshold,
             episodes=episodes,
             confusion=name_confusion(self.confusion, names, base_names),
         )
+
+
+def percent_by_name(totals: ClassTotals, names: list[str]) -> dict[str, float]:
+    """Return the IoU in percent of each class that is there, by its name."""
+    iou = zip(names, totals.class_iou().tolist(), strict=True)
+    return {name: 100 * value for name, value in iou if not math.isnan(value)}
 
 
 def name_confusion(totals: ConfusionTotals, names: list[str], base_names: list[str]) -> Confusion:
@@ -101,21 +128,29 @@ def add_confusions(parts: Iterable[Confusion]) -> Confusion:
 
 
 def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
-    """Return mean and standard deviation of every score over the seeds, by the table's names."""
+    """Return mean, standard deviation and best value of every score over the seeds.
+
+    The names are those of the table.
+    """
     return {
-        name: {"mean": statistics.fmean(values), "std": statistics.pstdev(values)}
+        name: {
+            **{"mean": statistics.fmean(values), "std": statistics.pstdev(values)},
+            "best": max(values),
+        }
         for name, values in _columns(runs).items()
     }
 
 
 def format_table(runs: dict[int, Scores]) -> str:
-    """Return a table: for each score its mean, standard deviation and value in each seed."""
+    """Return a table: for each score its mean, deviation, best value and value in each seed."""
     columns, summary = _columns(list(runs.values())), summarize(list(runs.values()))
     width = max(map(len, columns))
     seeds = [f"{seed:>7}" for seed in runs] if len(runs) > 1 else []
-    lines = ["  ".join([" " * width, "   mean", "    std", *seeds])]
+    best = ["   best"] * bool(seeds)
+    lines = ["  ".join([" " * width, "   mean", "    std", *best, *seeds])]
     for name, values in columns.items():
-        cells = [summary[name]["mean"], summary[name]["std"], *(values if seeds else [])]
+        cells = [summary[name]["mean"], summary[name]["std"]]
+        cells += [summary[name]["best"], *values] if seeds else []
         lines.append("  ".join([name.ljust(width), *(f"{cell:7.2f}" for cell in cells)]))
     return "\n".join(lines)
 
@@ -127,7 +162,11 @@ def _columns(runs: list[Scores]) -> dict[str, list[float]]:
         scores: list[Score] = [getattr(run, kind) for run in runs]
         columns[f"{kind} mIoU"] = [s.miou for s in scores]
         columns[f"{kind} FB-IoU"] = [s.fb_iou for s in scores]
+        columns[f"{kind} pIoU"] = [s.p_iou for s in scores]
         for name in scores[0].classes:
             columns[f"  {kind} {name}"] = [s.classes[name] for s in scores]
     columns["base mIoU"] = [run.base_miou for run in runs]
+    for name in runs[0].base_classes:
+        if all(name in run.base_classes for run in runs):
+            columns[f"  base {name}"] = [run.base_classes[name] for run in runs]
     return columns

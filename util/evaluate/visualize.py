@@ -2,7 +2,7 @@
 
 import functools
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 from model.constants import IGNORE
 from model.resize import bilinear_ac
 from util.data import EpisodeDataset, binary_mask, voc_palette
-from util.evaluate.evaluator import EvaluatedEpisode, resize_to_image
+from util.evaluate.evaluator import EvaluatedEpisode
 from util.evaluate.metrics import argmax_channels, object_iou
 from util.runtime import atomic_write, distributed
 
@@ -115,12 +115,27 @@ def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarra
     stages = ["first mask", *(f"refined {i}" for i in range(1, len(prediction.logits))), "final"]
     for title, scores in zip(stages, [*prediction.logits, prediction.final], strict=True):
         scores = scores[row : row + 1]
-        at_image_size = resize_to_image(scores, prediction.size, target.shape)
-        iou = object_iou(argmax_channels(at_image_size), target)
+        iou = object_iou(argmax_channels(episode.resize(scores)), target)
         mask = argmax_channels(bilinear_ac(scores, (TILE, TILE))[0]).cpu() == 1
         pictures.append((f"{title}: IoU {100 * iou:.0f}", _paint(query, mask, truth)))
     tiles = [_add_title(picture, title) for title, picture in pictures]
+    return _join(tiles)
+
+
+def _join(tiles: list[Tensor]) -> np.ndarray:
+    """Put tiles [3,H,W] side by side: uint8 [H,W,3]."""
     return make_grid(tiles, nrow=len(tiles), padding=3, pad_value=255).permute(1, 2, 0).numpy()
+
+
+def draw_labels(image: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draw an image (uint8 [S,S,3]), alone and under each of its label maps (uint8 [S,S])."""
+    small = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)
+    pictures = {"image": small}
+    for title, label in labels.items():
+        label = cv2.resize(label, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
+        pictures[title] = overlay(small, label)
+    tiles = [_add_title(torch.from_numpy(p).permute(2, 0, 1), t) for t, p in pictures.items()]
+    return _join(tiles)
 
 
 def save_strips(strips: Sequence[np.ndarray], path: Path) -> None:
@@ -132,7 +147,8 @@ def save_strips(strips: Sequence[np.ndarray], path: Path) -> None:
 def _read(episodes: EpisodeDataset, name: str) -> Tensor:
     """Read an image as a square, as the model sees it: uint8 [3,TILE,TILE]."""
     image, _ = episodes.source.load(name)
-    small = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)
+    framed = episodes.transform.frame(image)
+    small = cv2.resize(framed, (TILE, TILE), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(small).permute(2, 0, 1)
 
 

@@ -143,7 +143,7 @@ class Page:
             button = gr.Button("Segment", variant="primary", elem_id="segment")
             results = gr.HTML(HINT, elem_id="results")
             gr.Markdown(
-                f"Model: `{self.title}`; input size {self.predictor.size} x {self.predictor.size} "
+                f"Model: `{self.title}`; input size {self.predictor.size} "
                 f"pixels. Images over {pictures.SIDE} pixels a side are reduced first.",
                 elem_id="about",
             )

@@ -19,8 +19,7 @@ from util import speed
 from util.checkpoint.file import read_checkpoint
 from util.checkpoint.load import trained_model
 from util.config import Config, config_from
-from util.data.transform import EvalTransform
-from util.evaluate.evaluator import resize_to_image
+from util.data.dataset import eval_transform
 from util.evaluate.metrics import argmax_channels
 from util.features import encode_query, encode_support
 from util.predict.example import Example, Picture, as_rgb
@@ -72,7 +71,7 @@ class Predictor:
     def __init__(self, model: AMFormer, cfg: Config) -> None:
         self.model, self.cfg = model.eval(), cfg
         self.device = next(model.parameters()).device
-        self.transform = EvalTransform(cfg.Data.size, *pixel_statistics(cfg.Method.backbone))
+        self.transform = eval_transform(cfg, *pixel_statistics(cfg.Method.backbone))
         self._supports: dict[str, list[SupportFeatures]] = {}
 
     @classmethod
@@ -106,9 +105,9 @@ class Predictor:
         return cls(model, cfg)
 
     @property
-    def size(self) -> int:
-        """Side of the square that every image is resized to, in pixels."""
-        return self.cfg.Data.size
+    def size(self) -> str:
+        """Height and width that every image is resized to, in pixels, such as "473x473"."""
+        return "{}x{}".format(*self.transform.size)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -151,7 +150,7 @@ class Predictor:
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
         for index, prediction in enumerate(self._match_all(image, self.names), 1):
-            final = resize_to_image(prediction.final, prediction.size, mask.shape).float()
+            final = self.transform.to_image(prediction.final, image.shape[:2]).float()
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
             scores.append(final[1])
@@ -169,7 +168,7 @@ class Predictor:
         [prediction] = self._match_all(image, [name] if name else self.names[:1])
 
         def resized(maps: Tensor) -> Tensor:
-            return resize_to_image(maps, prediction.size, image.shape[:2]).float()
+            return self.transform.to_image(maps, image.shape[:2]).float()
 
         def fraction(values: Tensor) -> np.ndarray:
             return values.clamp(0, 1).cpu().numpy()
@@ -205,7 +204,7 @@ class Predictor:
         image, label = self.transform.deterministic(*example.load(name))
         support = encode_support(self.model.encoder, image, label)
         if not len(support.weight):
-            what = f"no pixel of it is left at {self.size}x{self.size} pixels"
+            what = f"no pixel of it is left at {self.size} pixels"
             remedy = "mark more of it, or crop the image around it"
             raise UserError(f"{name}: the object is too small, {what}; {remedy}")
         return support

@@ -3,8 +3,11 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,15 +62,31 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _code() -> dict[str, Any]:
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(ROOT), *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-            return None
+def describe_source() -> str:
+    """Return command, git commit and uncommitted changes of this process's code, as text."""
+    code = _code()
+    changes = _git("diff", "HEAD") if code["dirty"] else ""
+    lines = [
+        f"time: {datetime.now().isoformat(timespec='seconds')}",
+        f"command: {shlex.join([sys.executable, *sys.argv])}",
+        f"commit: {code['commit'] or 'unknown, this is no git repository'}",
+        *([f"changes since that commit:\n{changes}"] if changes else []),
+    ]
+    return "\n".join(lines) + "\n\n"
 
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "-uno")
+
+def _git(*words: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *words]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return None
+
+
+def _code() -> dict[str, Any]:
+    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
     dirty = None if changed is None else bool(changed)
     return {"commit": commit and commit.strip(), "dirty": dirty}
 

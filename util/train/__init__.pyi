@@ -3,7 +3,8 @@ from .base_learner import BaseLearnerTrainer
 from .curves import Curves
 from .optimizers import build_optimizers, lr_schedule, set_lr
 from .replay import dump_nonfinite_step
-from .run import AdversarialRun, BaseLearnerRun, Run
+from .run import Run
+from .stages import AdversarialRun, BaseLearnerRun
 
 __all__ = [
     "AdversarialRun",

@@ -23,6 +23,7 @@ from model.constants import IGNORE
 from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
+from util.evaluate.metrics import ClassTotals, label_areas
 from util.features import EncodedBatch
 from util.runtime import Ranks, RunStopped, distributed
 from util.train.optimizers import build_optimizers, lr_schedule, set_lr
@@ -43,6 +44,13 @@ class NonFiniteStep(RunStopped):
         self.on_this_rank, self.losses, self.pixels = on_this_rank, losses, pixels
 
 
+@torch.no_grad()
+def final_areas(prediction: Prediction, batch: EncodedBatch) -> Tensor:
+    """Return `label_areas` of the final masks at S x S: int64 [2 (background, object), 3]."""
+    final = bilinear_ac(prediction.final, prediction.size)
+    return label_areas((final[:, 1] > final[:, 0]).long(), batch.query_mask, 2)
+
+
 def choose_parts(seed: int, iteration: int) -> Tensor:
     """Draw 9 of 14 part maps for the diversity loss: their numbers [levels, 2 (fake, real), 9]."""
     rng = np.random.default_rng((seed, iteration))
@@ -51,10 +59,17 @@ def choose_parts(seed: int, iteration: int) -> Tensor:
 
 
 class AdversarialTrainer:
-    """Model, on its device, both optimizers and the step of a run of `total` iterations."""
+    """Model, on its device, both optimizers and the step of a run of `total` iterations.
 
-    def __init__(self, model: AMFormer, cfg: Config, total: int, ranks: Ranks):
+    The learning rate rises in the first `warmup` of them, see `lr_schedule`. `areas` counts the
+    pixels of the final masks in training, for background and object, until it is set to 0.
+    """
+
+    def __init__(
+        self, model: AMFormer, cfg: Config, total: int, ranks: Ranks, warmup: int = 0
+    ) -> None:
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
+        self.warmup, self.areas = warmup, ClassTotals(1, ranks.device)
         optimizers = self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
         half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
         self.scalers = {o: GradScaler(ranks.device.type, enabled=half) for o in optimizers}
@@ -63,11 +78,12 @@ class AdversarialTrainer:
         """Take one step: of G in an even iteration of an epoch, of D in an odd one.
 
         Without `Train.adversarial` every step is G's. Iterations count from 0: `iteration` in the
-        run, `in_epoch` in the epoch. The losses returned are detached. Raises `NonFiniteStep` if a
-        loss or gradient is not finite; no parameter has then changed.
+        run, `in_epoch` in the epoch. The losses returned are detached; `accuracy` is the share of
+        labeled pixels that this rank's final masks get right. Raises `NonFiniteStep` if a loss or
+        gradient is not finite; no parameter has then changed.
         """
         train = self.cfg
-        rate = lr_schedule(train.lr, iteration, self.total, train.power)
+        rate = lr_schedule(train.lr, iteration, self.total, train.power, self.warmup)
         set_lr(self.optimizer_g, rate)
         set_lr(self.optimizer_d, rate)
         if not train.adversarial:
@@ -97,7 +113,7 @@ class AdversarialTrainer:
                 outputs = self.discriminator_outputs(prediction, part)
                 terms["adversarial_g"] = mean_weight * losses.generator(outputs)
                 total = total + weight * terms["adversarial_g"]
-            return terms | {"loss_g": total}
+            return terms | {"loss_g": total, "areas": final_areas(prediction, part)}
 
         return self._step(self.optimizer_g, batch, "loss_g", losses_of, iteration, pixels)
 
@@ -119,7 +135,7 @@ class AdversarialTrainer:
             terms = {"adversarial_d": mean_weight * losses.discriminator(outputs)}
             terms["diversity"] = mean_weight * diversity
             total = terms["adversarial_d"] + self.cfg.diversity_weight * terms["diversity"]
-            return terms | {"loss_d": total}
+            return terms | {"loss_d": total, "areas": final_areas(prediction, part)}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)
 
@@ -143,6 +159,8 @@ class AdversarialTrainer:
         """Restore what `state_dict` returned; further keys are ignored."""
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        if "areas" in state:  # older checkpoints have none
+            self.areas.totals.copy_(state["areas"])
         for scaler, saved in zip(self.scalers.values(), state.get("scalers", []), strict=False):
             if scaler.is_enabled() and saved:
                 scaler.load_state_dict(saved)
@@ -208,6 +226,7 @@ class AdversarialTrainer:
             gradients = [a + b for a, b in zip(gradients, new, strict=True)] if gradients else new
             terms = {key: value.detach() for key, value in terms.items()}
             sums = {key: sums[key] + terms[key] for key in sums} if sums else terms
+        areas = sums.pop("areas")
         good = torch.isfinite(sums[name])
         if self.cfg.precision != "fp16":  # with fp16 the scaler looks for such gradients
             good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
@@ -224,7 +243,8 @@ class AdversarialTrainer:
         distributed.reduce_gradients(parameters)
         scaler.step(optimizer)
         scaler.update()
-        return sums
+        self.areas.totals += areas
+        return sums | {"accuracy": areas[:, 0].sum() / areas[:, 2].sum().clamp(min=1)}
 
     def _reason(self, loss: Tensor, parameters: list[nn.Parameter], gradients: list[Tensor]) -> str:
         """Return what is not finite; a finite loss may have gradients that are not."""

@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -17,9 +18,23 @@ from model.folding import fold_batch_norms
 from model.resize import bilinear_ac
 from util.checkpoint import read_checkpoint
 from util.config import Config
-from util.data import BaseLearnerDataset, BaseLearnerTransform, EvalTransform, load_batches
+from util.data import (
+    BaseLearnerDataset,
+    BaseLearnerTransform,
+    EvalTransform,
+    KeepTransform,
+    load_batches,
+)
 from util.data.batches import Batches, FixedBatches
-from util.evaluate.metrics import BaseTotals, sum_over_ranks
+from util.evaluate.metrics import (
+    ClassTotals,
+    label_areas,
+    mean_cross_entropy,
+    sum_over_ranks,
+)
+from util.evaluate.scores import LOSS_UNIT, BaseScores, percent_by_name
+from util.evaluate.visualize import draw_labels
+from util.folds import fold_of
 from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
 from util.runtime.rng import random_state, set_random_state
 from util.train.optimizers import lr_schedule, set_lr
@@ -36,22 +51,28 @@ def check_target(cfg: Config) -> None:
 
 
 def transform(cfg: Config, *, train: bool) -> EvalTransform:
-    """Return random crops for training with `Base.augment`, a plain resize to S x S otherwise."""
+    """Return random crops for training with `Base.augment`, a resize to S x S otherwise.
+
+    Validation resizes as `Base.val_resize` says.
+    """
     base, statistics = cfg.Base, pixel_statistics(cfg.Method.backbone)
+    size = cfg.sizes["Base.size"]
     if train and base.augment:
-        return BaseLearnerTransform(base.size, base.scale, base.rotate, *statistics)
-    return EvalTransform(base.size, *statistics)
+        return BaseLearnerTransform(size, base.scale, base.rotate, *statistics)
+    if not train and base.val_resize == "keep":
+        return KeepTransform(size, *statistics)
+    return EvalTransform(size, *statistics)
 
 
 def build_base_learner(cfg: Config, ranks: Ranks) -> BaseLearner:
     """Build the base learner in training mode on pretrained weights, the same on every rank.
 
-    Raises `UserError` if `Base.size` or `Data.size` does not suit the backbone.
+    Raises `UserError` if a size in the config does not suit the backbone.
     """
     base = cfg.Base
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
-    check_size(model.backbone, base.size, "Base.size")
-    check_size(model.backbone, cfg.Data.size, "Data.size")  # before stage one takes hours
+    for key, size in cfg.sizes.items():  # those of stage two before stage one takes hours
+        check_size(model.backbone, size, key)
     load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
     model.to(ranks.device).train()
     model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)
@@ -64,12 +85,16 @@ def build_base_learner(cfg: Config, ranks: Ranks) -> BaseLearner:
 class BaseLearnerTrainer:
     """Model, on its device, and training step with SGD.
 
-    The learning rate decreases over `total` iterations; `rate` is the backbone's in the last step.
-    Pyramid pooling and classifier learn at a multiple of it.
+    The learning rate decreases over `total` iterations, after it has risen in the first `warmup` of
+    them; `rate` is the backbone's in the last step. Pyramid pooling and classifier learn at a
+    multiple of it. `areas` counts the pixels of the training images until it is set to 0.
     """
 
-    def __init__(self, model: BaseLearner, cfg: Config, total: int, ranks: Ranks) -> None:
+    def __init__(
+        self, model: BaseLearner, cfg: Config, total: int, ranks: Ranks, warmup: int = 0
+    ) -> None:
         self.model, self.cfg, self.total, self.ranks = model, cfg, total, ranks
+        self.warmup, self.areas = warmup, ClassTotals(cfg.num_base_classes, ranks.device)
         base, self.rate = cfg.Base, cfg.Base.lr
         body = [p for p in model.backbone.parameters() if p.requires_grad]
         head = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
@@ -78,17 +103,18 @@ class BaseLearnerTrainer:
         self.optimizer = SGD(groups, base.lr, base.momentum, weight_decay=base.weight_decay)
         self._parameters = head + body
 
-    def step(self, x: Tensor, target: Tensor, iteration: int) -> Tensor:
-        """Take one step on `loss_of` images or f4 and labels; return the loss, detached.
+    def step(self, x: Tensor, target: Tensor, iteration: int) -> dict[str, Tensor]:
+        """Take one step on `loss_of` images or f4 and labels; return its values, detached.
 
+        These are `loss` and `accuracy`, the share of this rank's labeled pixels that are right.
         Raises `RunStopped` if the loss is not finite; model and random states are then as before
         the step.
         """
         base = self.cfg.Base
-        self.rate = lr_schedule(base.lr, iteration, self.total, base.power)
+        self.rate = lr_schedule(base.lr, iteration, self.total, base.power, self.warmup)
         set_lr(self.optimizer, self.rate)
         random, buffers = random_state(), [buffer.clone() for buffer in self.model.buffers()]
-        loss = loss_of(self.model, x, target, self.cfg, self.ranks)
+        loss, areas = loss_of(self.model, x, target, self.cfg, self.ranks)
         if not torch.isfinite(loss):
             set_random_state(random)
             for buffer, old in zip(self.model.buffers(), buffers, strict=True):
@@ -99,7 +125,9 @@ class BaseLearnerTrainer:
         loss.backward()
         distributed.reduce_gradients(self._parameters)
         self.optimizer.step()
-        return loss.detach()
+        self.areas.totals += areas
+        accuracy = areas[:, 0].sum() / areas[:, 2].sum().clamp(min=1)
+        return {"loss": loss.detach(), "accuracy": accuracy}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state; the model's is not in it."""
@@ -108,16 +136,22 @@ class BaseLearnerTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; further keys are ignored."""
         self.optimizer.load_state_dict(state["optimizer"])
+        self.areas.totals.copy_(state["areas"])
 
 
-def loss_of(model: BaseLearner, x: Tensor, target: Tensor, cfg: Config, ranks: Ranks) -> Tensor:
-    """Return the mean cross-entropy over the labeled pixels of all ranks' batch.
+def loss_of(
+    model: BaseLearner, x: Tensor, target: Tensor, cfg: Config, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy over the labeled pixels of all ranks' batch, and `label_areas`.
 
     `x`: images [b,3,S,S], or f4 [b,C,h,w] with `Base.freeze_backbone`; `target`: labels [b,S,S].
     """
     logits = model.classify(model.context(x)) if cfg.Base.freeze_backbone else model(x)
     pixels = distributed.mean_over_ranks((target != IGNORE).sum(), ranks)
-    return losses.cross_entropy(logits, target, pixels.clamp(min=1))
+    loss = losses.cross_entropy(logits, target, pixels.clamp(min=1))
+    with torch.no_grad():
+        labels = bilinear_ac(logits, tuple(target.shape[-2:])).argmax(1)
+    return loss, label_areas(labels, target, logits.shape[1])
 
 
 def training_batches(
@@ -142,7 +176,7 @@ def _on_device(loaded: Samples, device: torch.device, backbone: nn.Module | None
 
 
 def _stored_f4_batches(
-    model: BaseLearner, images: BaseLearnerDataset, batches: Batches, ranks: Ranks
+    model: BaseLearner, images: BaseLearnerDataset, batches: Batches | FixedBatches, ranks: Ranks
 ) -> Samples:
     """Encode each image once: without augmentation it is the same in every epoch."""
     frozen = fold_batch_norms(deepcopy(model).eval()).get_submodule("backbone")
@@ -152,30 +186,75 @@ def _stored_f4_batches(
             if (name := images.name(index)) not in store:
                 image, label = (x[None].to(ranks.device) for x in images[index])
                 with torch.no_grad():
-                    store[name] = frozen(image)[-1], label
+                    store[name] = frozen(image)[-1], label.byte()
         pairs = [store[images.name(index)] for index in indices]
-        yield torch.cat([f4 for f4, _ in pairs]), torch.cat([label for _, label in pairs])
+        yield torch.cat([f4 for f4, _ in pairs]), torch.cat([label for _, label in pairs]).long()
 
 
-@torch.no_grad()
-def validate(
-    model: BaseLearner, tests: BaseLearnerDataset, cfg: Config, ranks: Ranks, stop: Stop
-) -> float | None:
-    """Return the mIoU of the validation images at S x S, in percent over the base classes.
+class Validation:
+    """Scores a base learner on the first validation images; a frozen backbone's f4 are kept.
 
-    None if any rank was asked to stop. The model stays in eval mode.
+    As in BAM, S x S predictions are compared with labels of that size.
     """
-    distributed.broadcast_parameters(model)  # every rank takes rank 0's batch norm statistics
-    folded = fold_batch_norms(model.eval())
-    totals = BaseTotals(cfg.num_base_classes, ranks.device)
-    count = min(cfg.Base.val_images or len(tests), len(tests))  # beyond, the images repeat
-    batches = FixedBatches([[index] for index in range(ranks.rank, count, ranks.world)])
-    for image, target in _on_device(load_batches(tests, batches, cfg.workers), ranks.device):
-        scores = bilinear_ac(folded(image), tuple(target.shape[-2:]))
-        totals.add(scores.argmax(1), target)
-        if stop.requested:
-            break
-    if distributed.any_rank([stop.requested], ranks)[0]:
-        return None
-    sum_over_ranks(totals)
-    return 100 * totals.miou()
+
+    STRIPS = 4  # images drawn
+
+    def __init__(self, tests: BaseLearnerDataset, cfg: Config, ranks: Ranks) -> None:
+        self.tests, self.cfg, self.ranks = tests, cfg, ranks
+        self.names = [fold_of(cfg.Data).names[c - 1] for c in fold_of(cfg.Data).base]
+        count = min(cfg.Base.val_images or len(tests), len(tests))  # beyond, the images repeat
+        self.indices = list(range(ranks.rank, count, ranks.world))
+        self.count = count
+        self._f4: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def run(self, model: BaseLearner, stop: Stop) -> tuple[BaseScores, list[np.ndarray]] | None:
+        """Return the scores and some pictures; None if any rank was asked to stop.
+
+        The model's mode is restored.
+        """
+        distributed.broadcast_parameters(model)  # every rank takes rank 0's batch norm statistics
+        was_training = {module: module.training for module in model.modules()}
+        folded = fold_batch_norms(model.eval())
+        totals = ClassTotals(len(self.names), self.ranks.device)
+        loss = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
+        strips: list[np.ndarray] = []
+        step = max(1, len(self.indices) // self.STRIPS)
+        for number, (logits, target) in enumerate(self._logits(folded)):
+            scores = bilinear_ac(logits, tuple(target.shape[-2:]))
+            prediction = scores.argmax(1)
+            totals.add(prediction, target)
+            loss += (LOSS_UNIT * mean_cross_entropy(scores[0], target[0])).round().long()
+            if number % step == 0 and len(strips) < self.STRIPS:
+                strips.append(self._draw(self.indices[number], target[0], prediction[0]))
+            if stop.requested:
+                break
+        for module, mode in was_training.items():
+            module.training = mode
+        if distributed.any_rank([stop.requested], self.ranks)[0]:
+            return None
+        sum_over_ranks(totals)
+        distributed.all_reduce_sum(loss)
+        classes = percent_by_name(totals, self.names)
+        mean_loss = loss.item() / LOSS_UNIT / self.count
+        return BaseScores(100 * totals.miou(), mean_loss, self.count, classes), strips
+
+    def _draw(self, index: int, target: Tensor, prediction: Tensor) -> np.ndarray:
+        """Draw image `index`, its label and its prediction, both [S,S]."""
+        normal, to_bytes = self.tests[index][0].permute(1, 2, 0).numpy(), self.tests.transform
+        image = (normal * to_bytes.std + to_bytes.mean).round().clip(0, 255).astype(np.uint8)
+        labels = {"truth": target, "prediction": prediction}
+        return draw_labels(image, {k: v.byte().cpu().numpy() for k, v in labels.items()})
+
+    def _logits(self, model: BaseLearner) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the logits [1,N+1,h,w] and the label [1,S,S] of each image of this rank."""
+        keep = self.cfg.Base.freeze_backbone and not self.cfg.Base.augment
+        batches = FixedBatches([[index] for index in self.indices])
+        if keep and not self._f4:
+            self._f4 = list(_stored_f4_batches(model, self.tests, batches, self.ranks))
+        if keep:
+            yield from ((model.classify(model.context(f4)), label) for f4, label in self._f4)
+            return
+        loaded = load_batches(self.tests, batches, self.cfg.workers)
+        for image, target in _on_device(loaded, self.ranks.device):
+            yield model(image), target

@@ -73,6 +73,18 @@ def set_lr(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["multiplier"]
 
 
-def lr_schedule(rate: float, iteration: int, total: int, power: float) -> float:
-    """Return the published rate of iteration i, from 0: rate * (1 - (i + 1) / total)^power."""
+def lr_schedule(rate: float, iteration: int, total: int, power: float, warmup: int = 0) -> float:
+    """Return the published rate of iteration i, from 0: rate * (1 - (i + 1) / total)^power.
+
+    While i + 1 < `warmup`, it is rate * (0.1 + 0.9 * (i + 1) / warmup).
+    """
+    if iteration + 1 < warmup:
+        return rate * (0.1 + 0.9 * (iteration + 1) / warmup)
     return rate * (1 - (iteration + 1) / total) ** power
+
+
+def count_parameters(model: nn.Module) -> str:
+    """Return a line about the number of a model's weights, and how many of them are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+    return f"parameters: {total:,}, of which {trained:,} are trained"

@@ -1,0 +1,99 @@
+"""The runs of the two stages: what each records and writes beside what `Run` does."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.published import base_to_published
+from util.checkpoint import read_checkpoint, resume, write_checkpoint
+from util.config import Config
+from util.data import Batches
+from util.evaluate.metrics import ClassTotals
+from util.evaluate.scores import BaseScores, Scores
+from util.runtime import Ranks
+from util.runtime.files import atomic_write
+from util.runtime.log import log
+from util.train.adversarial import AdversarialTrainer
+from util.train.base_learner import BaseLearnerTrainer
+from util.train.run import Run
+
+
+class BaseLearnerRun(Run):
+    """Stage one's run in the folder `base` beside `Method.pre_weight` base.pth."""
+
+    key, section, kinds = "Method.pre_weight", "Base", resume.BASE_LEARNER_STATE
+
+    def __init__(
+        self, trainer: BaseLearnerTrainer, cfg: Config, ranks: Ranks, batches: Batches
+    ) -> None:
+        self.target = Path(cfg.Method.pre_weight)
+        super().__init__(trainer, cfg, ranks, batches, self.target.with_suffix(""))
+        self.scores: BaseScores | None = None  # of the best validation
+
+    def asked_checkpoint(self) -> str:
+        """Return 'auto' or ''; a file that `Train.resume` names is one of stage two."""
+        return "auto" if self.cfg.Train.resume == "auto" else ""
+
+    def record_validation(self, scores: BaseScores, strips: list[np.ndarray]) -> None:
+        """Record a validation; see `record`."""
+        if scores.miou > self.best:
+            self.scores = scores
+        curves = {"miou_base": scores.miou, "loss": scores.loss}
+        curves |= {f"iou/{name}": iou for name, iou in scores.classes.items()}
+        self.record(scores.miou, curves, strips)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
+        self.scores = BaseScores(**state["scores"]) if state["scores"] else None
+
+    def _state(self, areas: ClassTotals) -> dict[str, Any]:
+        return super()._state(areas) | {"scores": self.scores and vars(self.scores)}
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the best base learner under published names, and `result.json`; drop the state.
+
+        `record` goes into `result.json`. Raises `OSError` if a file cannot be written.
+        """
+        if self.ranks.is_main:
+            weights = self.trainer.model.state_dict()
+            if self.options.evaluate:
+                weights = read_checkpoint(self.path / resume.BEST)["model"]
+            scores = vars(self.scores) if self.scores else {}
+            write_checkpoint(
+                self.target, state_dict=base_to_published(weights), base_miou=scores.get("miou")
+            )
+            result = {"base_learner": scores | {"epoch": self.best_epoch or self.epoch}, **record}
+            atomic_write(self.path / "result.json", json.dumps(result, indent=1).encode())
+            for name in resume.CHECKPOINTS:
+                (self.path / name).unlink(missing_ok=True)
+            text = f"base mIoU {scores['miou']:.1f}" if scores else "not validated"
+            log.info(f"{text}, written to {self.target}")
+        self._failure = ""
+
+
+class AdversarialRun(Run):
+    """Stage two's run in the folder `Train.save_path`."""
+
+    key, section, kinds = "Train.save_path", "Train", resume.ADVERSARIAL_STATE
+
+    def __init__(
+        self, trainer: AdversarialTrainer, cfg: Config, ranks: Ranks, batches: Batches
+    ) -> None:
+        super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
+
+    def _is_validation_due(self) -> bool:
+        middle = self.options.sub_epoch_val and self.batches.is_middle(self.done)
+        return middle or super()._is_validation_due()
+
+    def record_validation(self, scores: Scores, strips: list[np.ndarray]) -> None:
+        """Record a validation; see `record`."""
+        curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
+        curves |= {"miou_base": scores.base_miou, "loss": scores.loss}
+        curves |= {"fb_iou": scores.final.fb_iou, "fb_iou_meta": scores.meta.fb_iou}
+        curves |= {"p_iou": scores.final.p_iou}
+        curves |= {f"iou/{name}": iou for name, iou in scores.final.classes.items()}
+        curves |= {f"iou_base/{name}": iou for name, iou in scores.base_classes.items()}
+        self.record(scores.final.miou, curves, strips)
