@@ -4,8 +4,8 @@
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
     sh test.sh split0 pascal 1 Data.shot=5 Eval.kshot=ensemble   # a 1-shot model, five supports
 
-Prints a table and writes `result.json` into the run's folder. `Eval.visualize=6`, which is
-`--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
+Prints a table and writes `result.json` and `test.log` into the run's folder. `Eval.visualize=6`,
+which is `--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
 `worst.png` and `best.png` (lowest and highest IoU).
 
     python test.py --verify exp/pascal/split0_resnet50/result.json
@@ -35,7 +35,8 @@ from util.evaluate.scores import add_confusions, format_table, summarize
 from util.reproduce import file_hash, record_environment, verify
 from util.runtime import Progress, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
-from util.runtime.log import log
+from util.runtime.log import add_log_file, log
+from util.train.optimizers import count_parameters
 
 
 def test() -> None:
@@ -59,11 +60,15 @@ def test() -> None:
         "environment": record_environment(cfg, ranks, {"val": episodes.sampler.fold}),
         "config": to_dict(cfg),
     }
-    earlier = verify.read_comparable(cfg.Eval.verify, record) if cfg.Eval.verify else None
+    earlier = None
+    if cfg.Eval.verify:
+        earlier = verify.read_comparable(cfg.Eval.verify, record)
+    elif ranks.is_main:
+        open_log(Path(cfg.Train.save_path))
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
     order = evaluator.order(count, seeds)
     progress = Progress(order.episodes, max(1, order.episodes // 10), active=ranks.is_main)
-    for line in report + options:
+    for line in [*report, *options, count_parameters(model)]:
         log.info(line)
     log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
 
@@ -97,6 +102,12 @@ def test() -> None:
         else:
             write(Path(cfg.Train.save_path), result, strips)
     distributed.close()
+
+
+def open_log(folder: Path) -> None:
+    """Write this test's messages to `test.log`, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    add_log_file(folder / "test.log")
 
 
 def write(folder: Path, result: dict, strips: dict[str, list[np.ndarray]]) -> None:

@@ -81,17 +81,18 @@ def check_size(backbone: Backbone, size: tuple[int, int], key: str) -> None:
 
 
 class ResNet(Backbone):
-    """ResNet with a deep stem, dilated to stride 8 (method 1; timm's `resnet50s`).
+    """ResNet with a deep stem, dilated to stride 8 (method 1).
 
-    Unlike timm's own `output_stride=8`, the first block of a dilated stage has the full dilation of
-    its stage.
+    `stem` is "s" as published, 64-64-128 channels, or "c", 32-32-64, that of mmseg's ResNetV1c; the
+    letters are timm's. Unlike timm's own `output_stride=8`, the first block of a dilated stage has
+    the full dilation of its stage.
     """
 
     channels, step, smallest = (512, 1024, 2048), 8, 33
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, stem: str = "s") -> None:
         super().__init__()
-        net: Any = timm.create_model(f"resnet{depth}s", num_classes=0)
+        net: Any = timm.create_model(f"resnet{depth}{stem}", num_classes=0)
         self.layer0 = nn.Sequential(*net.conv1, net.bn1, net.act1, net.maxpool)
         self.layer1, self.layer2 = net.layer1, net.layer2
         self.layer3, self.layer4 = net.layer3, net.layer4
@@ -203,6 +204,8 @@ def _create(name: str, settings: dict) -> tuple[nn.Module, bool]:
 BUILDERS: dict[str, Callable[[], Backbone]] = {
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
+    "resnet50c": partial(ResNet, 50, "c"),
+    "resnet101c": partial(ResNet, 101, "c"),
     "vgg16": VGG16,
 }
 """Name, as in `Method.backbone` -> function that builds it with random weights."""
@@ -256,7 +259,8 @@ def _downloaded(backbone: Backbone, name: str) -> dict[str, Tensor]:
         if isinstance(backbone, VGG16):
             state = torchvision.models.vgg16_bn(weights="IMAGENET1K_V1").state_dict()
         else:
-            state = timm.create_model(f"{name}s.gluon_in1k", pretrained=True).state_dict()
+            tag = f"{name.removesuffix('c')}{'c' if name.endswith('c') else 's'}.gluon_in1k"
+            state = timm.create_model(tag, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
         mistake = f"the weights of {name} cannot be downloaded here ({type(error).__name__})"
         remedy = "give a file instead: Method.pretrained=PATH"
@@ -280,11 +284,26 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     prefix = "module." if all(key.startswith("module.") for key in state) else ""
     prefix = prefix or ("backbone." if any(k.startswith("backbone.") for k in state) else "")
     state = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
-    if isinstance(backbone, ResNet) and getattr(state.get("conv1.weight"), "shape", [0])[-1] == 7:
-        remedy = f"name a file of the deep stem (resnet50_v2.pth), or Method.backbone=timm/{name}"
-        mistake = f"{path} is a ResNet with a 7x7 stem, and {name} has the family's 3x3 stem"
-        raise UserError(f"Method.pretrained: {mistake}; {remedy}")
+    if isinstance(backbone, ResNet):
+        _check_stem(backbone, name, state, path)
     return _rename_imagenet_weights(backbone, state)
+
+
+def _check_stem(backbone: ResNet, name: str, state: dict[str, Tensor], path: Path) -> None:
+    """Refuse a file of a ResNet with another stem, and name the backbone that it belongs to."""
+    found = [state[k] for k in ("conv1.weight", "conv1.0.weight", "stem.0.weight") if k in state]
+    if not found or found[0].ndim != 4:
+        return
+    depth = name.removesuffix("c")
+    if found[0].shape[-1] == 7:
+        stem, other = "7x7 stem", f"timm/{depth}"
+    elif found[0].shape[0] != len(backbone.layer0.get_parameter("0.weight")):
+        wide = found[0].shape[0] == 64
+        stem, other = ("stem of 64 channels", depth) if wide else ("stem of 32", f"{depth}c")
+    else:
+        return
+    remedy = f"set Method.backbone={other}, or name a file of {name}"
+    raise UserError(f"Method.pretrained: {path} is a ResNet with a {stem}; {remedy}")
 
 
 def _unpickled(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ TURNS = (
 )
 RATES = "train/test_adversarial.py::test_learning_rates_of_g_and_d_follow_the_published_schedule"
 SUM = "train/test_adversarial.py::test_losses_of_g_and_d_are_the_weighted_sums_of_their_terms"
+STAGE_ONE_RATES = "train/test_base_learner.py::test_rates_in_force_are_the_published_ones"
 GROUPS = (
     "train/test_optimizers.py::test_every_trainable_parameter_is_in_one_group_at_the_published_rate"
 )
@@ -338,6 +339,84 @@ FAULTS = [
         "torch.nn.utils.get_total_norm(gradients).isfinite()",
         "torch.isfinite(loss)",
         "train/test_adversarial.py::test_nonfinite_gradient_leaves_every_parameter_unchanged",
+    ),
+    Fault(
+        "base learner of COCO at a tenth of the published rate",
+        "config/_base_/coco.yaml",
+        "lr: 0.0025",
+        "lr: 0.00025",
+        STAGE_ONE_RATES,
+    ),
+    Fault(
+        "head of the base learner at the rate of the backbone",
+        "util/train/base_learner.py",
+        '"multiplier": base.head_lr_multiplier',
+        '"multiplier": 1.0',
+        STAGE_ONE_RATES,
+    ),
+    Fault(
+        "base learner on the fold's list",
+        "util/config/schema.py",
+        '"all", "training images: all',
+        '"fold", "training images: all',
+        "data/test_protocol.py::"
+        "test_base_learner_gets_every_image_with_novel_objects_as_background",
+    ),
+    Fault(
+        "last epoch of the base learner kept",
+        "util/train/run.py",
+        "self._is_best = miou > self.best",
+        "self._is_best = True",
+        "train/test_base_learner.py::test_best_epoch_is_kept",
+    ),
+    Fault(
+        "crop of the base learner never drawn again",
+        "util/data/transform.py",
+        "range(1 + self.REDRAWS)",
+        "range(1)",
+        "data/test_protocol.py::test_crop_is_drawn_again_until_it_holds_most_of_label_1",
+    ),
+    Fault(
+        "projections of G start from the truncated normal",
+        "model/amformer/system.py",
+        'if projection_init == "trunc_normal":',
+        "if True:",
+        "model/test_initial_weights.py::test_every_weight_starts_with_the_published_deviation",
+    ),
+    Fault(
+        "queries of the test permuted",
+        "util/data/episodes.py",
+        'in_list = self.order == "list"',
+        "in_list = False",
+        "data/test_protocol.py::test_queries_follow_the_list_whatever_the_seed",
+    ),
+    Fault(
+        "published configs with permuted queries",
+        "util/config/schema.py",
+        '"list", "queries: the list\'s own order',
+        '"permuted", "queries: the list\'s own order',
+        "data/test_protocol.py -k published_configs_take",
+    ),
+    Fault(
+        "box without its far row and column",
+        "util/data/weak.py",
+        "x + box_width + 1, y + box_height + 1",
+        "x + box_width, y + box_height",
+        "data/test_weak.py::test_bbox_is_the_published_box_of_every_object",
+    ),
+    Fault(
+        "ignored pixels turned into object inside a box",
+        "util/data/weak.py",
+        "(drawn == 1) & (label != IGNORE)",
+        "drawn == 1",
+        "data/test_weak.py::test_bbox_is_the_published_box_of_every_object",
+    ),
+    Fault(
+        "images with novel objects kept in training",
+        "util/data/lists.py",
+        'data.novel_in_training == "drop"',
+        'data.novel_in_training == "x"',
+        "data/test_protocol.py -k dropped_or_their_objects",
     ),
     Fault(
         "ignore label counted in the IoU",

@@ -28,7 +28,19 @@ from helpers.mutants import FAULTS, Fault
 def tree(folder: Path) -> None:
     """Copy the files that git tracks, including the tests, to a folder."""
     names = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "model", "util", "tests", "*.py", "*.toml"],
+        [
+            "git",
+            "-C",
+            str(ROOT),
+            "ls-files",
+            "-z",
+            "model",
+            "util",
+            "tests",
+            "config",
+            "*.py",
+            "*.toml",
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -36,8 +48,7 @@ def tree(folder: Path) -> None:
     for name in filter(None, names.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    for name in ("config", "lists"):
-        (folder / name).symlink_to(ROOT / name)
+    (folder / "lists").symlink_to(ROOT / "lists")
 
 
 def inject(fault: Fault, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Backbones: the system runs with each kind; pretrained weights load or are refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import timm
 import torch
 import torchvision
 from helpers.small import BASE_CLASSES, all_finite, images
+from safetensors.torch import save_file
 from torch import nn
 
 from model import AMFormer, UserError
@@ -89,24 +91,48 @@ def family_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{stem.get(p[0], p[0])}.{p[2]}": state[name] for name, p in split.items()}
 
 
+def mmseg_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename timm's deep-stem ResNet to the names of mmseg's ResNetV1c."""
+    stem = {f"conv1.{i}": f"stem.{i}" for i in (0, 1, 3, 4, 6)} | {"bn1": "stem.7"}
+    split = {name: name.rpartition(".") for name in state}
+    return {f"{stem.get(p[0], p[0])}.{p[2]}": state[name] for name, p in split.items()}
+
+
+def in_module(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+def in_backbone(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names of a whole segmentation model of mmseg, with its head."""
+    return {f"backbone.{n}": v for n, v in state.items()} | {"decode_head.x": torch.ones(1)}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
-    "renamed", [dict, family_names, lambda state: {f"module.{k}": v for k, v in state.items()}]
-)
-def test_imagenet_weights_load_into_the_right_layers_of_resnet(tmp_path: Path, renamed) -> None:
+    ("name", "renamed"),
+    [
+        ("resnet50", dict), ("resnet50", family_names), ("resnet50", in_module),
+        ("resnet50c", mmseg_names), ("resnet50c", lambda state: in_backbone(mmseg_names(state))),
+    ],
+)  # fmt: skip
+def test_imagenet_weights_load_into_the_right_layers_of_resnet(
+    tmp_path: Path, name: str, renamed: Callable, suffix: str
+) -> None:
     torch.manual_seed(0)
-    source = timm.create_model("resnet50s").eval()
-    for name, value in source.state_dict().items():
-        if name.endswith(("running_mean", "bn1.bias", "bn1.weight")):
+    source = timm.create_model("resnet50c" if name == "resnet50c" else "resnet50s").eval()
+    for key, value in source.state_dict().items():
+        if key.endswith(("running_mean", "bn1.bias", "bn1.weight")):
             value.uniform_(0.5, 1.5)  # so that a swap would be noticed
-    torch.save({"state_dict": renamed(source.state_dict())}, tmp_path / "r50.pth")
-    backbone = build_backbone("resnet50").eval()
-    load_pretrained(backbone, "resnet50", str(tmp_path / "r50.pth"))
+    path, state = tmp_path / f"r50{suffix}", renamed(source.state_dict())
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    backbone = build_backbone(name).eval()
+    load_pretrained(backbone, name, str(path))
     image = torch.randn(1, 3, 65, 65)
     with torch.no_grad():
         x = source.maxpool(source.act1(source.bn1(source.conv1(image))))
         torch.testing.assert_close(backbone(image)[0], source.layer2(source.layer1(x)))
-    for name in ("layer3", "layer4"):
-        theirs, ours = (getattr(net, name).state_dict() for net in (source, backbone))
+    for layer in ("layer3", "layer4"):
+        theirs, ours = (getattr(net, layer).state_dict() for net in (source, backbone))
         assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
@@ -118,6 +144,24 @@ def test_imagenet_weights_load_into_the_right_layers_of_vgg(tmp_path: Path) -> N
     load_pretrained(backbone, "vgg16", str(tmp_path / "vgg.pth"))
     pairs = zip(backbone.state_dict().values(), source.state_dict().values(), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "right"),
+    [
+        ("resnet50", "resnet50", "timm/resnet50"),
+        ("resnet50c", "resnet50", "resnet50c"),
+        ("resnet50s", "resnet50c", "resnet50"),
+        ("resnet50", "resnet50c", "timm/resnet50"),
+    ],
+)
+def test_resnet_with_another_stem_is_refused_with_the_backbone_that_it_is(
+    tmp_path: Path, made: str, name: str, right: str
+) -> None:
+    path = tmp_path / "r50.pth"
+    torch.save(timm.create_model(made).state_dict(), path)
+    with pytest.raises(UserError, match=f"stem.*; set Method.backbone={right}, or name a file of"):
+        load_pretrained(build_backbone(name), name, str(path))
 
 
 def test_weight_file_with_missing_or_wrong_weights_is_refused(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ class MethodSection:
     backbone: str = key(
         "resnet50",
         "network that encodes the images",
-        pattern=r"^(resnet50|resnet101|vgg16|timm/[\w.]+)$",
-        examples=["resnet50", "resnet101", "vgg16", "timm/<name>"],
+        pattern=r"^(resnet50c?|resnet101c?|vgg16|timm/[\w.]+)$",
+        examples=["resnet50", "resnet101", "vgg16", "resnet50c", "resnet101c", "timm/<name>"],
     )
     pretrained: NonEmpty = key("download", "ImageNet weights: download, package, none, or a file")
     pre_weight: Text = key(

@@ -3,8 +3,9 @@
     python -m util.data.check config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
 
 Each file must exist, be readable, and have legal labels; image and mask must have the same size;
-each class needs enough images for K shots. Prints a table of the classes and every mistake; the
-exit status is 2 if there is any.
+each class needs enough images for K shots. Lists of BAM in `Data.list_dir` and its base_annotation
+beside the data set are compared with what the masks give. Prints a table of the classes and every
+mistake; the exit status is 2 if there is any.
 """
 
 from util.config.arguments import check_first, config_argument
@@ -12,8 +13,12 @@ from util.config.arguments import check_first, config_argument
 if __name__ == "__main__":
     check_first(config_argument, __doc__)  # before NumPy and OpenCV: together they take a second
 
+import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+import numpy as np
 
 from model.constants import IGNORE
 from util.config import DataSection
@@ -21,6 +26,7 @@ from util.data.image_io import UnreadableFile, read_label
 from util.data.lists import FoldList, list_of
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
+from util.folds import fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -52,7 +58,9 @@ def check(data: DataSection, subset: str) -> CheckReport:
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()
-    check_pair = partial(_check_pair, source, data.missing == "skip")
+    base = find_base_annotation(data, subset)
+    table_of_base = fold_of(data).base_table() if base else None
+    check_pair = partial(_check_pair, source, data.missing == "skip", base, table_of_base)
     found = on_all_cores(check_pair, [(i, i in on_disk) for i in ids], f"checking {subset}")
     table: Table = {}
     mistakes: list[str] = []
@@ -74,8 +82,26 @@ def check(data: DataSection, subset: str) -> CheckReport:
     return CheckReport(table, fold, listed_on_disk, mistakes)
 
 
+def find_base_annotation(data: DataSection, subset: str) -> Path | None:
+    """Return the folder of BAM's base_annotation for a config's fold, None if there is none.
+
+    It is `base_annotation/<data set>/<train|val>/<fold>` in the folder `data` of BAM, which holds
+    MSCOCO2014 or VOCdevkit2012/VOC2012.
+    """
+    if data.data_set == "custom" or data.trained_on:
+        return None
+    root = Path(os.path.abspath(data.data_root))
+    above = root.parent.parent if data.data_set == "pascal" else root.parent
+    folder = above / "base_annotation" / data.data_set / subset / str(data.split)
+    return folder if folder.is_dir() else None
+
+
 def _check_pair(
-    source: Source, may_miss: bool, image: tuple[str, bool]
+    source: Source,
+    may_miss: bool,
+    base: Path | None,
+    base_table: np.ndarray | None,
+    image: tuple[str, bool],
 ) -> tuple[dict[int, int] | None, str]:
     """Return {class: pixels} of a mask (None: unusable), and the mistake ('': none)."""
     image_id, on_disk = image
@@ -93,7 +119,21 @@ def _check_pair(
     if illegal:
         legal = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
         return None, f"{path}: contains label {max(illegal)}; {legal}"
+    if base is not None and base_table is not None and not mistake:
+        mistake = _compare_base_label(base / f"{image_id}.png", base_table[label])
     return pixels, mistake
+
+
+def _compare_base_label(path: Path, wanted: np.ndarray) -> str:
+    """Return the mistake of a file of base_annotation ('': none)."""
+    remedy = "write it again with python -m util.data.prepare base, or delete base_annotation"
+    try:
+        found = read_label(path)
+    except UnreadableFile as error:
+        return f"{error}; {remedy}"
+    if np.array_equal(found, wanted):
+        return ""
+    return f"{path}: is not what the mask gives for this fold; {remedy}"
 
 
 def format_table(report: CheckReport, subset: str) -> str:

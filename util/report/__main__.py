@@ -54,7 +54,7 @@ def _page(args: argparse.Namespace) -> None:
     path = args.out or above / "report.html"
     _write(path, text)
     for run in runs:
-        if run.result is None:
+        if run.result is None and not run.base_learner:
             log.info("%s: no result.json, so the page has no test scores; run test.sh", run.folder)
     log.info("written: %s, %.1f MB", path, path.stat().st_size / 1e6)
 

@@ -23,6 +23,13 @@ SCORES = {
     "val/miou_meta": "meta mIoU",
     "val/miou_base": "base mIoU",
     "val/fb_iou": "FB-IoU",
+    "val/fb_iou_meta": "meta FB-IoU",
+    "val/p_iou": "pIoU",
+}
+EPOCHS = {
+    "epoch/train_miou": "mIoU",
+    "epoch/train_macc": "mean accuracy",
+    "epoch/train_allacc": "accuracy",
 }
 LOSSES = {
     "train/loss_g": "Generator: total loss",
@@ -34,9 +41,12 @@ LOSSES = {
     "train/adversarial_d": "Discriminator: adversarial",
     "train/diversity": "Discriminator: diversity of the parts",
     "train/base": "Base learner (only monitored)",
+    "train/loss": "Base learner: loss",
+    "val/loss": "Validation: loss",
 }
 SUMMARY = ("final mIoU", "final FB-IoU", "meta mIoU", "base mIoU", "prior mIoU")
 KINDS = ("final", "meta", "prior")
+PICTURES = GALLERIES | {"predictions": "Predictions of the base learner"}
 CONFUSION = {
     "predicted": "What the pixels predicted as the object are, in percent of them",
     "object": "What the object's pixels are taken for, in percent of them",
@@ -75,6 +85,10 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
             "heads": ["run", *SUMMARY, "seeds x episodes", "checkpoint"],
             "rows": [_scores(run.name, run.result) for run in runs if run.result],
         },
+        base_learners={
+            "heads": ["run", "base mIoU", "loss", "validation images", "epoch"],
+            "rows": [_base_scores(run.name, run.base_learner) for run in runs if run.base_learner],
+        },
         curves=_curves(runs),
         class_chart=_class_chart,
         confusion=_confusion,
@@ -100,8 +114,20 @@ def _scores(name: str, result: Mapping[str, Any]) -> list[str]:
     return [name, *cells, f"{len(seeds)} x {episodes:,}", checkpoint]
 
 
+def _base_scores(name: str, scores: Mapping[str, Any]) -> list[str]:
+    """Return a row of the table of base learners."""
+    if "miou" not in scores:
+        return [name, "not validated", "-", "-", str(scores["epoch"])]
+    miou, loss = f"{scores['miou']:.2f}", f"{scores['loss']:.4f}"
+    return [name, miou, loss, f"{scores['images']:,}", str(scores["epoch"])]
+
+
 def _class_chart(run: Record) -> Chart:
-    """Draw the IoU of each novel class of a tested run."""
+    """Draw the IoU of each novel class of a tested run, or of each base class of stage one."""
+    if run.base_learner:
+        classes = run.base_learner.get("classes") or {}
+        bars = {name: {"base learner": (iou, 0.0)} for name, iou in classes.items()}
+        return bar_chart("IoU of each base class", bars)
     result = run.result
     assert result is not None
     groups = {
@@ -138,13 +164,13 @@ def _confusion(run: Record) -> list[HeatMap]:
 
 
 def _pictures(run: Record) -> dict[str, str]:
-    """Return the pictures that the test drew: title -> base64 of a JPEG."""
+    """Return the pictures that test or stage one drew: title -> base64 of a JPEG."""
     found = {}
-    paths = {title: run.folder / f"{name}.png" for name, title in GALLERIES.items()}
+    paths = {title: run.folder / f"{name}.png" for name, title in PICTURES.items()}
     for title, path in ((title, path) for title, path in paths.items() if path.is_file()):
         picture = cv2.imread(str(path))
         if picture is None:
-            raise UserError(f"{path}: torn, or not a PNG; run test.sh again")
+            raise UserError(f"{path}: torn, or not a PNG; run test.sh again, or delete it")
         _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         found[title] = base64.b64encode(coded.tobytes()).decode()
     return found
@@ -152,15 +178,17 @@ def _pictures(run: Record) -> dict[str, str]:
 
 def _curves(runs: Sequence[Record]) -> list[Chart]:
     """Draw the curves: for one run, related ones share a chart; for several, a chart per curve."""
-    short = {tag: tag.rpartition("/")[2] for run in runs for tag in run.curves} | SCORES
-    rates = sorted(tag for tag in short if tag.startswith("train/lr_"))
+    short = {tag: tag.rpartition("/")[2] for run in runs for tag in run.curves} | SCORES | EPOCHS
+    rates = sorted(tag for tag in short if tag.startswith("train/lr"))
     groups = [([tag], title, "loss") for tag, title in LOSSES.items()]
     if len(runs) > 1:
         scores = [([tag], title, "percent") for tag, title in SCORES.items()]
         groups = scores + groups + [([tag], f"Learning rate {short[tag]}", "rate") for tag in rates]
+        groups += [([tag], f"Training images: {title}", "percent") for tag, title in EPOCHS.items()]
     else:
         groups.insert(0, (list(SCORES), "Validation", "percent"))
         groups.append((rates, "Learning rates", "rate"))
+        groups.append((list(EPOCHS), "Training images, by epoch", "percent"))
     charts = []
     for tags, title, y_label in groups:
         lines = {

@@ -25,6 +25,7 @@ class Record:
     seconds: float  # from the first to the last point, without the time from a stop to the resume
     result: dict[str, Any] | None  # what test.py wrote; None before a test
     environment: dict[str, Any] | None  # `util.reproduce.environment`, recorded by the test
+    base_learner: dict[str, Any] | None = None  # scores of stage one, if this is a run of it
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
@@ -48,16 +49,18 @@ def read_run(folder: Path, name: str) -> Record:
     if not files and not result_path.is_file():
         remedy = "name a folder that train.sh wrote, such as exp/pascal/split0_resnet50"
         raise UserError(f"{folder}: not a run, it has neither curves nor result.json; {remedy}")
-    result = read_result(result_path) if result_path.is_file() else None
+    written = verify.read_result(result_path, ("config",)) if result_path.is_file() else None
+    base_learner = (written or {}).get("base_learner")
+    result = read_result(result_path) if written and not base_learner else None
     if config_path.is_file():
         config = _read_config(config_path)
-    elif result:
-        config = result["config"]
+    elif written:
+        config = written["config"]
     else:
         raise UserError(f"{config_path}: missing; copy it from the original folder of the run")
     curves, seconds = read_curves(files)
-    environment = (result or {}).get("environment")
-    return Record(name, folder, config, curves, seconds, result, environment)
+    environment = (written or {}).get("environment")
+    return Record(name, folder, config, curves, seconds, result, environment, base_learner)
 
 
 def _read_config(path: Path) -> dict[str, dict[str, Any]]:
@@ -69,6 +72,11 @@ def _read_config(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: torn, or not a config; copy it again, or delete it")
     return config
+
+
+def is_base_learner(path: Path) -> bool:
+    """Return whether a `result.json` is of stage one; raises as `verify.read_result`."""
+    return "base_learner" in verify.read_result(path, ())
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from util.folds import FOLDS
-from util.report.runs import read_result
+from util.report.runs import is_base_learner, read_result
 from util.reproduce.compare import numeric_keys
 from util.runtime.errors import UserError
 
@@ -55,9 +55,11 @@ class Row:
 def gather(folder: Path) -> list[Row]:
     """Return the rows of every `result.json` below a folder, and the published rows beside them.
 
+    Those of stage one are left out.
+
     Raises `UserError` if there is none, one is torn, or two have the same fold, seeds and setting.
     """
-    paths = sorted(folder.rglob("result.json"))
+    paths = sorted(p for p in folder.rglob("result.json") if not is_base_learner(p))
     if not paths:
         remedy = "test.sh writes one into the folder of a run"
         raise UserError(f"{folder}: no result.json in it or below; {remedy}")

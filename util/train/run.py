@@ -222,6 +222,7 @@ class Run(ABC):
         if validated and (self.done == self.batches.total or due and self.exhausted()):
             if due and self.exhausted():
                 log.info(f"stopped early: {self.stale} epochs without a better mIoU")
+            self.save()
             return False
         return not self.save_if_due(stop)
 

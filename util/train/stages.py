@@ -13,6 +13,7 @@ from util.config import Config
 from util.data import Batches
 from util.evaluate.metrics import ClassTotals
 from util.evaluate.scores import BaseScores, Scores
+from util.evaluate.visualize import save_strips
 from util.runtime import Ranks
 from util.runtime.files import atomic_write
 from util.runtime.log import log
@@ -41,9 +42,19 @@ class BaseLearnerRun(Run):
         """Record a validation; see `record`."""
         if scores.miou > self.best:
             self.scores = scores
+            if self.ranks.is_main and strips:
+                self._draw(strips)
         curves = {"miou_base": scores.miou, "loss": scores.loss}
         curves |= {f"iou/{name}": iou for name, iou in scores.classes.items()}
         self.record(scores.miou, curves, strips)
+
+    def _draw(self, strips: list[np.ndarray]) -> None:
+        """Write the pictures of the best validation; a disk that fails costs only them."""
+        path = self.path / "predictions.png"
+        try:
+            save_strips(strips, path)
+        except OSError as error:
+            log.warning(f"{path}: cannot be written ({error.strerror})")
 
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
