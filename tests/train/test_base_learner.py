@@ -80,6 +80,19 @@ def test_rates_in_force_are_the_published_ones(name: str, backbone: float, head:
     assert (momentum, weight_decay) == (0.9, 1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("base", "has no ending; write"), ("run.pth", "which is Train.save_path")]
+)
+def test_unusable_place_of_the_base_learner_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, name: str, said: str
+) -> None:
+    more = f"Method.pre_weight={tmp_path}/{name}", f"Train.save_path={tmp_path}/run"
+    assert entries.call(base_entry.train_base, *words, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Method.pre_weight: ") and said in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_best_epoch_is_kept(
     stage_one: Callable[..., int], scored: Callable[..., None], tmp_path: Path
 ) -> None:

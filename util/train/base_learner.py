@@ -43,10 +43,20 @@ Samples = Iterator[tuple[Tensor, Tensor]]
 
 
 def check_target(cfg: Config) -> None:
-    """Raise `UserError` if `Method.pre_weight` is empty, or a file that is no checkpoint."""
+    """Check the file that the base learner goes to; its run has the folder of that name.
+
+    Raises `UserError` if `Method.pre_weight` is empty, has no ending such as .pth, is a file but
+    no checkpoint, or its folder is that of stage two.
+    """
     if not cfg.Method.pre_weight:
         raise UserError("Method.pre_weight is empty: name the file that the base learner goes to")
-    if Path(cfg.Method.pre_weight).exists():
+    path = Path(cfg.Method.pre_weight)
+    if not path.suffix:
+        raise UserError(f"Method.pre_weight: {path} has no ending; write {path}.pth")
+    if path.with_suffix("").resolve() == Path(cfg.Train.save_path).resolve():
+        mistake = f"its run's folder would be {path.with_suffix('')}, which is Train.save_path"
+        raise UserError(f"Method.pre_weight: {path}: {mistake}; rename one of them")
+    if path.exists():
         read_checkpoint(cfg.Method.pre_weight)  # only a checkpoint is replaced
 
 
@@ -197,7 +207,7 @@ class Validation:
     As in BAM, S x S predictions are compared with labels of that size.
     """
 
-    STRIPS = 4  # images drawn
+    STRIPS, BATCH = 4, 4  # images that are drawn; that run at a time
 
     def __init__(self, tests: BaseLearnerDataset, cfg: Config, ranks: Ranks) -> None:
         self.tests, self.cfg, self.ranks = tests, cfg, ranks
@@ -219,14 +229,15 @@ class Validation:
         totals = ClassTotals(len(self.names), self.ranks.device)
         loss = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
         strips: list[np.ndarray] = []
-        step = max(1, len(self.indices) // self.STRIPS)
-        for number, (logits, target) in enumerate(self._logits(folded)):
+        drawn = self.indices[:: max(1, len(self.indices) // self.STRIPS)][: self.STRIPS]
+        for indices, (logits, target) in zip(self._batches(), self._logits(folded), strict=False):
             scores = bilinear_ac(logits, tuple(target.shape[-2:]))
             prediction = scores.argmax(1)
             totals.add(prediction, target)
-            loss += (LOSS_UNIT * mean_cross_entropy(scores[0], target[0])).round().long()
-            if number % step == 0 and len(strips) < self.STRIPS:
-                strips.append(self._draw(self.indices[number], target[0], prediction[0]))
+            for row, index in enumerate(indices):
+                loss += (LOSS_UNIT * mean_cross_entropy(scores[row], target[row])).round().long()
+                if index in drawn:
+                    strips.append(self._draw(index, target[row], prediction[row]))
             if stop.requested:
                 break
         for module, mode in was_training.items():
@@ -246,10 +257,15 @@ class Validation:
         labels = {"truth": target, "prediction": prediction}
         return draw_labels(image, {k: v.byte().cpu().numpy() for k, v in labels.items()})
 
+    def _batches(self) -> list[list[int]]:
+        """Return the numbers of this rank's images, batch by batch."""
+        starts = range(0, len(self.indices), self.BATCH)
+        return [self.indices[start : start + self.BATCH] for start in starts]
+
     def _logits(self, model: BaseLearner) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the logits [1,N+1,h,w] and the label [1,S,S] of each image of this rank."""
+        """Yield the logits [b,N+1,h,w] and the labels [b,S,S] of each batch of this rank."""
         keep = self.cfg.Base.freeze_backbone and not self.cfg.Base.augment
-        batches = FixedBatches([[index] for index in self.indices])
+        batches = FixedBatches(self._batches())
         if keep and not self._f4:
             self._f4 = list(_stored_f4_batches(model, self.tests, batches, self.ranks))
         if keep:
