@@ -24,11 +24,11 @@ from util.checkpoint.load import load_base_learner
 from util.data import Batches, open_episodes, skipped_by_all_ranks
 from util.evaluate import Evaluator, Gallery
 from util.features import encoded_batches
-from util.runtime import Progress, Stop, distributed, main
+from util.runtime import Progress, Stop, UserError, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
 from util.train.adversarial import AdversarialTrainer
-from util.train.optimizers import count_parameters
+from util.train.optimizers import count_parameters, warmup_iterations
 from util.train.replay import dump_nonfinite_step, replay
 from util.train.stages import AdversarialRun
 
@@ -58,7 +58,9 @@ def train() -> None:
     report += more + speed.set_up(model, cfg, ranks.device)
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
     # Which parameters learn, and at which rate (K-shot weights too): util/train/optimizers.py.
-    warmup = batches.per_epoch // 2 if options.warmup else 0
+    warmup = warmup_iterations("Train", batches) if options.warmup else 0
+    if options.sub_epoch_val and not any(map(batches.is_middle, range(batches.total + 1))):
+        raise UserError("Train.sub_epoch_val: no epoch of this run has a middle; remove it")
     trainer = AdversarialTrainer(model, cfg, batches.total, ranks, warmup)
     run = AdversarialRun(trainer, cfg, ranks, batches)
     report += [*run.start(), count_parameters(model)]

@@ -21,7 +21,7 @@ from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
 from util.train import base_learner
-from util.train.optimizers import count_parameters
+from util.train.optimizers import count_parameters, warmup_iterations
 from util.train.stages import BaseLearnerRun
 
 
@@ -40,7 +40,7 @@ def train_base() -> None:
 
     seed_everything(base.seed + ranks.rank)
     model = base_learner.build_base_learner(cfg, ranks)
-    warmup = batches.per_epoch // 2 if base.warmup else 0
+    warmup = warmup_iterations("Base", batches) if base.warmup else 0
     trainer = base_learner.BaseLearnerTrainer(model, cfg, batches.total, ranks, warmup)
     run = BaseLearnerRun(trainer, cfg, ranks, batches)
     report += [*run.start(), *more, count_parameters(model)]

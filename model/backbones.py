@@ -281,9 +281,10 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     except Exception as error:  # reading a damaged or foreign file can fail anywhere
         mistake = f"{path} is not a file of weights of {name}, or is damaged"
         raise UserError(f"Method.pretrained: {mistake}") from error
-    prefix = "module." if all(key.startswith("module.") for key in state) else ""
-    prefix = prefix or ("backbone." if any(k.startswith("backbone.") for k in state) else "")
-    state = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if any(key.startswith("backbone.") for key in state):  # a whole model of mmseg
+        own = [key for key in state if key.startswith("backbone.")]
+        state = {key.removeprefix("backbone."): state[key] for key in own}
     if isinstance(backbone, ResNet):
         _check_stem(backbone, name, state, path)
     return _rename_imagenet_weights(backbone, state)

@@ -23,6 +23,7 @@ from util.data.source import open_source
 from util.data.tables import load_table
 from util.data.transform import BaseLearnerTransform, EvalTransform, KeepTransform
 from util.folds import fold_of
+from util.runtime.log import configure
 from util.train import base_learner
 
 SIZE = (65, 65)
@@ -215,25 +216,38 @@ def test_lists_of_bam_are_used_as_they_lie_and_compared(theirs: Callable) -> Non
     found, report = list_of(table, cfg.Data, "train")
     assert found.images == listed.images[::-1] and found.by_class == listed.by_class
     assert found.classes_of == listed.classes_of
-    assert report[0].startswith(f"{folder}/data_list_0.txt: used as it is, NOT equal to")
-    episodes, lines = open_episodes(cfg, "train", 1)
-    assert episodes.sampler.fold.images == found.images and report[0] in lines
+    assert not any("fss_list" in line for line in report)  # another order is no difference
+    episodes, _ = open_episodes(cfg, "train", 1)
+    assert episodes.sampler.fold.images == found.images
+    path = folder / "data_list_0.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[3:]))
+    shorter, report = list_of(table, cfg.Data, "train")
+    assert shorter.images == found.images[3:]
+    assert f"{path}: 0 images that the masks do not give, 3 less" in report
+    assert report[0] in open_episodes(cfg, "train", 1)[1]
+    assert set(report) <= set(check(cfg.Data, "train").mistakes)
 
 
-def test_equal_lists_of_bam_are_no_difference(theirs: Callable) -> None:
-    cfg, table, listed, _ = theirs(reverse=False)
-    found, report = list_of(table, cfg.Data, "train")
-    assert found == listed and not any("NOT equal" in line for line in report)
+def test_equal_lists_of_bam_are_said_to_be_equal(
+    theirs: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    configure()
+    cfg, table, listed, folder = theirs(reverse=False)
+    assert list_of(table, cfg.Data, "train")[0] == listed
+    said = "used unchanged: in the same order, the images that the masks give"
+    assert f"{folder}/data_list_0.txt: {said}" in capsys.readouterr().out
 
 
 def test_lists_of_bam_that_do_not_fit_are_refused(theirs: Callable) -> None:
     cfg, table, _, folder = theirs()
-    keeping = changed(cfg, novel_in_training="background").Data
-    refused(["novel_in_training"], list_of, table, keeping, "train")
+    for key, value in (("novel_in_training", "background"), ("min_pixels", 99)):
+        refused([f"Data.{key}"], list_of, table, changed(cfg, **{key: value}).Data, "train")
+    without = {i: {1: 5000} for i in table}
+    refused(["no class of this fold"], list_of, {**table, **without}, cfg.Data, "train")
     supports = folder / "sub_class_file_list_0.txt"
     text = supports.read_text()
     supports.write_text(text.replace("{6: [", "{5: [", 1))
-    refused(["classes of this fold", "Data.split"], list_of, table, cfg.Data, "train")
+    refused(["classes of this fold", "copy the lists"], list_of, table, cfg.Data, "train")
     for torn in (text[:-40], "import os", "{6: 3}", ""):
         supports.write_text(torn)
         refused(["sub_class_file_list_0.txt", "copy both"], list_of, table, cfg.Data, "train")

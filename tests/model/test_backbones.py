@@ -113,6 +113,7 @@ def in_backbone(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     [
         ("resnet50", dict), ("resnet50", family_names), ("resnet50", in_module),
         ("resnet50c", mmseg_names), ("resnet50c", lambda state: in_backbone(mmseg_names(state))),
+        ("resnet50c", lambda state: in_module(in_backbone(mmseg_names(state)))),
     ],
 )  # fmt: skip
 def test_imagenet_weights_load_into_the_right_layers_of_resnet(

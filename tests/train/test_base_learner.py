@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import entries
-from helpers.runs import CONFIG, make_data, same
+from helpers.runs import CONFIG, StopAt, make_data, same
 
 import train_base as base_entry
 from model.base_learner import BaseLearner
@@ -20,7 +20,7 @@ from util.evaluate.scores import BaseScores
 from util.report.__main__ import report
 from util.report.runs import read_curves
 from util.runtime.distributed import Ranks
-from util.train import base_learner
+from util.train import base_learner, run
 from util.train.base_learner import BaseLearnerTrainer, Validation
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -124,12 +124,72 @@ def test_stage_one_stops_early(
     assert result(tmp_path, "base")["epoch"] == 1
 
 
+def test_stage_one_stopped_in_the_epoch_before_its_early_stop_goes_on(
+    stage_one: Callable[..., int],
+    scored: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Epoch 1 is the best, `stop_interval` is 2: epoch 3 still has a chance."""
+    options = "Base.stop_interval=2", "Base.epochs=5"
+    scored(30.0, 10.0, 40.0, 20.0, 20.0)
+    assert stage_one("whole", *options) == 0
+    scored(30.0, 10.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(base_entry, "Stop", StopAt(6))  # in iteration 7, the first of epoch 3
+        assert stage_one("base", *options) == 0
+    assert not (tmp_path / "base.pth").exists()
+    assert read_checkpoint(tmp_path / "base/last.pth")["iteration"] == 7
+    scored(40.0, 20.0, 20.0)
+    assert stage_one("base", *options, "Train.resume=auto") == 0
+    assert result(tmp_path, "base") == result(tmp_path, "whole")
+    assert result(tmp_path, "base")["epoch"] == 3
+    same(tmp_path / "base.pth", tmp_path / "whole.pth")
+
+
+def test_stage_one_resumes_from_a_snapshot_of_its_folder(
+    stage_one: Callable[..., int], scored: Callable[..., None], tmp_path: Path
+) -> None:
+    scored(10.0, 30.0, 20.0)
+    assert stage_one("base", "Base.save_freq=1") == 0
+    whole = (tmp_path / "base.pth").read_bytes()
+    (tmp_path / "base.pth").unlink()
+    scored(30.0, 20.0)
+    assert stage_one("base", f"Train.resume={tmp_path}/base/epoch_1.pth") == 0
+    (tmp_path / "whole.pth").write_bytes(whole)
+    same(tmp_path / "base.pth", tmp_path / "whole.pth")
+
+
+def test_failing_disk_does_not_cost_the_best_epoch(
+    stage_one: Callable[..., int],
+    scored: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scored(10.0, 30.0, 20.0)
+    assert stage_one("whole") == 0
+    written = run.atomic_write
+
+    def full_while_training(path: Path, content: object, **more: object) -> None:
+        if path.suffix == ".pth":
+            raise OSError(28, "No space left on device")
+        written(path, content, **more)
+
+    monkeypatch.setattr(run, "atomic_write", full_while_training)
+    scored(10.0, 30.0, 20.0)
+    assert stage_one("base") == 0
+    same(tmp_path / "base.pth", tmp_path / "whole.pth")
+
+
 def test_without_validation_the_last_epoch_is_kept(
     stage_one: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Validation, "run", lambda *_: pytest.fail("validated"))
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/predictions.png").write_bytes(b"of an earlier run")
     assert stage_one("base", "Base.evaluate=false", "Base.save_freq=2") == 0
     assert result(tmp_path, "base") == {"epoch": 3}
+    assert not (tmp_path / "base/predictions.png").exists()
     assert read_checkpoint(tmp_path / "base.pth")["base_miou"] is None
     assert [path.name for path in (tmp_path / "base").glob("*.pth")] == ["epoch_2.pth"]
 

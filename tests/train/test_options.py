@@ -71,7 +71,7 @@ def test_warmup_lasts_half_an_epoch(
 
     monkeypatch.setattr(train_entry, "AdversarialTrainer", watched)
     for word in ("Train.warmup=true", "Train.warmup=false"):
-        train("run", word, "Train.max_iterations=1", "Eval.val_episodes=1")
+        train("run", word, "Train.max_iterations=3", "Eval.val_episodes=1")
     assert seen == [2, 0]  # an epoch has five iterations
 
 
@@ -93,6 +93,41 @@ def test_half_epoch_validation_and_snapshots(train: Callable[..., str], tmp_path
     train("other", "Train.sub_epoch_val=true", "Train.epochs=3",
           f"Train.resume={tmp_path}/run/epoch_2.pth")  # fmt: skip
     same(tmp_path / "other/last.pth", tmp_path / "run/last.pth")
+
+
+def test_snapshot_of_the_same_folder_goes_on_with_its_run(
+    train: Callable[..., str], tmp_path: Path
+) -> None:
+    options = "Train.save_freq=1", "Train.epochs=3"
+    train("run", *options)
+    last = tmp_path / "whole.pth"
+    last.write_bytes((tmp_path / "run/last.pth").read_bytes())
+    output = train("run", *options, f"Train.resume={tmp_path}/run/epoch_1.pth")
+    assert "holds an earlier run" not in output
+    assert read_checkpoint(tmp_path / "run/last.pth")["run"] == 1
+    assert (tmp_path / "run/best.pth").exists()
+    same(tmp_path / "run/last.pth", last)
+    output = train("run", "Train.epochs=1")  # a new run in the folder
+    assert "holds an earlier run, which this one replaces" in output
+    assert not list((tmp_path / "run").glob("epoch_*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("words_of_it", "said"),
+    [
+        (("Train.warmup=true", "Train.max_iterations=2"), "Train.warmup: half an epoch has 2"),
+        (("Train.warmup=true", "Train.batch_size=5"), "Train.warmup: half an epoch has 0"),
+        (("Train.sub_epoch_val=true", "Train.epochs=1"), "no epoch of this run has a middle"),
+    ],
+)
+def test_option_that_would_do_nothing_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture,
+    words_of_it: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    more = *words_of_it, f"Train.save_path={tmp_path}/run"
+    assert entries.call(train_entry.train, *words, *more) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 def test_run_without_validation_has_no_best_checkpoint(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import entries
-from helpers.runs import CONFIG, finish, make_data, same, start, start_ranks, wait_for
+from helpers.runs import CONFIG, StopAt, finish, make_data, same, start, start_ranks, wait_for
 
 import train as train_entry
 import train_base as base_entry
@@ -41,23 +41,6 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     logged = [line.split(" INFO ", 1)[1] for line in (folder / LOG).read_text().splitlines()]
     assert logged == output.splitlines()
     return folder
-
-
-class StopAt:
-    """Stands in for `util.runtime.stop.Stop`: asks to stop from the n-th query on."""
-
-    def __init__(self, query: int):
-        self.left = query
-
-    def __call__(self, speaks: bool) -> "StopAt":
-        return self
-
-    __enter__ = __exit__ = lambda self, *_: None
-
-    @property
-    def requested(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -252,7 +235,7 @@ def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
     unfinished = tmp_path / "base/last.pth"
     state = read_checkpoint(unfinished)
     wanted = {"model", "optimizer", "iteration", "validated", "best", "stale", "random", "config"}
-    wanted |= {"versions", "ranks", "images", "areas", "scores", "launch", "run"}
+    wanted |= {"versions", "ranks", "images", "areas", "scores", "launch", "run", "best_epoch"}
     assert state.keys() == wanted
     done = state["iteration"]
     stopped = f"stopped at iteration {done}; resume with:\npython train_base.py"

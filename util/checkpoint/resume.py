@@ -68,12 +68,12 @@ def training_state(path: Path, kinds: Kinds) -> dict[str, Any]:
     return state
 
 
-def check_resume_file(path: Path) -> None:
+def check_resume_file(path: Path, kinds: Kinds) -> None:
     """Refuse an unusable file that `Train.resume` names with `UserError`; suggest a good one."""
     try:
-        training_state(path, ADVERSARIAL_STATE)
+        training_state(path, kinds)
     except UserError as error:
-        other = latest(find_candidates(path.parent, ADVERSARIAL_STATE)[0])
+        other = latest(find_candidates(path.parent, kinds)[0])
         hint = f"; {other} is good: Train.resume={other}" if other else ""
         raise UserError(f"Train.resume: {error}{hint}") from None
 

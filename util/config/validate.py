@@ -7,6 +7,7 @@ line), the key, what it wants, and what was given.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -68,12 +69,12 @@ _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mo
 
 def check_together(config: Config, source: str) -> None:
     """Raise `UserError` for the first keys that do not go together, or that have no effect."""
-    for mistake in _mistakes(config):
+    for mistake in chain(_mistakes_in_data(config), _mistakes_in_training(config)):
         raise UserError(f"{source}: {mistake}")
 
 
-def _mistakes(config: Config) -> Iterator[str]:
-    data, base, method, train = config.Data, config.Base, config.Method, config.Train
+def _mistakes_in_data(config: Config) -> Iterator[str]:
+    data, base = config.Data, config.Base
     if data.data_set != "custom":
         if data.split >= FOLDS:
             yield f"Data.split wants at most {FOLDS - 1}, given {data.split}"
@@ -100,6 +101,12 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield "Data.use_split_coco false has no effect without Data.data_set coco; remove it"
     if data.flip and data.augment:
         yield "Data.flip has no effect with Data.augment, which flips, too; remove one of them"
+    if len(set(config.Eval.seeds)) < len(config.Eval.seeds):
+        yield "Eval.seeds names a seed twice; remove one"
+
+
+def _mistakes_in_training(config: Config) -> Iterator[str]:
+    data, method, train = config.Data, config.Method, config.Train
     packaged = "timm/tf_efficientnet_lite0"
     if method.pretrained == "package" and method.backbone != packaged:
         what = f"has no weights of {method.backbone}, only of {packaged}"
@@ -108,6 +115,10 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield "Method.train_parts has no effect without Train.adversarial; set it to true"
     if method.train_kshot and data.shot == 1:
         yield "Method.train_kshot has no effect with one shot; set Data.shot or remove it"
+    if method.kshot_trans_dim != 2 and data.shot == 1:
+        yield "Method.kshot_trans_dim has no effect with one shot; set Data.shot or remove it"
+    if train.sub_epoch_val and not train.evaluate:
+        yield "Train.sub_epoch_val has no effect without Train.evaluate; remove one of them"
     if train.adversarial_period % 2 == 0:
         # Else each weighted iteration is a discriminator step: the two take turns.
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
@@ -118,8 +129,6 @@ def _mistakes(config: Config) -> Iterator[str]:
         yield f"Train.accumulate wants at most {limit}, given {train.accumulate}"
     if train.seed_deterministic and config.Speed.cudnn_benchmark:
         yield "Speed.cudnn_benchmark contradicts Train.seed_deterministic; remove one of them"
-    if len(set(config.Eval.seeds)) < len(config.Eval.seeds):
-        yield "Eval.seeds names a seed twice; remove one"
 
 
 def key_hint(name: str) -> str:

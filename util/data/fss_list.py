@@ -1,4 +1,4 @@
-"""Lists of BAM, HDMNet and AMNet, used as they lie: `<Data.list_dir>/fss_list/{train,val}/`.
+"""Lists of BAM, HDMNet and AMNet, used unchanged: `<Data.list_dir>/fss_list/{train,val}/`.
 
 `data_list_<fold>.txt` has a line for each query: the paths of image and mask. The text of
 `sub_class_file_list_<fold>.txt` is a Python dict: class id -> such pairs, its supports. Only the
@@ -17,10 +17,13 @@ Lists = tuple[list[str], dict[int, list[str]]]
 
 
 def find_fss_list(data: DataSection, subset: str) -> Path | None:
-    """Return the file of queries that belongs to a config's fold, None if there is none."""
+    """Return the file of queries that belongs to a config's fold, None if there is none.
+
+    Published lists of COCO are those of `Data.use_split_coco: true`.
+    """
     path = Path(data.list_dir, "fss_list", subset, f"data_list_{data.split}.txt")
-    is_published_set = data.data_set != "custom" and not data.trained_on
-    return path if is_published_set and path.is_file() else None
+    is_published = data.data_set != "custom" and not data.trained_on and data.use_split_coco
+    return path if is_published and path.is_file() else None
 
 
 def read_fss_list(path: Path, classes: Iterable[int], known: Mapping[str, object]) -> Lists:
@@ -42,11 +45,11 @@ def read_fss_list(path: Path, classes: Iterable[int], known: Mapping[str, object
         raise UserError(f"{mistake}; copy both again, or move them away") from None
     if set(supports) != set(classes):
         wanted = ", ".join(map(str, sorted(classes)))
-        remedy = "set Data.split, or Data.use_split_coco for COCO"
-        raise UserError(f"{other}: has not the classes of this fold ({wanted}); {remedy}")
+        remedy = "copy the lists of this fold and data set there, or move them away"
+        raise UserError(f"{other}: does not hold the classes of this fold ({wanted}); {remedy}")
     for image_id in (*images, *(i for ids in supports.values() for i in ids)):
         if image_id not in known:
-            mistake = f"lists {image_id}, which this data set has not"
+            mistake = f"lists {image_id}, which is not in this data set"
             raise UserError(f"{path}: {mistake}; check Data.data_set and Data.data_root")
     return images, supports
 

@@ -95,18 +95,37 @@ def list_of(table: Table, data: DataSection, subset: str) -> tuple[FoldList, lis
     listed = fold_list(table, fold, subset, data.min_pixels, drop)
     report: list[str] = []
     if path := find_fss_list(data, subset):
-        if not drop:
+        changed = data.min_pixels != MIN_PIXELS or not drop and subset == "train"
+        if changed:
+            key = "novel_in_training" if data.min_pixels == MIN_PIXELS else "min_pixels"
             remedy = "move it away, or remove that key"
-            raise UserError(f"{path}: contradicts Data.novel_in_training background; {remedy}")
+            raise UserError(f"{path}: is a list for the default of Data.{key}; {remedy}")
         wanted = fold.classes(subset)
         images, by_class = read_fss_list(path, wanted, table)
-        if (images, by_class) == (listed.images, listed.by_class):
-            log.info("%s: used as it is, equal to the list that the masks give", path)
-        else:
-            report = [f"{path}: used as it is, NOT equal to the list that the masks give"]
+        report = _compare_fss_list(path, listed, images, by_class)
         classes_of = {i: tuple(c for c in wanted if c in table[i]) for i in images}
+        if none := [i for i in images if not classes_of[i]]:
+            mistake = f"lists {none[0]}, whose mask has no class of this fold"
+            raise UserError(f"{path}: {mistake}; correct the mask, or move the list away")
         listed = replace(listed, images=images, by_class=by_class, classes_of=classes_of)
     return listed, report + (compare_with_published(list_name(data, subset), listed) or [])
+
+
+def _compare_fss_list(
+    path: Path, ours: FoldList, images: list[str], by_class: dict[int, list[str]]
+) -> list[str]:
+    """Log that a list of BAM is used; return a line for each set of images that differs."""
+    order = "the same order" if images == ours.images else "another order"
+    pairs = [("", images, ours.images)]
+    pairs += [(f", class {c} ({ours.name(c)})", by_class[c], ours.by_class[c]) for c in by_class]
+    lines = []
+    for name, theirs, own in pairs:
+        only, missing = len(set(theirs) - set(own)), len(set(own) - set(theirs))
+        if only or missing:
+            lines.append(f"{path}{name}: {only} images that the masks do not give, {missing} less")
+    verdict = "other images than" if lines else f"in {order}, the images that"
+    log.info("%s: used unchanged: %s the masks give", path, verdict)
+    return lines
 
 
 def check_shots(fold: FoldList, shot: int) -> None:
@@ -209,7 +228,7 @@ def write_lists(data: DataSection) -> list[str]:
     for subset in subsets(data):
         table = load_table(open_source(data, subset), data.list_dir)
         for section in every_fold(data):
-            fold, _ = list_of(table, section, subset)
+            fold, found = list_of(table, section, subset)
             name = list_name(section, subset)
             path = Path(data.list_dir) / f"{Path(name).name}.json"
             write_text(path, json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n")
@@ -218,7 +237,7 @@ def write_lists(data: DataSection) -> list[str]:
             if lines is None:
                 verdict = "no published list to compare with"
             log.info("%s: %d images, %s", path, len(fold.images), verdict)
-            differences += lines or []
+            differences += found
     return differences
 
 

@@ -74,8 +74,8 @@ class EvalTransform:
 class KeepTransform(EvalTransform):
     """Resizes with its proportions and pads to S x S: the validation of PFENet and BAM.
 
-    The longer side becomes S, then both are cut down to a multiple of 8. The image lies in the
-    upper left corner; the rest is black, with label 255.
+    The image is made as large as fits, its longer side S, then both sides are cut down to a
+    multiple of 8. It lies in the upper left corner; the rest is black, with label 255.
     """
 
     def factor(self, shape: tuple[int, ...]) -> float:

@@ -11,6 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from model import AMFormer
 from util.config import Config
+from util.data import Batches
 from util.runtime.errors import UserError
 
 # No published optimizer has these parameters; a key of `Method` turns each kind on.
@@ -81,6 +82,18 @@ def lr_schedule(rate: float, iteration: int, total: int, power: float, warmup: i
     if iteration + 1 < warmup:
         return rate * (0.1 + 0.9 * (iteration + 1) / warmup)
     return rate * (1 - (iteration + 1) / total) ** power
+
+
+def warmup_iterations(section: str, batches: Batches) -> int:
+    """Return the iterations of `<section>.warmup`: half an epoch.
+
+    Raises `UserError` if that is none, or more than the whole run.
+    """
+    count = batches.per_epoch // 2
+    if not 0 < count < batches.total:
+        what = f"half an epoch has {count} iterations and the run {batches.total}"
+        raise UserError(f"{section}.warmup: {what}; train longer, or remove it")
+    return count
 
 
 def count_parameters(model: nn.Module) -> str:

@@ -42,6 +42,9 @@ class Run(ABC):
     it stays as `last.previous.pth`. `best.pth` is that of the best validation, `epoch_N.pth` one of
     every `save_freq` epochs. `done` iterations are done. Checkpoints of an earlier run in the
     folder are removed at the first one of this run.
+
+    `best` is the highest mIoU so far, in percent, and `stale` the number of epochs since then, at
+    the last validation.
     """
 
     key: str  # of the config, that says where the run writes
@@ -55,7 +58,7 @@ class Run(ABC):
         self.options = getattr(cfg, self.section)
         self.path, self.done = path, 0
         self.owes_validation = False  # that of the last iteration is still to come
-        self.best, self.best_epoch = -1.0, 0  # highest mIoU so far, in percent, and its epoch
+        self.best, self.best_epoch, self.stale = -1.0, 0, 0
         self.cost = Cost(ranks.device)
         # What a resumed run is compared with.
         self.setting: dict[str, Any] = {"config": to_dict(cfg), "versions": library_versions()}
@@ -72,11 +75,6 @@ class Run(ABC):
     def epoch(self) -> int:
         """Number of the epoch of the last iteration, from 1; 0 before the first one."""
         return -(-self.done // self.batches.per_epoch)
-
-    @property
-    def stale(self) -> int:
-        """Epochs without a better mIoU."""
-        return self.epoch - self.best_epoch
 
     def exhausted(self) -> bool:
         """Return whether `stop_interval` epochs have brought no better mIoU."""
@@ -114,7 +112,7 @@ class Run(ABC):
         good, bad = resume.find_candidates(self.path, self.kinds)
         if not auto and not restarted:
             if asked:
-                resume.check_resume_file(Path(asked))
+                resume.check_resume_file(Path(asked), self.kinds)
             return asked, self._identify_run(asked, good)
         if auto and bad and not good:
             raise UserError(f"{bad[0]} (none of {self.path} is good; delete it to start anew)")
@@ -130,10 +128,15 @@ class Run(ABC):
 
     def _identify_run(self, path: str, good: list[resume.Candidate]) -> list[str]:
         """Number this run, which resumes from `path`; find files of other runs in its folder."""
-        resumed = [one.run for one in good if one.path.resolve() == Path(path).resolve()]
-        self._number = resumed[0] if resumed else 1 + max((one.run for one in good), default=0)
+        resumed = bool(path) and Path(path).resolve().parent == self.path.resolve()
+        self._number = 1 + max((one.run for one in good), default=0)
+        if resumed:  # also from a numbered checkpoint, which is no candidate
+            self._number = resume.training_state(Path(path), self.kinds)["run"]
         own = {one.path.name for one in good if one.run == self._number}
-        self._foreign_files = {n for n in resume.CHECKPOINTS if (self.path / n).exists()} - own
+        found = {n for n in resume.CHECKPOINTS if (self.path / n).exists()}
+        self._foreign_files = found - own
+        if not resumed:
+            self._foreign_files |= {file.name for file in self.path.glob("epoch_*.pth")}
         note = f"{self.path} holds an earlier run, which this one replaces"
         return [] if resumed or not self._foreign_files else [note]
 
@@ -168,7 +171,7 @@ class Run(ABC):
         if not self.ranks.is_main:  # rank 0 has the sum over all ranks
             self.trainer.areas.totals.zero_()
         self.done, self.best = state["iteration"], state["best"]
-        self.best_epoch = self.epoch - state["stale"]
+        self.stale, self.best_epoch = state["stale"], state.get("best_epoch", 0)
         self.owes_validation = not state.get("validated", True)
 
     def _open(self) -> None:
@@ -238,6 +241,7 @@ class Run(ABC):
         self._is_best = miou > self.best
         if self._is_best:
             self.best, self.best_epoch = miou, self.epoch
+        self.stale = self.epoch - self.best_epoch
         self.owes_validation = False
         if self._curves:
             for kind, values in (("val", curves), ("cost", self.cost.taken())):
@@ -296,7 +300,8 @@ class Run(ABC):
             **self.trainer.state_dict(),
             **self.setting,
             **{"areas": areas.totals.cpu(), "validated": not self.owes_validation},
-            **{"best": self.best, "stale": self.stale, "run": self._number},
+            **{"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale},
+            "run": self._number,
             "launch": resume.launch_id(),
         }
 

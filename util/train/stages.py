@@ -21,6 +21,8 @@ from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.run import Run
 
+PREDICTIONS = "predictions.png"
+
 
 class BaseLearnerRun(Run):
     """Stage one's run in the folder `base` beside `Method.pre_weight` base.pth."""
@@ -35,8 +37,10 @@ class BaseLearnerRun(Run):
         self.scores: BaseScores | None = None  # of the best validation
 
     def asked_checkpoint(self) -> str:
-        """Return 'auto' or ''; a file that `Train.resume` names is one of stage two."""
-        return "auto" if self.cfg.Train.resume == "auto" else ""
+        """Return the checkpoint to resume from; a file of another folder is one of stage two."""
+        asked = self.cfg.Train.resume
+        is_own = asked == "auto" or Path(asked).resolve().parent == self.path.resolve()
+        return asked if is_own else ""
 
     def record_validation(self, scores: BaseScores, strips: list[np.ndarray]) -> None:
         """Record a validation; see `record`."""
@@ -50,7 +54,7 @@ class BaseLearnerRun(Run):
 
     def _draw(self, strips: list[np.ndarray]) -> None:
         """Write the pictures of the best validation; a disk that fails costs only them."""
-        path = self.path / "predictions.png"
+        path = self.path / PREDICTIONS
         try:
             save_strips(strips, path)
         except OSError as error:
@@ -70,9 +74,13 @@ class BaseLearnerRun(Run):
         """
         if self.ranks.is_main:
             weights = self.trainer.model.state_dict()
+            if self._unwritten_best:
+                atomic_write(self.path / resume.BEST, self._unwritten_best)
             if self.options.evaluate:
                 weights = read_checkpoint(self.path / resume.BEST)["model"]
             scores = vars(self.scores) if self.scores else {}
+            if not scores:  # the pictures are those of an earlier run
+                (self.path / PREDICTIONS).unlink(missing_ok=True)
             write_checkpoint(
                 self.target, state_dict=base_to_published(weights), base_miou=scores.get("miou")
             )
