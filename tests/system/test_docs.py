@@ -303,5 +303,5 @@ def test_notebook_runs_from_its_first_cell_to_its_last(checkout: Path) -> None:
     NotebookClient(notebook, resources={"metadata": {"path": str(checkout / "examples")}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert "Images are resized to 129 x 129" in said and "mIoU" in said
+    assert "Images are resized to 129x129" in said and "mIoU" in said
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
