@@ -15,8 +15,8 @@ def test_demo_segments_novel_classes_20_points_better_than_the_prior(tmp_path: P
     """Final mIoU is at least 57, and at least 20 points above the prior at its best threshold.
 
     The limit leaves room for the machine's arithmetic, which a whole training amplifies: 59.7 was
-    measured with AVX-512 on two threads. An earlier config gave 60.6 with AVX2 and 60.0 with AVX-512,
-    both on two threads, and 59.9 with AVX2 on one thread.
+    measured with AVX-512 on two threads. An earlier config gave 60.6 with AVX2 and 60.0 with
+    AVX-512, both on two threads, and 59.9 with AVX2 on one thread.
     """
     words = [sys.executable, "-m", "util.data.demo", "--out", str(tmp_path / "data")]
     subprocess.run(words, cwd=ROOT, check=True)
