@@ -3,7 +3,7 @@
     python tests/helpers/mutations.py            # all faults, some minutes on two cores
     python tests/helpers/mutations.py schedule   # the faults with this word in their name
 
-The faults are in `mutants.py`. Prints one line per fault. The exit status is 2 if a fault goes
+The faults are in `mutants/`. Prints one line per fault. The exit status is 2 if a fault goes
 unnoticed. `pytest -m slow tests/system/test_mutations.py` does the same.
 """
 
@@ -60,7 +60,9 @@ def inject(fault: Fault, folder: Path) -> None:
     path = folder / fault.file
     text = path.read_text(encoding="utf-8")
     if (count := text.count(fault.old)) != 1:
-        raise ValueError(f"{fault.file}: {fault.old!r} occurs {count} times; update mutants.py")
+        raise ValueError(
+            f"{fault.file}: {fault.old!r} occurs {count} times; update tests/helpers/mutants"
+        )
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
 
 
@@ -119,7 +121,7 @@ def _main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     faults = [fault for fault in FAULTS if word in fault.name]
     if not faults:
-        sys.exit(f"error: no fault has {word!r} in its name; tests/helpers/mutants.py lists them")
+        sys.exit(f"error: no fault has {word!r} in its name; tests/helpers/mutants lists them")
     alive = survivors(faults)
     broken = untouched(faults)
     print(f"{len(faults) - len(alive)} of {len(faults)} faults are caught")
