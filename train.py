@@ -94,18 +94,17 @@ def train() -> None:
     distributed.close()
 
 
-def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> bool:
-    """Score the first validation episodes and write the checkpoints; False if asked to stop."""
+def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> None:
+    """Score the first validation episodes and write the checkpoints, unless asked to stop."""
     cfg = evaluator.cfg
     order = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
     gallery = Gallery(evaluator.episodes, STRIPS, order.episodes)
     results = evaluator.run(order, on_episode=gallery.add, stop=lambda: stop.requested)
     if not results:
-        return False
+        return
     scores = results[cfg.Eval.val_seed]
     run.record_validation(scores, gallery.gather()["episodes"])  # chooses best.pth
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
-    return True
 
 
 if __name__ == "__main__":

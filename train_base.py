@@ -51,19 +51,15 @@ def train_base() -> None:
     which = f"{len(images)} images for training, {validation.count} for validation"
     log.info(f"base learner: {which}, {batches.total} iterations, {ranks.device}")
 
-    def validate() -> bool:
-        """Score the validation images and write the checkpoints; False if asked to stop."""
-        found = validation.run(model, stop)
-        if found is None:
-            return False
-        run.record_validation(*found)  # chooses best.pth
-        text = f"base mIoU {found[0].miou:.2f}  loss {found[0].loss:.4f}  best {run.best:.2f}"
-        log.info(f"iteration {run.done}: {text}")
-        return True
+    def validate() -> None:
+        """Score the validation images and write the checkpoints, unless asked to stop."""
+        if found := validation.run(model, stop):
+            run.record_validation(*found)  # chooses best.pth
+            text = f"base mIoU {found[0].miou:.2f}  loss {found[0].loss:.4f}  best {run.best:.2f}"
+            log.info(f"iteration {run.done}: {text}")
 
     with stop, run.saved_on_failure():
-        ended = run.owes_validation and not run.goes_on(validate, stop)
-        if not ended:
+        if not run.owes_validation or run.goes_on(validate, stop):
             samples = base_learner.training_batches(model, images, batches, cfg, ranks)
             for x, target in progress.waiting(samples):
                 values = trainer.step(x, target, run.done)

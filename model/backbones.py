@@ -259,7 +259,8 @@ def _downloaded(backbone: Backbone, name: str) -> dict[str, Tensor]:
         if isinstance(backbone, VGG16):
             state = torchvision.models.vgg16_bn(weights="IMAGENET1K_V1").state_dict()
         else:
-            tag = f"{name.removesuffix('c')}{'c' if name.endswith('c') else 's'}.gluon_in1k"
+            stem = "" if name.endswith("c") else "s"
+            tag = f"{name}{stem}.gluon_in1k"
             state = timm.create_model(tag, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
         mistake = f"the weights of {name} cannot be downloaded here ({type(error).__name__})"
@@ -275,8 +276,11 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
     try:
         if isinstance(backbone, TimmBackbone):
             return _loaded_by_timm(name.removeprefix("timm/"), path)
-        is_safe = path.suffix == ".safetensors"
-        state: dict[str, Any] = load_file(path) if is_safe else _unpickled(path)
+        state: dict[str, Any]
+        if path.suffix == ".safetensors":
+            state = dict(load_file(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
     except Exception as error:  # reading a damaged or foreign file can fail anywhere
         mistake = f"{path} is not a file of weights of {name}, or is damaged"
@@ -305,10 +309,6 @@ def _check_stem(backbone: ResNet, name: str, state: dict[str, Tensor], path: Pat
         return
     remedy = f"set Method.backbone={other}, or name a file of {name}"
     raise UserError(f"Method.pretrained: {path} is a ResNet with a {stem}; {remedy}")
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _loaded_by_timm(tag: str, path: Path) -> dict[str, Tensor]:

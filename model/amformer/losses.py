@@ -17,7 +17,8 @@ def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
     It is summed over labeled pixels (not 255) and divided by `pixels`: their number, or on several
     ranks the mean number per rank.
     """
-    scores = bilinear_ac(scores, target.shape[-2:])
+    if scores.shape[-2:] != target.shape[-2:]:
+        scores = bilinear_ac(scores, target.shape[-2:])
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
 
 

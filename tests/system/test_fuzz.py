@@ -225,8 +225,7 @@ def misshapen(state: dict, rng: random.Random) -> dict:
     for _ in range(rng.randint(1, 2)):
         name = rng.choice([n for n in state if n not in ("best", "stale", "launch", "versions",
                                                          "validated", "config", "images", "ranks",
-                                                         "scalers", "run",
-                                                         "best_epoch")])  # fmt: skip
+                                                         "scalers", "run")])  # fmt: skip
         if rng.random() < 0.4 and name != "areas":  # older checkpoints have no areas
             del state[name]
         else:

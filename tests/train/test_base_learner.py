@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,27 +32,29 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [*make_data(tmp_path_factory.mktemp("data")), "Base.batch_size=8", "Base.val_images=6"]
 
 
-@pytest.fixture
-def stage_one(words: list[str], tmp_path: Path) -> Callable[..., int]:
-    """Return a function that runs stage one; its base learner is `<name>.pth`."""
+StageOne = Callable[..., int]
 
-    def run(name: str, *options: str) -> int:
+
+@pytest.fixture
+def stage_one(words: list[str], tmp_path: Path) -> StageOne:
+    """Return a function that runs stage one; its base learner is `<name>.pth`.
+
+    `mious` are what its validations find, in this order; without them it validates really.
+    """
+
+    def run(name: str, *options: str, mious: Sequence[float] = ()) -> int:
+        left = iter(mious)
+
+        def found(*_: object) -> tuple[BaseScores, list]:
+            return BaseScores(next(left), 1.0, 6, {"cat": 5.0}), []
+
         path = f"Method.pre_weight={tmp_path}/{name}.pth"
-        return entries.call(base_entry.train_base, *words, *EPOCHS, path, *options)
+        with pytest.MonkeyPatch.context() as patch:
+            if mious:
+                patch.setattr(Validation, "run", found)
+            return entries.call(base_entry.train_base, *words, *EPOCHS, path, *options)
 
     return run
-
-
-@pytest.fixture
-def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that says which base mIoU each validation finds."""
-
-    def found(*mious: float) -> None:
-        left = iter(mious)
-        answer = lambda *_: (BaseScores(next(left), 1.0, 6, {"cat": 5.0}), [])  # noqa: E731
-        monkeypatch.setattr(Validation, "run", answer)
-
-    return found
 
 
 def result(folder: Path, name: str) -> dict:
@@ -93,81 +95,59 @@ def test_unusable_place_of_the_base_learner_is_refused(
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_best_epoch_is_kept(
-    stage_one: Callable[..., int], scored: Callable[..., None], tmp_path: Path
-) -> None:
-    scored(10.0, 30.0, 20.0)
-    assert stage_one("best") == 0
+def test_best_epoch_is_kept(stage_one: StageOne, tmp_path: Path) -> None:
+    assert stage_one("best", mious=(10.0, 30.0, 20.0)) == 0
     assert read_checkpoint(tmp_path / "best.pth")["base_miou"] == 30.0
     assert result(tmp_path, "best") == {
         "miou": 30.0, "loss": 1.0, "images": 6, "classes": {"cat": 5.0}, "epoch": 2,
     }  # fmt: skip
-    scored(10.0, 30.0, 40.0)
-    assert stage_one("later") == 0
+    assert stage_one("later", mious=(10.0, 30.0, 40.0)) == 0
     later = read_checkpoint(tmp_path / "later.pth")["state_dict"]
     best = read_checkpoint(tmp_path / "best.pth")["state_dict"]
     assert any(not torch.equal(best[name], later[name]) for name in best)
-    scored(10.0, 30.0, 20.0)
-    assert stage_one("again") == 0
+    assert stage_one("again", mious=(10.0, 30.0, 20.0)) == 0
     same(tmp_path / "again.pth", tmp_path / "best.pth")
 
 
 def test_stage_one_stops_early(
-    stage_one: Callable[..., int],
-    scored: Callable[..., None],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture,
+    stage_one: StageOne, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    scored(30.0, 10.0)
-    assert stage_one("base", "Base.stop_interval=1") == 0
+    assert stage_one("base", "Base.stop_interval=1", mious=(30.0, 10.0)) == 0
     assert "stopped early: 1 epochs without a better mIoU" in capsys.readouterr().out
     assert result(tmp_path, "base")["epoch"] == 1
 
 
 def test_stage_one_stopped_in_the_epoch_before_its_early_stop_goes_on(
-    stage_one: Callable[..., int],
-    scored: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stage_one: StageOne, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Epoch 1 is the best, `stop_interval` is 2: epoch 3 still has a chance."""
     options = "Base.stop_interval=2", "Base.epochs=5"
-    scored(30.0, 10.0, 40.0, 20.0, 20.0)
-    assert stage_one("whole", *options) == 0
-    scored(30.0, 10.0)
+    assert stage_one("whole", *options, mious=(30.0, 10.0, 40.0, 20.0, 20.0)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(base_entry, "Stop", StopAt(6))  # in iteration 7, the first of epoch 3
-        assert stage_one("base", *options) == 0
+        assert stage_one("base", *options, mious=(30.0, 10.0)) == 0
     assert not (tmp_path / "base.pth").exists()
     assert read_checkpoint(tmp_path / "base/last.pth")["iteration"] == 7
-    scored(40.0, 20.0, 20.0)
-    assert stage_one("base", *options, "Train.resume=auto") == 0
+    assert stage_one("base", *options, "Train.resume=auto", mious=(40.0, 20.0, 20.0)) == 0
     assert result(tmp_path, "base") == result(tmp_path, "whole")
     assert result(tmp_path, "base")["epoch"] == 3
     same(tmp_path / "base.pth", tmp_path / "whole.pth")
 
 
 def test_stage_one_resumes_from_a_snapshot_of_its_folder(
-    stage_one: Callable[..., int], scored: Callable[..., None], tmp_path: Path
+    stage_one: StageOne, tmp_path: Path
 ) -> None:
-    scored(10.0, 30.0, 20.0)
-    assert stage_one("base", "Base.save_freq=1") == 0
-    whole = (tmp_path / "base.pth").read_bytes()
-    (tmp_path / "base.pth").unlink()
-    scored(30.0, 20.0)
-    assert stage_one("base", f"Train.resume={tmp_path}/base/epoch_1.pth") == 0
-    (tmp_path / "whole.pth").write_bytes(whole)
+    assert stage_one("base", "Base.save_freq=1", mious=(10.0, 30.0, 20.0)) == 0
+    (tmp_path / "base.pth").rename(tmp_path / "whole.pth")
+    snapshot = f"Train.resume={tmp_path}/base/epoch_1.pth"
+    assert stage_one("base", snapshot, mious=(30.0, 20.0)) == 0
     same(tmp_path / "base.pth", tmp_path / "whole.pth")
 
 
 def test_failing_disk_does_not_cost_the_best_epoch(
-    stage_one: Callable[..., int],
-    scored: Callable[..., None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stage_one: StageOne, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(10.0, 30.0, 20.0)
-    assert stage_one("whole") == 0
+    assert stage_one("whole", mious=(10.0, 30.0, 20.0)) == 0
     written = run.atomic_write
 
     def full_while_training(path: Path, content: object, **more: object) -> None:
@@ -176,13 +156,12 @@ def test_failing_disk_does_not_cost_the_best_epoch(
         written(path, content, **more)
 
     monkeypatch.setattr(run, "atomic_write", full_while_training)
-    scored(10.0, 30.0, 20.0)
-    assert stage_one("base") == 0
+    assert stage_one("base", mious=(10.0, 30.0, 20.0)) == 0
     same(tmp_path / "base.pth", tmp_path / "whole.pth")
 
 
 def test_without_validation_the_last_epoch_is_kept(
-    stage_one: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage_one: StageOne, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Validation, "run", lambda *_: pytest.fail("validated"))
     (tmp_path / "base").mkdir()
@@ -195,7 +174,7 @@ def test_without_validation_the_last_epoch_is_kept(
 
 
 def test_run_leaves_curves_pictures_scores_and_a_page(
-    stage_one: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+    stage_one: StageOne, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert stage_one("base", "Train.print_freq=1") == 0
     folder, found = tmp_path / "base", result(tmp_path, "base")

@@ -107,6 +107,31 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def test_early_stop_counts_whole_epochs_and_survives_a_resume(tmp_path: Path) -> None:
+    """An epoch has five iterations; the validation in the middle of one never ends the run."""
+    options = {"sub_epoch_val": True, "stop_interval": 1, "epochs": 4}
+    run, _ = start_run(tmp_path, **options)
+    validate(run, 5, 5.0)
+    assert not run.exhausted()
+    validate(run, 8, 4.0)
+    assert not run.exhausted()
+    run.close()
+    resumed, notes = start_run(tmp_path, **options, resume="auto")
+    assert resumed.done == 8 and resumed.best_epoch == 1 and "nothing left" not in notes[0]
+    validate(resumed, 10, 4.0)
+    assert resumed.exhausted() and resumed.stale == 1
+    resumed.close()
+    better, _ = start_run(tmp_path / "better", **options)
+    validate(better, 5, 5.0)
+    validate(better, 8, 6.0)  # the best is in the middle of epoch 2
+    validate(better, 10, 4.0)
+    assert not better.exhausted() and better.best_epoch == 2
+    better.close()
+    again, _ = start_run(tmp_path / "better", **options, resume="auto")
+    assert again.best_epoch == 2
+    again.close()
+
+
 def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> None:
     run, notes = start_run(tmp_path)
     validate(run, 5, 5.0)
@@ -120,7 +145,7 @@ def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> Non
     state = read_checkpoint(tmp_path / resume.LAST)
     wanted = {"model", "optimizer_g", "optimizer_d", "scalers", "iteration", "validated", "best"}
     wanted |= {"stale", "random", "config", "versions", "ranks", "images", "launch", "run"}
-    wanted |= {"areas", "best_epoch"}
+    wanted |= {"areas"}
     assert state.keys() == wanted
     assert set(state["random"][0]) == {"torch", "cuda", "numpy", "python"}
 

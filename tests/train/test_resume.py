@@ -235,7 +235,7 @@ def test_stage_one_stopped_and_resumed_writes_an_equal_base_learner(
     unfinished = tmp_path / "base/last.pth"
     state = read_checkpoint(unfinished)
     wanted = {"model", "optimizer", "iteration", "validated", "best", "stale", "random", "config"}
-    wanted |= {"versions", "ranks", "images", "areas", "scores", "launch", "run", "best_epoch"}
+    wanted |= {"versions", "ranks", "images", "areas", "scores", "launch", "run"}
     assert state.keys() == wanted
     done = state["iteration"]
     stopped = f"stopped at iteration {done}; resume with:\npython train_base.py"

@@ -13,7 +13,7 @@ from util.config.arguments import check_first, config_argument
 if __name__ == "__main__":
     check_first(config_argument, __doc__)  # before NumPy and OpenCV: together they take a second
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from model.constants import IGNORE
 from util.config import DataSection
 from util.data.image_io import UnreadableFile, read_label
 from util.data.lists import FoldList, list_of
+from util.data.prepare.base_annotation import find_base_annotation
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
 from util.folds import fold_of
@@ -58,9 +59,10 @@ def check(data: DataSection, subset: str) -> CheckReport:
     """
     source = open_source(data, subset)
     ids, on_disk = source.image_ids(), source.images_on_disk()
-    base = find_base_annotation(data, subset)
-    table_of_base = fold_of(data).base_table() if base else None
-    check_pair = partial(_check_pair, source, data.missing == "skip", base, table_of_base)
+    check_more = None
+    if folder := find_base_annotation(data, subset):
+        check_more = partial(_check_base_label, folder, fold_of(data).base_table())
+    check_pair = partial(_check_pair, source, data.missing == "skip", check_more)
     found = on_all_cores(check_pair, [(i, i in on_disk) for i in ids], f"checking {subset}")
     table: Table = {}
     mistakes: list[str] = []
@@ -82,28 +84,16 @@ def check(data: DataSection, subset: str) -> CheckReport:
     return CheckReport(table, fold, listed_on_disk, mistakes)
 
 
-def find_base_annotation(data: DataSection, subset: str) -> Path | None:
-    """Return the folder of BAM's base_annotation for a config's fold, None if there is none.
-
-    It is `base_annotation/<data set>/<train|val>/<fold>` in the folder `data` of BAM, which holds
-    MSCOCO2014 or VOCdevkit2012/VOC2012.
-    """
-    if data.data_set == "custom" or data.trained_on:
-        return None
-    root = Path(os.path.abspath(data.data_root))
-    above = root.parent.parent if data.data_set == "pascal" else root.parent
-    folder = above / "base_annotation" / data.data_set / subset / str(data.split)
-    return folder if folder.is_dir() else None
-
-
 def _check_pair(
     source: Source,
     may_miss: bool,
-    base: Path | None,
-    base_table: np.ndarray | None,
+    check_more: Callable[[str, np.ndarray], str] | None,
     image: tuple[str, bool],
 ) -> tuple[dict[int, int] | None, str]:
-    """Return {class: pixels} of a mask (None: unusable), and the mistake ('': none)."""
+    """Return {class: pixels} of a mask (None: unusable), and the mistake ('': none).
+
+    `check_more` returns the mistake of something else that belongs to an id and its label.
+    """
     image_id, on_disk = image
     path, mistake = source.label_path(image_id), ""
     try:
@@ -119,19 +109,20 @@ def _check_pair(
     if illegal:
         legal = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
         return None, f"{path}: contains label {max(illegal)}; {legal}"
-    if base is not None and base_table is not None and not mistake:
-        mistake = _compare_base_label(base / f"{image_id}.png", base_table[label])
+    if check_more and not mistake:
+        mistake = check_more(image_id, label)
     return pixels, mistake
 
 
-def _compare_base_label(path: Path, wanted: np.ndarray) -> str:
-    """Return the mistake of a file of base_annotation ('': none)."""
+def _check_base_label(folder: Path, table: np.ndarray, image_id: str, label: np.ndarray) -> str:
+    """Return the mistake of an image's file of base_annotation ('': none)."""
+    path = folder / f"{image_id}.png"
     remedy = "write it again with python -m util.data.prepare base, or delete base_annotation"
     try:
         found = read_label(path)
     except UnreadableFile as error:
         return f"{error}; {remedy}"
-    if np.array_equal(found, wanted):
+    if np.array_equal(found, table[label]):
         return ""
     return f"{path}: is not what the mask gives for this fold; {remedy}"
 

@@ -12,9 +12,9 @@ from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
 from util.data import EpisodeDataset, EpisodePlan, binary_mask
-from util.evaluate.metrics import ClassTotals, argmax_channels, mean_cross_entropy, ratio
+from util.evaluate.metrics import ClassTotals, argmax_channels, ratio
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
-from util.evaluate.scores import LOSS_UNIT, Scores, ScoreTotals
+from util.evaluate.scores import Scores, ScoreTotals
 from util.features import FeatureStore, count_bytes
 from util.folds import fold_of
 from util.runtime import Ranks, distributed, timed
@@ -163,7 +163,7 @@ class QueryScorer:
             return self.resize(scores[row : row + 1])
 
         scores = resized(prediction.final)
-        totals.loss += (LOSS_UNIT * mean_cross_entropy(scores, target)).round().long()
+        totals.loss.add(scores, target)
         final = argmax_channels(scores)
         [_, areas] = totals.final.add(final, target, index)
         totals.meta.add(argmax_channels(resized(prediction.logits[-1])), target, index)

@@ -4,6 +4,7 @@ Counts are int64: sums over ranks, in any order, are exact. I is an intersection
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +24,6 @@ def argmax_channels(scores: Tensor) -> Tensor:
     if len(scores) == 2:
         return (scores[1] > scores[0]).long()
     return scores.max(0).indices
-
-
-def mean_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy of scores [C,H,W], in float64; 0 if all of the target is 255.
-
-    The target [H,W] holds 0..C-1, and 255, which is left out.
-    """
-    total = F.cross_entropy(
-        scores[None].float(), target[None].long(), ignore_index=IGNORE, reduction="sum"
-    )
-    return total.double() / (target != IGNORE).sum().clamp(min=1)
 
 
 def histogram(cells: Tensor, size: int) -> Tensor:
@@ -123,8 +113,40 @@ class ClassTotals:
         hits, union, there = self.totals[self.totals[:, 2] > 0].T
         if not len(there):
             return 0.0, 0.0, 0.0
-        means = (ratio(hits, whole).mean().item() for whole in (union, there))
-        return *means, (hits.sum() / there.sum()).item()
+        iou, recall = (ratio(hits, whole).mean().item() for whole in (union, there))
+        return iou, recall, accuracy(self.totals).item()
+
+
+def accuracy(areas: Tensor) -> Tensor:
+    """Return the share of the labeled pixels that are right, of `label_areas`; 0 without any."""
+    return areas[:, 0].sum() / areas[:, 2].sum().clamp(min=1)
+
+
+class LossTotals:
+    """Cross-entropy of images: `totals`, int64 [2 (sum, number of images)].
+
+    The sum is in units of 1 / `UNIT`, so sums over ranks, in any order, are exact.
+    """
+
+    UNIT = 2**32
+
+    def __init__(self, device: torch.device):
+        self.totals = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def add(self, scores: Tensor, target: Tensor) -> None:
+        """Count an image: the mean over its labeled pixels, 0 without any.
+
+        The target [H,W] of scores [C,H,W] holds 0..C-1, and 255, which is left out.
+        """
+        scores, target = scores[None].float(), target[None].long()
+        total = F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum").double()
+        self.totals[0] += (self.UNIT * total / (target != IGNORE).sum().clamp(min=1)).round().long()
+        self.totals[1] += 1
+
+    def mean(self) -> float:
+        """Return the mean over the images, 0 without any."""
+        total, images = self.totals.tolist()
+        return total / self.UNIT / max(1, images)
 
 
 class ConfusionTotals:
@@ -212,7 +234,13 @@ def object_iou(prediction: Tensor, target: Tensor) -> float:
     return ratio(*areas(prediction, target)[1]).item()
 
 
-def sum_over_ranks(*totals: BinaryTotals | ClassTotals | ConfusionTotals | ThresholdTotals) -> None:
+class Totals(Protocol):
+    """Counts that can be added."""
+
+    totals: Tensor
+
+
+def sum_over_ranks(*totals: Totals) -> None:
     """Sum the counts over all ranks, in place."""
     for each in totals:
         distributed.all_reduce_sum(each.totals)

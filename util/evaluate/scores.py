@@ -12,14 +12,11 @@ from util.evaluate.metrics import (
     BinaryTotals,
     ClassTotals,
     ConfusionTotals,
+    LossTotals,
     Score,
     ThresholdTotals,
     sum_over_ranks,
 )
-from util.runtime import distributed
-
-LOSS_UNIT = 2**32
-"""Losses are added as integers of 1 / `LOSS_UNIT`: sums over ranks, in any order, are exact."""
 
 PRIOR_CHANNELS = ("f5", "f4")  # named after the features that they compare
 
@@ -66,7 +63,7 @@ class ScoreTotals:
     def __init__(self, classes: int, base_classes: int, device: torch.device):
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
         self.base = ClassTotals(base_classes, device)
-        self.loss = torch.zeros((), dtype=torch.int64, device=device)  # in 1 / `LOSS_UNIT`
+        self.loss = LossTotals(device)
         self.confusion = ConfusionTotals(classes, base_classes, device)
         self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
 
@@ -75,8 +72,7 @@ class ScoreTotals:
 
         `names` are those of the novel classes, in the order of their counts.
         """
-        sum_over_ranks(self.final, self.meta, self.base, self.confusion, *self.priors)
-        distributed.all_reduce_sum(self.loss)
+        sum_over_ranks(self.final, self.meta, self.base, self.loss, self.confusion, *self.priors)
         priors = [prior.best() for prior in self.priors]
         best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
         threshold, iou, both = priors[best]
@@ -85,7 +81,7 @@ class ScoreTotals:
             meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
             base_miou=100 * self.base.miou(),
             base_classes=percent_by_name(self.base, base_names),
-            loss=self.loss.item() / LOSS_UNIT / max(1, episodes),
+            loss=self.loss.mean(),
             prior=Score.of(iou, both, names),
             prior_channel=PRIOR_CHANNELS[best],
             prior_threshold=threshold,

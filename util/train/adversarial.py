@@ -23,7 +23,7 @@ from model.constants import IGNORE
 from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
-from util.evaluate.metrics import ClassTotals, label_areas
+from util.evaluate.metrics import ClassTotals, accuracy, label_areas
 from util.features import EncodedBatch
 from util.runtime import Ranks, RunStopped, distributed
 from util.train.optimizers import build_optimizers, lr_schedule, set_lr
@@ -159,8 +159,6 @@ class AdversarialTrainer:
         """Restore what `state_dict` returned; further keys are ignored."""
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
-        if "areas" in state:  # older checkpoints have none
-            self.areas.totals.copy_(state["areas"])
         for scaler, saved in zip(self.scalers.values(), state.get("scalers", []), strict=False):
             if scaler.is_enabled() and saved:
                 scaler.load_state_dict(saved)
@@ -244,7 +242,7 @@ class AdversarialTrainer:
         scaler.step(optimizer)
         scaler.update()
         self.areas.totals += areas
-        return sums | {"accuracy": areas[:, 0].sum() / areas[:, 2].sum().clamp(min=1)}
+        return sums | {"accuracy": accuracy(areas)}
 
     def _reason(self, loss: Tensor, parameters: list[nn.Parameter], gradients: list[Tensor]) -> str:
         """Return what is not finite; a finite loss may have gradients that are not."""

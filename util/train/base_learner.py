@@ -28,11 +28,12 @@ from util.data import (
 from util.data.batches import Batches, FixedBatches
 from util.evaluate.metrics import (
     ClassTotals,
+    LossTotals,
+    accuracy,
     label_areas,
-    mean_cross_entropy,
     sum_over_ranks,
 )
-from util.evaluate.scores import LOSS_UNIT, BaseScores, percent_by_name
+from util.evaluate.scores import BaseScores, percent_by_name
 from util.evaluate.visualize import draw_labels
 from util.folds import fold_of
 from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
@@ -79,17 +80,22 @@ def build_base_learner(cfg: Config, ranks: Ranks) -> BaseLearner:
 
     Raises `UserError` if a size in the config does not suit the backbone.
     """
-    base = cfg.Base
     model = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
     for key, size in cfg.sizes.items():  # those of stage two before stage one takes hours
         check_size(model.backbone, size, key)
     load_pretrained(model.backbone, cfg.Method.backbone, cfg.Method.pretrained)
-    model.to(ranks.device).train()
-    model.backbone.train(not base.freeze_backbone).requires_grad_(not base.freeze_backbone)
+    set_training_mode(model.to(ranks.device), cfg)
+    model.backbone.requires_grad_(not cfg.Base.freeze_backbone)
     distributed.broadcast_parameters(model)
     if ranks.world > 1 and ranks.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def set_training_mode(model: BaseLearner, cfg: Config) -> None:
+    """Put all of a base learner but a frozen backbone into training mode."""
+    model.train()
+    model.backbone.train(not cfg.Base.freeze_backbone)
 
 
 class BaseLearnerTrainer:
@@ -136,8 +142,7 @@ class BaseLearnerTrainer:
         distributed.reduce_gradients(self._parameters)
         self.optimizer.step()
         self.areas.totals += areas
-        accuracy = areas[:, 0].sum() / areas[:, 2].sum().clamp(min=1)
-        return {"loss": loss.detach(), "accuracy": accuracy}
+        return {"loss": loss.detach(), "accuracy": accuracy(areas)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state; the model's is not in it."""
@@ -146,7 +151,6 @@ class BaseLearnerTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; further keys are ignored."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.areas.totals.copy_(state["areas"])
 
 
 def loss_of(
@@ -158,10 +162,9 @@ def loss_of(
     """
     logits = model.classify(model.context(x)) if cfg.Base.freeze_backbone else model(x)
     pixels = distributed.mean_over_ranks((target != IGNORE).sum(), ranks)
-    loss = losses.cross_entropy(logits, target, pixels.clamp(min=1))
-    with torch.no_grad():
-        labels = bilinear_ac(logits, tuple(target.shape[-2:])).argmax(1)
-    return loss, label_areas(labels, target, logits.shape[1])
+    scores = bilinear_ac(logits, tuple(target.shape[-2:]))
+    loss = losses.cross_entropy(scores, target, pixels.clamp(min=1))
+    return loss, label_areas(scores.argmax(1), target, scores.shape[1])
 
 
 def training_batches(
@@ -221,13 +224,12 @@ class Validation:
     def run(self, model: BaseLearner, stop: Stop) -> tuple[BaseScores, list[np.ndarray]] | None:
         """Return the scores and some pictures; None if any rank was asked to stop.
 
-        The model's mode is restored.
+        The model, in training mode before, is in it again.
         """
         distributed.broadcast_parameters(model)  # every rank takes rank 0's batch norm statistics
-        was_training = {module: module.training for module in model.modules()}
         folded = fold_batch_norms(model.eval())
         totals = ClassTotals(len(self.names), self.ranks.device)
-        loss = torch.zeros((), dtype=torch.int64, device=self.ranks.device)
+        loss = LossTotals(self.ranks.device)
         strips: list[np.ndarray] = []
         drawn = self.indices[:: max(1, len(self.indices) // self.STRIPS)][: self.STRIPS]
         for indices, (logits, target) in zip(self._batches(), self._logits(folded), strict=False):
@@ -235,20 +237,17 @@ class Validation:
             prediction = scores.argmax(1)
             totals.add(prediction, target)
             for row, index in enumerate(indices):
-                loss += (LOSS_UNIT * mean_cross_entropy(scores[row], target[row])).round().long()
+                loss.add(scores[row], target[row])
                 if index in drawn:
                     strips.append(self._draw(index, target[row], prediction[row]))
             if stop.requested:
                 break
-        for module, mode in was_training.items():
-            module.training = mode
+        set_training_mode(model, self.cfg)
         if distributed.any_rank([stop.requested], self.ranks)[0]:
             return None
-        sum_over_ranks(totals)
-        distributed.all_reduce_sum(loss)
+        sum_over_ranks(totals, loss)
         classes = percent_by_name(totals, self.names)
-        mean_loss = loss.item() / LOSS_UNIT / self.count
-        return BaseScores(100 * totals.miou(), mean_loss, self.count, classes), strips
+        return BaseScores(100 * totals.miou(), loss.mean(), self.count, classes), strips
 
     def _draw(self, index: int, target: Tensor, prediction: Tensor) -> np.ndarray:
         """Draw image `index`, its label and its prediction, both [S,S]."""

@@ -5,7 +5,6 @@ what differs.
 """
 
 import time
-from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ LOG, SOURCE = "log.txt", "source.txt"
 Trainer = AdversarialTrainer | BaseLearnerTrainer
 
 
-class Run(ABC):
+class Run:
     """What both stages share. All ranks call the same methods; rank 0 alone writes.
 
     The folder `path` gets `config.yaml`, `log.txt`, `source.txt`, curves and checkpoints:
@@ -43,8 +42,7 @@ class Run(ABC):
     every `save_freq` epochs. `done` iterations are done. Checkpoints of an earlier run in the
     folder are removed at the first one of this run.
 
-    `best` is the highest mIoU so far, in percent, and `stale` the number of epochs since then, at
-    the last validation.
+    `best` is the highest mIoU so far, in percent, of epoch `best_epoch`.
     """
 
     key: str  # of the config, that says where the run writes
@@ -58,7 +56,7 @@ class Run(ABC):
         self.options = getattr(cfg, self.section)
         self.path, self.done = path, 0
         self.owes_validation = False  # that of the last iteration is still to come
-        self.best, self.best_epoch, self.stale = -1.0, 0, 0
+        self.best, self.best_epoch = -1.0, 0
         self.cost = Cost(ranks.device)
         # What a resumed run is compared with.
         self.setting: dict[str, Any] = {"config": to_dict(cfg), "versions": library_versions()}
@@ -75,6 +73,12 @@ class Run(ABC):
     def epoch(self) -> int:
         """Number of the epoch of the last iteration, from 1; 0 before the first one."""
         return -(-self.done // self.batches.per_epoch)
+
+    @property
+    def stale(self) -> int:
+        """Epochs without a better mIoU, at the last validation of whole epochs."""
+        period = self.options.val_period
+        return self.done // (self.batches.per_epoch * period) * period - self.best_epoch
 
     def exhausted(self) -> bool:
         """Return whether `stop_interval` epochs have brought no better mIoU."""
@@ -168,10 +172,10 @@ class Run(ABC):
     def _load(self, state: dict[str, Any]) -> None:
         """Restore everything but the model and the random state."""
         self.trainer.load_state_dict(state)
-        if not self.ranks.is_main:  # rank 0 has the sum over all ranks
-            self.trainer.areas.totals.zero_()
+        if self.ranks.is_main and "areas" in state:  # the sum over all ranks; older files: none
+            self.trainer.areas.totals.copy_(state["areas"])
         self.done, self.best = state["iteration"], state["best"]
-        self.stale, self.best_epoch = state["stale"], state.get("best_epoch", 0)
+        self.best_epoch = self.stale - state["stale"]  # as `best_epoch` is still 0
         self.owes_validation = not state.get("validated", True)
 
     def _open(self) -> None:
@@ -215,19 +219,19 @@ class Run(ABC):
             points = {"train_miou": miou, "train_macc": macc, "train_allacc": accuracy}
             self._curves.scalars({f"epoch/{k}": v for k, v in points.items()}, self.done)
 
-    def goes_on(self, validate: Callable[[], bool], stop: Stop) -> bool:
+    def goes_on(self, validate: Callable[[], None], stop: Stop) -> bool:
         """Validate and save what is due; return whether training continues.
 
-        `validate` returns False if it was asked to stop.
+        `validate` records a validation, unless it is asked to stop.
         """
-        due = self.owes_validation
-        validated = not due or validate()
-        if validated and (self.done == self.batches.total or due and self.exhausted()):
-            if due and self.exhausted():
-                log.info(f"stopped early: {self.stale} epochs without a better mIoU")
-            self.save()
-            return False
-        return not self.save_if_due(stop)
+        if self.owes_validation:
+            validate()
+        if not self.ended():
+            return not self.save_if_due(stop)
+        if self.exhausted():
+            log.info(f"stopped early: {self.stale} epochs without a better mIoU")
+        self.save()
+        return False
 
     def ended(self) -> bool:
         """Return whether there is nothing left to do."""
@@ -241,7 +245,6 @@ class Run(ABC):
         self._is_best = miou > self.best
         if self._is_best:
             self.best, self.best_epoch = miou, self.epoch
-        self.stale = self.epoch - self.best_epoch
         self.owes_validation = False
         if self._curves:
             for kind, values in (("val", curves), ("cost", self.cost.taken())):
@@ -300,8 +303,7 @@ class Run(ABC):
             **self.trainer.state_dict(),
             **self.setting,
             **{"areas": areas.totals.cpu(), "validated": not self.owes_validation},
-            **{"best": self.best, "best_epoch": self.best_epoch, "stale": self.stale},
-            "run": self._number,
+            **{"best": self.best, "stale": self.stale, "run": self._number},
             "launch": resume.launch_id(),
         }
 

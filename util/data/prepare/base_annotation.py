@@ -1,5 +1,6 @@
 """Write the base learner's labels as files, for code that reads BAM's layout."""
 
+import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from util.config import DataSection
 from util.data.image_io import read_label
 from util.data.prepare import coco, voc
 from util.data.prepare.jobs import Job, build
@@ -15,6 +17,21 @@ from util.folds import published_fold
 from util.runtime.errors import UserError
 
 _ROOTS = {"pascal": voc.ROOT, "coco": coco.ROOT}
+
+
+def base_annotation_folder(root: Path, data_set: str, subset: str, split: int) -> Path:
+    """Return the folder of a fold's labels, given the folder `root` that holds the data set."""
+    return root / "base_annotation" / data_set / subset / str(split)
+
+
+def find_base_annotation(data: DataSection, subset: str) -> Path | None:
+    """Return the folder that belongs to a config's fold, None if there is none."""
+    if data.data_set not in _ROOTS or data.trained_on:
+        return None
+    up = [".."] * len(Path(_ROOTS[data.data_set]).parts)
+    root = Path(os.path.abspath(Path(data.data_root, *up)))
+    folder = base_annotation_folder(root, data.data_set, subset, data.split)
+    return folder if folder.is_dir() else None
 
 
 def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], workers: int) -> None:
@@ -35,7 +52,7 @@ def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], wo
             if not path.is_file():
                 raise UserError(f"{path}: no such mask; prepare the data set again")
             for split, table in tables.items():
-                target = out / subset / str(split) / f"{image_id}.png"
+                target = base_annotation_folder(root, data_set, subset, split) / f"{image_id}.png"
                 jobs.append(Job(target, partial(_base_label_png, path, table), path.stat().st_size))
     build(out, [jobs], workers, f"{out}: {len(jobs)} labels")
 
