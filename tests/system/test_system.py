@@ -161,7 +161,7 @@ def test_new_test_removes_the_pictures_of_the_earlier_one(
 def test_run_resumed_in_the_middle_equals_an_uninterrupted_run(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AdversarialRun, "exhausted", lambda run: True)
+    monkeypatch.setattr(AdversarialRun, "exhausted", lambda run: run.best_epoch > 0)
     call(train_entry.train, demo, f"Train.save_path={tmp_path}")
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] == epoch_of(demo)
     monkeypatch.undo()
