@@ -1,8 +1,9 @@
-"""Write pages and tables of runs; see docs/report.md.
+"""Write pages, tables and comparisons of runs; see docs/report.md.
 
 python -m util.report exp/demo/split0_lite0               # a page about one run
 python -m util.report exp/a exp/b --out both.html         # a page that compares runs
 python -m util.report --table exp                         # a table of all results below exp
+python -m util.report --compare exp/base exp/other        # which difference is real
 """
 
 import argparse
@@ -24,11 +25,35 @@ def report() -> None:
     what.add_argument("runs", nargs="*", default=[], type=Path, metavar="RUN", help=about)
     about = "gather every result.json in DIR and below"
     what.add_argument("--table", type=Path, metavar="DIR", help=about)
+    about = "compare settings on the same episodes: the folder of a run, or one above several runs"
+    what.add_argument("--compare", nargs="+", type=Path, metavar="SETTING", help=about)
     about = """file of the page (default: report.html in the folder of the run, or above several
-        runs), or folder of table.md, table.tex and table.csv (default: DIR)"""
+        runs), folder of table.md, table.tex and table.csv (default: DIR), or folder of compare.md,
+        compare.tex, compare.csv and compare.png (default: that above the settings)"""
     parser.add_argument("--out", type=Path, metavar="PATH", help=about)
     args = parser.parse_args()
-    _table(args) if args.table else _page(args)
+    if args.compare:
+        _compare(args)
+    else:
+        _table(args) if args.table else _page(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    if len(args.compare) < 2:
+        raise UserError("--compare: names one setting; name two or more, the reference first")
+    from util.report.compare import as_csv, as_latex, as_markdown, compare_settings, read_settings
+    from util.report.runs import common_folder
+
+    settings = read_settings(args.compare)
+    from util.report.charts import interval_chart  # matplotlib takes a second
+
+    comparison = compare_settings(settings)
+    folder = args.out or common_folder(args.compare)
+    for suffix, text in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
+        _write(folder / f"compare.{suffix}", text(comparison))
+    _write(folder / "compare.png", interval_chart(*comparison.intervals()))
+    log.info(as_markdown(comparison))
+    log.info("written: %s/compare.md, compare.tex, compare.csv, compare.png", folder)
 
 
 def _table(args: argparse.Namespace) -> None:
@@ -59,9 +84,10 @@ def _page(args: argparse.Namespace) -> None:
     log.info("written: %s, %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     try:
-        atomic_write(path, text.encode(errors="replace"))
+        content = content.encode(errors="replace") if isinstance(content, str) else content
+        atomic_write(path, content)
     except OSError as error:
         mistake = f"--out: {path}: cannot be written ({error.strerror}); name another path"
         raise UserError(mistake) from None

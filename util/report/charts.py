@@ -1,9 +1,10 @@
-"""Draw charts as inline SVG with matplotlib: no script, nothing to fetch.
+"""Draw charts with matplotlib: as inline SVG for the page, without a script, or as PNG.
 
 A pointer that rests on a point or a bar shows its value.
 """
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -79,6 +80,38 @@ def bar_chart(title: str, groups: Mapping[str, Mapping[str, tuple[float, float]]
         axes.spines["bottom"].set_visible(False)
         svg = _svg(figure, axes, title, spots)
     return Chart(title, svg, colors)
+
+
+def interval_chart(
+    title: str, rows: Mapping[str, Mapping[str, tuple[float, float, float | None]]]
+) -> bytes:
+    """Draw differences with their intervals around zero (forest plot); return a PNG.
+
+    `rows`: row -> label -> (difference, half width, wider half width or None), the same labels in
+    every row. The wider interval is a thin line. An infinite half width is not drawn.
+    """
+    colors = _colors(next(iter(rows.values())))
+    step = 0.6 / len(colors)
+    with matplotlib.rc_context(fname=STYLE):
+        figure = _figure(640, 85 + 14 * len(rows) * (len(colors) + 1))
+        axes = figure.subplots()
+        axes.axvline(0, color="#888888", lw=1)
+        for row, marks in enumerate(rows.values()):
+            for index, (label, (middle, half, wider)) in enumerate(marks.items()):
+                y, color = row + step * (index - (len(colors) - 1) / 2), colors[label]
+                for reach, width in ((wider, 1.2), (half, 3.5)):
+                    if reach is not None and math.isfinite(reach):
+                        ends = [middle - reach, middle + reach]
+                        axes.plot(ends, [y, y], color=color, lw=width, solid_capstyle="butt")
+                axes.plot(middle, y, "o", color=color, ms=6, label=None if row else label)
+        axes.grid(axis="x")
+        axes.set(xlabel=title, ylim=(len(rows) - 0.4, -0.6))
+        axes.set_yticks(range(len(rows)), list(rows))
+        if len(colors) > 1:
+            figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=144, facecolor="white")
+    return file.getvalue()
 
 
 def thin(points: Points) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,30 @@ class Record:
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
-    """Read runs; name each by the part of its path in which it differs from the others.
+    """Read runs; name each as `name_folders` does.
 
     Raises `UserError` if a folder holds no run, is named twice, or a file in it is torn.
     """
+    return [read_run(*pair) for pair in zip(folders, name_folders(folders), strict=True)]
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Name each folder by the part of its path in which it differs from the others.
+
+    Raises `UserError` if a folder is named twice.
+    """
     resolved = [folder.resolve() for folder in folders]
-    pairs = list(zip(folders, resolved, strict=True))
-    for folder, path in pairs:
+    for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: this run is named twice; name each run once")
-    above = os.path.commonpath(resolved) if len(resolved) > 1 else resolved[0].parent
-    return [read_run(folder, path.relative_to(above).as_posix()) for folder, path in pairs]
+    above = common_folder(folders)
+    return [path.relative_to(above).as_posix() for path in resolved]
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Return the folder above several folders, or above the only one."""
+    resolved = [folder.resolve() for folder in folders]
+    return Path(os.path.commonpath(resolved)) if len(resolved) > 1 else resolved[0].parent
 
 
 def read_run(folder: Path, name: str) -> Record:

@@ -96,7 +96,7 @@ def _group(result: dict[str, Any]) -> tuple[str, int, str]:
 
 def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> list[Row]:
     """Return one row per setting."""
-    keys = [_numeric_keys(result) for _, result in results]
+    keys = [setting_keys(result) for _, result in results]
     names = {name for key in keys for name in key}
     differing = sorted(n for n in names if len({repr(key.get(n)) for key in keys}) > 1)
     settings: dict[str, list[Result]] = {}
@@ -107,7 +107,7 @@ def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> lis
     return [_filled(Row(data, backbone, shot, setting), members) for setting, members in named]
 
 
-def _numeric_keys(result: dict[str, Any]) -> dict[str, Any]:
+def setting_keys(result: dict[str, Any]) -> dict[str, Any]:
     """Return the keys that may change a number, without fold and seeds; and the checkpoint."""
     keys = {n: v for n, v in numeric_keys(result["config"]).items() if n not in PER_RUN}
     return keys | {"checkpoint": Path(result["checkpoint"]).stem}

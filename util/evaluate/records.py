@@ -1,0 +1,63 @@
+"""The record of a test: one row per evaluated episode, `episodes.parquet` or `episodes.csv`."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from util.runtime.errors import UserError
+from util.runtime.files import atomic_write
+
+SCHEMA = pa.schema(
+    [
+        *[("seed", pa.int64()), ("number", pa.int64()), ("control", pa.string())],
+        *[("query", pa.string()), ("class_id", pa.int32()), ("class_name", pa.string())],
+        *[("supports", pa.list_(pa.string())), ("height", pa.int32()), ("width", pa.int32())],
+        ("object_pixels", pa.int64()),
+        *[
+            (f"{kind}_{area}", pa.int64())
+            for kind in ("final", "meta")
+            for area in ("i", "u", "bg_i", "bg_u")
+        ],
+        ("presence", pa.float64()),
+    ]
+)
+
+
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
+    """Write rows, sorted by (control, seed, number); `meta` goes into the schema of a parquet file.
+
+    Supports are joined by spaces in a CSV file.
+    """
+    table = pa.Table.from_pylist(list(rows), SCHEMA)
+    table = table.sort_by([(name, "ascending") for name in ("control", "seed", "number")])
+    file = io.BytesIO()
+    if path.suffix == ".csv":
+        joined = pa.array([" ".join(names) for names in table["supports"].to_pylist()])
+        at = table.schema.get_field_index("supports")
+        pa.csv.write_csv(table.set_column(at, "supports", joined), file)
+    else:
+        held = {b"amformer": json.dumps(meta).encode()}
+        pa.parquet.write_table(table.replace_schema_metadata(held), file, compression="zstd")
+    atomic_write(path, file.getvalue())
+
+
+def read_records(path: Path) -> pa.Table:
+    """Read what `write_records` wrote; raises `UserError` if the file is torn or another one."""
+    try:
+        if path.suffix != ".csv":
+            return pa.parquet.read_table(path).cast(SCHEMA)
+        types = {f.name: f.type for f in SCHEMA} | {"supports": pa.string()}
+        table = pa.csv.read_csv(
+            path, convert_options=pa.csv.ConvertOptions(column_types=types, include_columns=types)
+        )
+        at = table.schema.get_field_index("supports")
+        names = pa.array([text.split() for text in table["supports"].to_pylist()])
+        return table.set_column(at, "supports", names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError, KeyError):
+        raise UserError(f"{path}: torn, or no record of episodes; run test.sh again") from None
