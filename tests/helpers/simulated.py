@@ -38,7 +38,10 @@ def draw(
     times: int = 2,
     seed_effect: float = 0.0,
 ) -> Pair:
-    """Draw a pair; each image is the query `times` times for each test seed."""
+    """Draw a pair; each image is the query `times` times for each test seed.
+
+    Every class has an episode.
+    """
     count = len(SHARES)
     held = rng.choice(count, (images, 2), p=SHARES)
     has_two = rng.random(images) < 0.25
@@ -48,6 +51,8 @@ def draw(
     query = np.tile(np.arange(images), seeds * times)
     which = (has_two[query] & (rng.random(len(query)) < 0.5)).astype(int)
     asked, area = held[query, which], area[query]
+    if len(np.unique(asked)) < count:
+        return draw(rng, images, runs=runs, seeds=seeds, times=times, seed_effect=seed_effect)
     shared = image_effect[query, which] + rng.normal(0, 0.6, len(query))  # image and supports
     found = []
     for setting, number in enumerate(runs):

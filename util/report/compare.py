@@ -102,7 +102,7 @@ class Comparison:
                     rows.setdefault(line.score, {})[pair.name] = half
         title = f"Difference to {self.reference.name} in points, 95 % interval"
         if any(pair.lines[0].half_seeds is not None for pair in self.pairs):
-            title += ": thick for new query images, thin for new training seeds, too"
+            title += "\nthick: for new query images; thin: for new training seeds, too"
         return title, rows
 
 
@@ -300,7 +300,7 @@ def _plan_lines(comparison: Comparison, pair: Pair) -> Iterator[str]:
         known = [comparison.parts[name][0] for name in (comparison.reference.name, pair.name)]
         rests = f"rests on {known[0]} and {known[1]} runs"
         yield f"- The interval with new training seeds {rests}; with two or three it is wide."
-        need = f"one point needs about {pair.runs:,} runs of each setting"
+        need = f"one point needs about {pair.runs:,} run{'s' * (pair.runs > 1)} of each setting"
         yield f"- Were the query images no limit, {need}. This is rough, as it {rests}."
     yield ""
 
