@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers.simulated import Pair, draw
+from helpers.simulated import Pair, draw, true_difference
 
 from util.report.bootstrap import (
     Episodes,
@@ -186,3 +186,19 @@ def test_one_point_needs_the_numbers_computed_by_hand() -> None:
     # 1e-5 of images leaves 0.274e-5 for supports: 2e-5 / 0.274e-5 = 7.3 times the episodes.
     images, episodes = needed(0.01, Variance(1e-5, 2e-5), 100, 1000)
     assert images == 236 and episodes == pytest.approx(7300, rel=0.01)
+
+
+def test_planned_images_show_the_difference_in_80_percent_of_the_pairs() -> None:
+    """Planned from 20 pairs of 150 images each."""
+    truth, rng, plans = true_difference()[0], np.random.default_rng(2), []
+    for _ in range(20):
+        pair = draw(rng, 150)
+        both = np.concatenate((pair.first, pair.second))
+        half = compare(*pair, resamples=400).half[0]
+        change = split_change(pair.episodes, both, np.array([-1.0, 1.0])).scaled_to(half)
+        plans.append(needed(truth, change, 150, len(pair.episodes.query))[0])
+    seen = []
+    for _ in range(300):
+        found = compare(*draw(rng, int(np.mean(plans))), resamples=200)
+        seen.append(abs(found.value[0]) > found.half[0])
+    assert 0.7 < np.mean(seen) < 0.9

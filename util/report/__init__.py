@@ -1,4 +1,4 @@
-"""Reports about runs: an HTML page with curves, scores and pictures, and the table of a paper.
+"""Reports about runs: an HTML page, the table of a paper, and which difference is real.
 
 Use `python -m util.report`, or these names in a notebook. They are imported on first use: the page
 needs matplotlib and torch, which take seconds to load.

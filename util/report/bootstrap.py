@@ -58,6 +58,15 @@ class Variance:
     support: float | None  # other draws of supports
     seed: float | None = None  # other training seeds
 
+    def scaled_to(self, half: float) -> "Variance":
+        """Return query and support so that a normal interval has this half width, if it is one."""
+        whole = self.query + (self.support or 0)
+        if not whole or math.isinf(half):
+            return self
+        factor = (half / ndtri((1 + LEVEL) / 2)) ** 2 / whole
+        support = None if self.support is None else factor * self.support
+        return Variance(factor * self.query, support, self.seed)
+
 
 def compare(
     episodes: Episodes, first: Array, second: Array, *, resamples: int = RESAMPLES, seed: int = 0

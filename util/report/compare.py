@@ -222,19 +222,28 @@ def _pair(first: Setting, second: Setting, names: Sequence[str], episodes: Episo
             scored = first_score, second_score, change, half, seeds
             lines.append(Line(kind, score, images[row], *scored))
     then, now = (setting_keys(setting.runs[0].result) for setting in (first, second))
-    return Pair(second.name, tree_differences(then, now), lines, *_plan(first, second, episodes))
+    return Pair(
+        second.name,
+        tree_differences(then, now),
+        lines,
+        *_plan(first, second, episodes, lines[0].half),
+    )
 
 
 def _plan(
-    first: Setting, second: Setting, episodes: Episodes
+    first: Setting, second: Setting, episodes: Episodes, half: float
 ) -> tuple[float, int, float | None, int | None]:
-    """Return the last fields of a `Pair`: what a difference of one point of mIoU needs."""
+    """Return the last fields of a `Pair`: what a difference of one point of mIoU needs.
+
+    `half` is that of the interval of mIoU in points, to which the variance is scaled: by
+    linearization alone it is too small for few images.
+    """
     sides = [setting.pixels("final") for setting in (first, second)]
     weights = np.concatenate(
         [np.full(len(s), w / len(s)) for s, w in zip(sides, (-1, 1), strict=True)]
     )
     runs = np.concatenate(sides)
-    variance = bootstrap.split_change(episodes, runs, weights)
+    variance = bootstrap.split_change(episodes, runs, weights).scaled_to(half / 100)
     detectable = 100 * bootstrap.detectable(variance.query + (variance.support or 0))
     images, more = bootstrap.needed(POINT, variance, episodes.sizes[0], len(episodes.query))
     known = [v for s in sides if (v := bootstrap.split(episodes, s).seed) is not None]
