@@ -48,7 +48,7 @@ def _compare(args: argparse.Namespace) -> None:
     from util.report.charts import interval_chart  # matplotlib takes a second
 
     episodes = len(settings[0].runs[0].table)
-    log.info("%d settings, %s episodes each", len(settings), f"{episodes:,}")  # COCO: a minute
+    log.info("%d settings, %s episodes each", len(settings), f"{episodes:,}")  # COCO: minutes
     comparison = compare_settings(settings)
     folder = args.out or common_folder(args.compare)
     for suffix, text in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
