@@ -4,9 +4,11 @@
     sh test.sh split0 pascal 0 Eval.episodes=10 Eval.seeds=[321] Eval.weight=last
     sh test.sh split0 pascal 1 Data.shot=5 Eval.kshot=ensemble   # a 1-shot model, five supports
 
-Prints a table and writes `result.json` and `test.log` into the run's folder. `Eval.visualize=6`,
-which is `--visualize 6` of `python test.py`, also draws episodes: `episodes.png` (evenly spread),
-`worst.png` and `best.png` (lowest and highest IoU).
+Prints a table and writes `result.json`, `episodes.parquet` (a row of each episode) and `test.log`
+into the run's folder. `Eval.visualize=6`, which is `--visualize 6` of `python test.py`, also draws
+episodes: `episodes.png` (evenly spread), `worst.png` and `best.png` (lowest and highest IoU).
+
+A test that was stopped (Ctrl-C, SIGTERM, a power failure) goes on when the same command is typed.
 
     python test.py --verify exp/pascal/split0_resnet50/result.json
 
@@ -19,7 +21,6 @@ if __name__ == "__main__":
     check_first(arguments, __doc__, TEST_FLAGS)  # before torch, which takes seconds to import
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,10 +31,13 @@ from util import speed
 from util.checkpoint import checkpoint_path, read_checkpoint, require_unseen, trained_model
 from util.config import to_dict
 from util.data import open_episodes
-from util.evaluate import GALLERIES, Evaluator, Gallery, save_strips
+from util.evaluate import GALLERIES, Evaluator, draw_episodes, save_strips
+from util.evaluate.records import FORMATS, records_path, write_records
 from util.evaluate.scores import add_confusions, format_table, summarize
+from util.evaluate.tally import Row
+from util.evaluate.unfinished import Unfinished
 from util.reproduce import file_hash, record_environment, verify
-from util.runtime import Progress, atomic_write, distributed, main
+from util.runtime import Progress, RunStopped, Stop, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
 from util.runtime.log import add_log_file, log
 from util.train.optimizers import count_parameters
@@ -43,6 +47,7 @@ def test() -> None:
     """Run the test."""
     cfg, gpus = arguments(__doc__, TEST_FLAGS)
     ranks = distributed.init(gpus)
+    stop = Stop(ranks.is_main)
     path = checkpoint_path(cfg)
     state = read_checkpoint(path)
     require_unseen(state, path, cfg)
@@ -52,33 +57,46 @@ def test() -> None:
     statistics = pixel_statistics(cfg.Method.backbone)
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
+    fold = episodes.sampler.fold
     evaluator = Evaluator(model, episodes, cfg, ranks)
     record = {
         "checkpoint": str(path),
         "checkpoint_sha256": file_hash(path),
         "iteration": state.get("iteration"),
-        "environment": record_environment(cfg, ranks, {"val": episodes.sampler.fold}),
+        "environment": record_environment(cfg, ranks, {"val": fold}),
         "config": to_dict(cfg),
     }
-    earlier = None
+    folder, earlier, rows_path = Path(cfg.Train.save_path), None, records_path(cfg, fold)
     if cfg.Eval.verify:
         earlier = verify.read_comparable(cfg.Eval.verify, record)
     elif ranks.is_main:
-        open_log(Path(cfg.Train.save_path))
+        open_log(folder)
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    order = evaluator.order(count, seeds)
-    progress = Progress(order.episodes, max(1, order.episodes // 10), active=ranks.is_main)
+    order = todo = evaluator.order(count, seeds)
     for line in [*report, *options, count_parameters(model)]:
         log.info(line)
     log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
 
-    gallery = Gallery(episodes, cfg.Eval.visualize, order.episodes, extremes=True)
-    begin = time.monotonic()
-    results = evaluator.run(
-        order, on_progress=lambda done: progress.step(done, {}), on_episode=gallery.add
-    )
-    seconds, strips = time.monotonic() - begin, gallery.gather()
-    progress.close()
+    tally = evaluator.tally(order)
+    unfinished = Unfinished(folder, unfinished_key(record), ranks, tally)
+    if not earlier:
+        todo = unfinished.remaining(order)
+    progress = Progress(todo.episodes, max(1, todo.episodes // 10), active=ranks.is_main)
+    with stop:
+        results = evaluator.run(
+            todo,
+            tally,
+            on_progress=lambda done: progress.step(done, {}),
+            on_group=None if earlier else unfinished.save_if_due,
+            stop=lambda: stop.requested,
+        )
+        progress.close()
+        if not results and earlier:
+            raise RunStopped("the test was not finished, and nothing is compared")
+        if not results:
+            unfinished.stop()
+        seconds, drawn = unfinished.seconds, cfg.Eval.visualize
+        strips = draw_episodes(evaluator, order, tally.rows, drawn, extremes=True) if drawn else {}
     for seed, scores in results.items():
         log.info(f"seed {seed}: {scores.line()}")
 
@@ -93,15 +111,34 @@ def test() -> None:
             "confusion": confusion,
             "cost": {
                 "seconds": seconds,
-                "episodes_per_s": count * len(seeds) / seconds,
+                "episodes_per_s": len(tally.rows) / seconds,
                 "peak_memory_gb": peak_gb(ranks.device),
             },
         }
         if earlier:
             verify.compare_results(cfg.Eval.verify, earlier, result, log.info)
         else:
-            write(Path(cfg.Train.save_path), result, strips)
+            write_rows(rows_path, tally.rows, record)
+            write(folder, result, strips)
+            unfinished.remove()
     distributed.close()
+
+
+def unfinished_key(record: dict) -> dict:
+    """Return what tells this test from another one: all of its record but the machine."""
+    environment = {k: v for k, v in record["environment"].items() if k != "machine"}
+    return {"checkpoint_sha256": record["checkpoint_sha256"], "environment": environment}
+
+
+def write_rows(path: Path, rows: list[Row], record: dict) -> None:
+    """Write a row of each episode; remove the file of an earlier test in the other format."""
+    facts = ("checkpoint_sha256", "iteration", "config")
+    lists = record["environment"]["lists"]
+    write_records(path, rows, {name: record[name] for name in facts} | {"fold": lists})
+    log.info(f"written: {path}")
+    for suffix in FORMATS:
+        if path.suffix != f".{suffix}":
+            path.with_suffix(f".{suffix}").unlink(missing_ok=True)
 
 
 def open_log(folder: Path) -> None:

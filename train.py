@@ -22,7 +22,7 @@ from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint.load import load_base_learner
 from util.data import Batches, open_episodes, skipped_by_all_ranks
-from util.evaluate import Evaluator, Gallery
+from util.evaluate import Evaluator, draw_episodes
 from util.features import encoded_batches
 from util.runtime import Progress, Stop, UserError, distributed, main
 from util.runtime.log import log
@@ -98,12 +98,13 @@ def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> None:
     """Score the first validation episodes and write the checkpoints, unless asked to stop."""
     cfg = evaluator.cfg
     order = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
-    gallery = Gallery(evaluator.episodes, STRIPS, order.episodes)
-    results = evaluator.run(order, on_episode=gallery.add, stop=lambda: stop.requested)
+    tally = evaluator.tally(order)
+    results = evaluator.run(order, tally, stop=lambda: stop.requested)
     if not results:
         return
     scores = results[cfg.Eval.val_seed]
-    run.record_validation(scores, gallery.gather()["episodes"])  # chooses best.pth
+    strips = draw_episodes(evaluator, order, tally.rows, STRIPS, extremes=False)["episodes"]
+    run.record_validation(scores, strips)  # chooses best.pth
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
 
 

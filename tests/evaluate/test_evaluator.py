@@ -25,8 +25,9 @@ from util.data.transform import EvalTransform
 from util.evaluate import evaluator as evaluate
 from util.evaluate.evaluator import EvaluatedEpisode, Evaluator, QueryScorer
 from util.evaluate.metrics import argmax_channels, object_iou
-from util.evaluate.order import evaluation_order
+from util.evaluate.order import Task, evaluation_order
 from util.evaluate.scores import Scores, ScoreTotals, add_confusions
+from util.evaluate.tally import Tally
 from util.runtime.distributed import Ranks
 
 CPU = torch.device("cpu")
@@ -112,10 +113,11 @@ def in_drawn_order(
     evaluator, masks, found = system.evaluator(), {}, []
     for seed in SEEDS:
         total = ScoreTotals(len(evaluator.classes), system.cfg.num_base_classes, CPU)
+        tally = Tally({seed: total})
         for batch, images in drawn(system, seed, count):
             [plan] = batch.plans
             prediction = predict(*images)
-            QueryScorer(evaluator, plan.query).score(prediction, 0, plan, total)
+            QueryScorer(evaluator, plan.query).score(prediction, 0, Task(seed, plan), tally)
             masks[seed, plan.index] = argmax_channels(prediction.scores[0])
         found.append(counts(total))
     return masks, found

@@ -1,5 +1,6 @@
 """Strips of evaluated episodes: evenly spread, worst and best, each drawn once."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,68 +13,86 @@ from helpers.processes import on_processes
 from model.resize import bilinear_ac
 from util.data.transform import EvalTransform
 from util.evaluate import visualize
-from util.evaluate.visualize import GALLERIES, TILE, TITLE, Gallery, draw_strip, save_strips
+from util.evaluate.order import EvaluationOrder, Task
+from util.evaluate.visualize import (
+    GALLERIES,
+    TILE,
+    TITLE,
+    choose_episodes,
+    draw_episodes,
+    draw_strip,
+    save_strips,
+)
 from util.runtime.distributed import Ranks
 
 IOUS = [0.5, 0.1, 0.9, 0.3, 0.3, 0.8, 0.2, 0.7, 0.1, 0.6, 0.4, 0.95]
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let a strip be its episode's IoU; return the list of drawn ones."""
-    made = []
-
-    def draw(example: SimpleNamespace, episodes: object) -> np.ndarray:
-        made.append(example.iou)
-        return np.array(example.iou)
-
-    monkeypatch.setattr(visualize, "draw_strip", draw)
-    return made
+def rows(ious: list[float], control: str = "") -> list[dict]:
+    made = [{"control": control, "seed": 1, "number": n} for n in range(len(ious))]
+    return [
+        row | {"final_i": round(100 * i), "final_u": 100} for row, i in zip(made, ious, strict=True)
+    ]
 
 
-def gallery(ious: list[float], count: int, **options: bool) -> dict[str, list]:
-    made = Gallery(None, count, len(ious), **options)
-    for iou in ious:
-        made.add(SimpleNamespace(iou=iou))
-    return made.gather()
+def chosen(ious: list[float], count: int, *, extremes: bool) -> dict[str, list[int]]:
+    beside = rows([1.0, 0.0], "other_class")
+    found = choose_episodes([*rows(ious), *beside], count, extremes=extremes)
+    assert all(row["control"] == "" for of in found.values() for row in of)
+    return {name: [row["number"] for row in of] for name, of in found.items()}
 
 
-def test_gallery_keeps_spread_worst_and_best_episodes_in_order(drawn: list[float]) -> None:
-    found = gallery(IOUS, 3, extremes=True)
-    assert found == {
-        "episodes": [IOUS[0], IOUS[4], IOUS[8]],
-        "worst": [0.1, 0.1, 0.2],
-        "best": [0.95, 0.9, 0.8],
-    }
+def test_spread_worst_and_best_right_episodes_are_drawn_in_order() -> None:
+    found = chosen(IOUS, 3, extremes=True)
+    assert found == {"episodes": [0, 4, 8], "worst": [1, 8, 6], "best": [11, 2, 5]}
     assert list(found) == list(GALLERIES)
-    assert len(drawn) < len(IOUS)  # episodes that are not kept are not drawn
 
 
-def test_without_extremes_only_spread_episodes_are_drawn(drawn: list[float]) -> None:
-    assert gallery(IOUS, 4) == {"episodes": [IOUS[0], IOUS[3], IOUS[6], IOUS[9]]}
-    assert len(drawn) == 4
+def test_without_extremes_only_spread_episodes_are_drawn() -> None:
+    assert chosen(IOUS, 4, extremes=False) == {"episodes": [0, 3, 6, 9]}
 
 
-def test_gallery_larger_than_the_evaluation_holds_all_episodes_and_an_empty_one_none(
-    drawn: list[float],
-) -> None:
-    few = gallery(IOUS[:2], 5, extremes=True)
-    assert few == {"episodes": [0.5, 0.1], "worst": [0.1, 0.5], "best": [0.5, 0.1]}
-    assert gallery(IOUS, 0, extremes=True) == {} == gallery([], 3, extremes=True)
+def test_gallery_larger_than_the_evaluation_holds_all_episodes_and_an_empty_one_none() -> None:
+    few = chosen(IOUS[:2], 5, extremes=True)
+    assert few == {"episodes": [0, 1], "worst": [1, 0], "best": [0, 1]}
+    nothing = {"episodes": [], "worst": [], "best": []}
+    assert chosen(IOUS, 0, extremes=True) == nothing == chosen([], 3, extremes=True)
 
 
-def gallery_of(ranks: Ranks) -> dict[str, list]:
-    part = IOUS[:6] if ranks.is_main else IOUS[6:]
+class Evaluator:
+    """Stands in for the evaluator: the IoU of an episode is in its plan."""
+
+    def __init__(self, ranks: Ranks):
+        self.ran: list[int] = []
+        plans = [SimpleNamespace(index=n, iou=iou) for n, iou in enumerate(IOUS)]
+        tasks = [Task(1, plan) for plan in plans]
+        groups = [tasks[i : i + 2] for i in range(0, len(tasks), 2)]
+        self.order = EvaluationOrder((1,), len(IOUS), ranks, groups, range(len(groups)))
+        self.episodes = None
+
+    def run(self, order: EvaluationOrder, on_episode: Callable) -> None:
+        for task in (task for group in order.groups for task in group):
+            self.ran.append(task.plan.index)
+            on_episode(SimpleNamespace(task=task, iou=task.plan.iou))
+
+
+def strips_of(ranks: Ranks) -> tuple[dict[str, list], list[int]]:
+    evaluator = Evaluator(ranks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(visualize, "draw_strip", lambda example, episodes: np.array(example.iou))
-        found = gallery(part, 2, extremes=True)
-    return {name: [float(strip) for strip in strips] for name, strips in found.items()}
+        found = draw_episodes(evaluator, evaluator.order, rows(IOUS), 2, extremes=True)
+    return {name: [float(s) for s in strips] for name, strips in found.items()}, evaluator.ran
 
 
-def test_gallery_finds_worst_and_best_over_all_ranks(tmp_path: Path) -> None:
-    both = on_processes(2, gallery_of, tmp_path)
+@pytest.mark.parametrize("world", [1, 2])
+def test_strips_of_all_ranks_are_those_of_the_rows_and_their_groups_run_again(
+    world: int, tmp_path: Path
+) -> None:
+    found = on_processes(world, strips_of, tmp_path)
     expected = {"episodes": [IOUS[0], IOUS[6]], "worst": [0.1, 0.1], "best": [0.95, 0.9]}
-    assert both == [expected, expected]
+    assert all(strips == expected for strips, _ in found)
+    ran = [number for _, numbers in found for number in numbers]
+    assert sorted(ran) == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
 
 
 @pytest.fixture

@@ -211,6 +211,9 @@ class EvalSection:
     val_episodes: int = key(1000, "episodes of a validation", ge=1)
     val_seed: int = key(321, "seed of the validation episodes", ge=0)
     verify: Text = key("", "result.json to repeat and compare; writes nothing", neutral=True)
+    records: Literal["parquet", "csv"] = key(
+        "parquet", "format of the file with a row of each test episode", neutral=True
+    )
     visualize: int = key(0, "episodes to draw: so many spread, worst, best", ge=0, neutral=True)
     batch_size: int = key(1, "episodes per step, per rank", ge=1)
     kshot: Literal["model", "ensemble", "prototype"] = key(

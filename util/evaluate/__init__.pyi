@@ -1,17 +1,17 @@
 from .evaluator import EvaluatedEpisode, Evaluator
 from .metrics import argmax_channels
 from .scores import Scores, add_confusions, format_table, summarize
-from .visualize import COLORS, GALLERIES, Gallery, draw_strip, heatmap, overlay, save_strips
+from .visualize import COLORS, GALLERIES, draw_episodes, draw_strip, heatmap, overlay, save_strips
 
 __all__ = [
     "COLORS",
     "GALLERIES",
     "EvaluatedEpisode",
     "Evaluator",
-    "Gallery",
     "Scores",
     "add_confusions",
     "argmax_channels",
+    "draw_episodes",
     "draw_strip",
     "format_table",
     "heatmap",

@@ -1,6 +1,6 @@
 """The evaluator of train.py and test.py: episodes -> `Scores` (method 7)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,9 +12,11 @@ from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
 from util.data import EpisodeDataset, EpisodePlan, binary_mask
-from util.evaluate.metrics import ClassTotals, argmax_channels, ratio
+from util.evaluate.metrics import ClassTotals, areas, argmax_channels
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
+from util.evaluate.presence import presence
 from util.evaluate.scores import Scores, ScoreTotals
+from util.evaluate.tally import Row, Tally, iou_of, make_row
 from util.features import FeatureStore, count_bytes
 from util.folds import fold_of
 from util.runtime import Ranks, distributed, timed
@@ -24,12 +26,17 @@ from util.runtime import Ranks, distributed, timed
 class EvaluatedEpisode:
     """One evaluated episode, for pictures."""
 
-    plan: EpisodePlan
+    task: Task
     prediction: Prediction  # of the episodes that ran together
     row: int  # of this episode in the prediction
     target: Tensor  # 0, 1 and 255 at the size of the comparison [H,W]
     iou: float  # of the object at that size, 0..1
     resize: Callable[[Tensor], Tensor]  # scores [1,C,h,w] to that size, [C,H,W]
+
+    @property
+    def plan(self) -> EpisodePlan:
+        """Its images and its class."""
+        return self.task.plan
 
 
 class Evaluator:
@@ -49,64 +56,80 @@ class Evaluator:
         learned = fold_of(cfg.Data).learned  # COCO's fold, for a model of COCO tested on PASCAL
         self.base_names = [learned.names[c - 1] for c in learned.base]
 
-    def order(self, count: int, seeds: Sequence[int]) -> EvaluationOrder:
-        """Return this rank's share of episodes 0..count-1 of every seed."""
+    def order(
+        self, count: int, seeds: Sequence[int], beside: Iterable[Task] = ()
+    ) -> EvaluationOrder:
+        """Return this rank's share of episodes 0..count-1 of every seed, and of those `beside`."""
         sampler, size = self.episodes.sampler, self.cfg.Eval.batch_size
-        return evaluation_order(sampler, count, seeds, self.ranks, size)
+        return evaluation_order(sampler, count, seeds, self.ranks, size, beside)
+
+    def tally(self, order: EvaluationOrder) -> Tally:
+        """Return an empty tally of an evaluation."""
+        size = len(self.classes), self.cfg.num_base_classes, self.ranks.device
+        return Tally({seed: ScoreTotals(*size) for seed in order.seeds})
 
     @timed("evaluation")
     @torch.no_grad()
     def run(
         self,
         order: EvaluationOrder,
+        tally: Tally | None = None,
         *,
         on_progress: Callable[[int], None] | None = None,
         on_episode: Callable[[EvaluatedEpisode], None] | None = None,
+        on_group: Callable[[], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> dict[int, Scores]:
         """Return the scores over all ranks by seed, {} if stopped; every rank has to call this.
 
+        `tally` holds what this rank has counted before. In the end it holds the counts and the rows
+        of all ranks; if stopped, those of this rank.
+
         `on_progress` gets the number of episodes that are done on this rank, `on_episode` each of
-        them, see `visualize.Gallery`. `stop` is asked after each episode; it stops all ranks. The
-        model's mode is restored.
+        them. `on_group` is called after each group, when the tally is complete, and then `stop` is
+        asked; it stops all ranks. The model's mode is restored.
         """
         was_training = self.model.training
         if not self.cfg.Method.fix_bn:  # ranks have learned different batch norm statistics
             distributed.broadcast_parameters(self.model)
         self.model.eval()
-        count, device = self.cfg.num_base_classes, self.ranks.device
-        totals = {seed: ScoreTotals(len(self.classes), count, device) for seed in order.seeds}
+        tally, done = tally or self.tally(order), 0
         try:
-            with speed.autocast(self.cfg.Eval.precision, device):
-                for done, (query, prediction, row, task) in enumerate(self._predict(order)):
-                    target, iou = query.score(prediction, row, task.plan, totals[task.seed])
-                    if on_episode:
-                        on_episode(
-                            EvaluatedEpisode(task.plan, prediction, row, target, iou, query.resize)
-                        )
-                    if on_progress:
-                        on_progress(done + 1)
+            with speed.autocast(self.cfg.Eval.precision, self.ranks.device):
+                for number, query, prediction in self._predict(order):
+                    for row, task in enumerate(order.every[number]):
+                        target, record = query.score(prediction, row, task, tally)
+                        if on_episode:
+                            iou = iou_of(record)
+                            on_episode(
+                                EvaluatedEpisode(task, prediction, row, target, iou, query.resize)
+                            )
+                        done += 1
+                        if on_progress:
+                            on_progress(done)
+                    tally.groups.add(number)
+                    if on_group:
+                        on_group()
                     if stop and stop():
                         break
         finally:
             self.model.train(was_training)
         if stop and distributed.any_rank([stop()], self.ranks)[0]:
             return {}
+        tally.gather_rows()
         names = self.names, self.base_names
-        return {seed: total.scores(*names, order.count) for seed, total in totals.items()}
+        return {seed: total.scores(*names, order.count) for seed, total in tally.totals.items()}
 
-    def _predict(
-        self, order: EvaluationOrder
-    ) -> Iterator[tuple["QueryScorer", Prediction, int, Task]]:
-        """Yield for each episode its query, the prediction of its batch, its row, its task."""
+    def _predict(self, order: EvaluationOrder) -> Iterator[tuple[int, "QueryScorer", Prediction]]:
+        """Yield for each of this rank's groups its number, its query and its prediction."""
         count = len(self._queries.keys() | {group[0].plan.query for group in order.groups})
-        for name, groups in groupby(order.groups, key=lambda group: group[0].plan.query):
+        of_query = groupby(order.numbers, key=lambda number: order.every[number][0].plan.query)
+        for name, numbers in of_query:
             query = self._query(name, count)
-            for group in groups:
-                supports, kshot = self.store.supports([t.plan for t in group]), self.cfg.Eval.kshot
-                prediction = self.model.match(query.features, supports, kshot=kshot)
-                for row, task in enumerate(group):
-                    yield query, prediction, row, task
+            for number in numbers:
+                supports = self.store.supports([task.plan for task in order.every[number]])
+                kshot = self.cfg.Eval.kshot
+                yield number, query, self.model.match(query.features, supports, kshot=kshot)
 
     def _query(self, name: str, count: int) -> "QueryScorer":
         """Return a query, one of `count`; keep it if all of them fit."""
@@ -128,6 +151,7 @@ class QueryScorer:
     def __init__(self, evaluator: Evaluator, name: str):
         self.features, resized, original = evaluator.store.encode_query(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
+        self.class_name = evaluator.episodes.sampler.fold.name
         self.at_image_size = evaluator.cfg.Eval.ori_resize
         self.transform = evaluator.episodes.transform
         label = original if self.at_image_size else resized
@@ -153,20 +177,34 @@ class QueryScorer:
         return self.transform.to_image(scores, (height, width))
 
     def score(
-        self, prediction: Prediction, row: int, plan: EpisodePlan, totals: ScoreTotals
-    ) -> tuple[Tensor, float]:
-        """Count one episode, see `resize`; return target (0, 1, 255; [H,W]) and IoU (0..1)."""
+        self, prediction: Prediction, row: int, task: Task, tally: Tally
+    ) -> tuple[Tensor, Row]:
+        """Count one episode, see `resize`; return target (0, 1, 255; [H,W]) and row.
+
+        Only a right episode counts for the scores.
+        """
+        plan = task.plan
         target = binary_mask(self.label, plan.class_id)
-        index = self.classes.index(plan.class_id)
 
         def resized(scores: Tensor) -> Tensor:
             return self.resize(scores[row : row + 1])
 
         scores = resized(prediction.final)
+        final, meta = argmax_channels(scores), argmax_channels(resized(prediction.logits[-1]))
+        totals, index = tally.totals[task.seed], self.classes.index(plan.class_id)
+        if task.control:
+            found = [areas(final, target), areas(meta, target)]
+        else:
+            found = [
+                totals.final.add(final, target, index),
+                totals.meta.add(meta, target, index),
+            ]
+        name = self.class_name(plan.class_id)
+        record = make_row(task, name, target, found, presence(prediction.final[row]))
+        tally.rows.append(record)
+        if task.control:
+            return target, record
         totals.loss.add(scores, target)
-        final = argmax_channels(scores)
-        [_, areas] = totals.final.add(final, target, index)
-        totals.meta.add(argmax_channels(resized(prediction.logits[-1])), target, index)
         if self.base_prediction is None:
             base = argmax_channels(resized(prediction.base_logits))
             self.base_prediction = self.keep_annotated(base).byte()
@@ -175,4 +213,4 @@ class QueryScorer:
         totals.confusion.add(final, target, self.true_label, self.base_prediction, index)
         for values, prior in zip(resized(prediction.prior), totals.priors, strict=True):
             prior.add(values, target, index)
-        return target, ratio(*areas).item()
+        return target, record

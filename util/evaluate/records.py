@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from util.config import Config
+from util.data import FoldList
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -27,6 +29,18 @@ SCHEMA = pa.schema(
         ("presence", pa.float64()),
     ]
 )
+
+
+FORMATS = ("parquet", "csv")
+
+
+def records_path(cfg: Config, fold: FoldList) -> Path:
+    """Return the file of a test; raise `UserError` if it could not hold the images' names."""
+    spaced = next((name for name in fold.images if " " in name), None)
+    if cfg.Eval.records == "csv" and spaced is not None:
+        what = "has a space in its name, and a CSV file joins names by spaces"
+        raise UserError(f"Eval.records csv: image {spaced!r} {what}; use parquet")
+    return Path(cfg.Train.save_path, f"episodes.{cfg.Eval.records}")
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from util.evaluate.metrics import (
     LossTotals,
     Score,
     ThresholdTotals,
+    Totals,
     sum_over_ranks,
 )
 
@@ -67,12 +68,16 @@ class ScoreTotals:
         self.confusion = ConfusionTotals(classes, base_classes, device)
         self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
 
+    def parts(self) -> list[Totals]:
+        """Return everything that is counted."""
+        return [self.final, self.meta, self.base, self.loss, self.confusion, *self.priors]
+
     def scores(self, names: list[str], base_names: list[str], episodes: int) -> Scores:
         """Sum the counts over all ranks, in place, and return the scores of `episodes` episodes.
 
         `names` are those of the novel classes, in the order of their counts.
         """
-        sum_over_ranks(self.final, self.meta, self.base, self.loss, self.confusion, *self.priors)
+        sum_over_ranks(*self.parts())
         priors = [prior.best() for prior in self.priors]
         best = max(range(len(priors)), key=lambda i: priors[i][1].mean().item())
         threshold, iou, both = priors[best]

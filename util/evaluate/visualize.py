@@ -1,6 +1,5 @@
 """Pictures of evaluated episodes: one strip per episode, from its support to the final mask."""
 
-import functools
 import heapq
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -15,8 +14,10 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 from model.constants import IGNORE
 from model.resize import bilinear_ac
 from util.data import EpisodeDataset, binary_mask, voc_palette
-from util.evaluate.evaluator import EvaluatedEpisode
+from util.evaluate.evaluator import EvaluatedEpisode, Evaluator
 from util.evaluate.metrics import argmax_channels, object_iou
+from util.evaluate.order import EvaluationOrder
+from util.evaluate.tally import Place, Row, iou_of, place, place_of
 from util.runtime import atomic_write, distributed
 
 COLORS = {"hit": "#34c759", "false alarm": "#ff3b30", "miss": "#0a84ff", "not labeled": "#ffd60a"}
@@ -24,57 +25,43 @@ OPACITY = 0.55  # of a color over the image
 TILE, TITLE = 192, 22  # pixels: side of an image, and height of the title above it
 GALLERIES = {"episodes": "Evenly spread", "worst": "Lowest IoU", "best": "Highest IoU"}
 
-RankedStrip = tuple[float, int, Tensor]  # IoU (or its negative), number on its rank, strip
 
+def choose_episodes(rows: Sequence[Row], count: int, *, extremes: bool) -> dict[str, list[Row]]:
+    """Return which of the right episodes are drawn: name in `GALLERIES` -> their rows.
 
-class Gallery:
-    """Collects strips of `count` evenly spread episodes of this rank's `total`.
-
-    With `extremes`, also those of the `count` episodes of lowest and of highest IoU. Images are
-    read again.
+    They are `count` evenly spread ones. With `extremes`, also those of the lowest and of the
+    highest IoU; the most extreme comes first, and of equal ones the first.
     """
+    right = [row for row in rows if not row["control"]]
+    count = min(count, len(right))
+    chosen = {"episodes": [right[len(right) * i // count] for i in range(count)]}
+    if extremes:
+        chosen["worst"] = heapq.nsmallest(count, right, iou_of)
+        chosen["best"] = heapq.nlargest(count, right, iou_of)
+    return chosen
 
-    def __init__(self, episodes: EpisodeDataset, count: int, total: int, *, extremes: bool = False):
-        self.episodes, self.count, self.extremes = episodes, count, extremes
-        self.chosen = {total * i // max(1, count) for i in range(count)} if total else set()
-        self.added = 0
-        self.spread: list[Tensor] = []  # tensors: ranks can exchange them
-        self.lowest: list[RankedStrip] = []  # heaps with the least extreme episode first
-        self.highest: list[RankedStrip] = []
 
-    def add(self, episode: EvaluatedEpisode) -> None:
-        """Draw the episode if it belongs to those that are kept so far."""
-        number, self.added = self.added, self.added + 1
+def draw_episodes(
+    evaluator: Evaluator, order: EvaluationOrder, rows: Sequence[Row], count: int, *, extremes: bool
+) -> dict[str, list[np.ndarray]]:
+    """Draw strips of an evaluation's episodes (`choose_episodes`), on every rank.
 
-        @functools.cache
-        def drawn() -> Tensor:  # at most once, and only if the episode is kept
-            return torch.from_numpy(draw_strip(episode, self.episodes))
+    The chosen episodes run again, in the groups in which they ran before. Every rank has to call
+    this. Galleries without a strip are left out.
+    """
+    chosen = choose_episodes(rows, count, extremes=extremes)
+    wanted = {place(row) for row in chain.from_iterable(chosen.values())}
+    numbers = [n for n, group in enumerate(order.every) if wanted & set(map(place_of, group))]
+    drawn: list[tuple[Place, Tensor]] = []  # tensors: ranks can exchange them
 
-        if number in self.chosen:
-            self.spread.append(drawn())
-        if not self.extremes:
-            return
-        for heap, sign in ((self.lowest, -1), (self.highest, 1)):
-            key = (sign * episode.iou, -number)
-            if len(heap) < self.count:
-                heapq.heappush(heap, (*key, drawn()))
-            elif heap and key > heap[0][:2]:
-                heapq.heapreplace(heap, (*key, drawn()))
+    def draw(episode: EvaluatedEpisode) -> None:
+        if (at := place_of(episode.task)) in wanted:
+            drawn.append((at, torch.from_numpy(draw_strip(episode, evaluator.episodes))))
 
-    def gather(self) -> dict[str, list[np.ndarray]]:
-        """Return the strips of all ranks, on every rank: name in `GALLERIES` -> strips.
-
-        The most extreme episode comes first. Kinds without a strip are left out.
-        """
-        ranks = distributed.gather((self.spread, self.lowest, self.highest))
-        spread = list(chain.from_iterable(part for part, _, _ in ranks))
-        step = max(1, len(spread) // max(1, self.count))
-        found = {"episodes": spread[::step][: self.count]}
-        for name, index in (("worst", 1), ("best", 2)):
-            strips: list[RankedStrip] = list(chain.from_iterable(part[index] for part in ranks))
-            strips.sort(key=lambda strip: strip[:2], reverse=True)
-            found[name] = [picture for _, _, picture in strips[: self.count]]
-        return {name: [s.numpy() for s in strips] for name, strips in found.items() if strips}
+    evaluator.run(order.share(numbers), on_episode=draw)
+    strips = dict(chain.from_iterable(distributed.gather(drawn)))
+    found = {name: [strips[place(row)].numpy() for row in of] for name, of in chosen.items()}
+    return {name: pictures for name, pictures in found.items() if pictures}
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -118,12 +118,19 @@ def guard_worker(_: int = 0) -> None:
 
 def resume_command() -> str:
     """Return the command that resumes this process's run."""
-    words = [word for word in sys.argv[1:] if not word.startswith("Train.resume=")]
-    words.append("Train.resume=auto")
-    if shell := os.environ.get("AMFORMER_SH"):  # train.sh chose --config and --gpus itself
+    return started_by("Train.resume=auto")
+
+
+def started_by(*more: str) -> str:
+    """Return the command that started this process, with `more` overrides at its end."""
+    keys = [f"{word.partition('=')[0]}=" for word in more]
+    words = [word for word in sys.argv[1:] if not word.startswith(tuple(keys))]
+    words += more
+    if shell := os.environ.get("AMFORMER_SH"):  # train.sh or test.sh chose --config and --gpus
         chosen = argparse.ArgumentParser(add_help=False)
         chosen.add_argument("--config")
         chosen.add_argument("--gpus")
-        return f"{shell} {shlex.join(chosen.parse_known_args(words)[1])}"
+        words = chosen.parse_known_args(words)[1]
+        return f"{shell} {shlex.join(words)}".rstrip()
     start = os.environ.get("AMFORMER_LAUNCH", "python")
     return f"{start} {shlex.join([sys.argv[0], *words])}"
