@@ -34,6 +34,10 @@ def predict() -> None:
         help="images and folders of images",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
+    parser.add_argument(
+        "--drop-absent", action="store_true",
+        help="leave classes that are not there out of masks (needs a checkpoint of Eval.absent)",
+    )  # fmt: skip
     parser.add_overrides()
     args = parser.parse_args()
     command.check_model_arguments(args)
@@ -51,7 +55,7 @@ def predict() -> None:
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
     for name, examples in classes.items():
         predictor.add_class(name, examples)
-    errors = write_predictions(predictor, queries, args.out)
+    errors = write_predictions(predictor, queries, args.out, drop_absent=args.drop_absent)
     log.info(f"{len(queries) - len(errors)} images segmented into {args.out}")
     if errors:
         raise UserError(f"{errors[0]} ({len(errors)} of {len(queries)} queries failed)")

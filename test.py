@@ -29,9 +29,20 @@ import numpy as np
 from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint import checkpoint_path, read_checkpoint, require_unseen, trained_model
+from util.checkpoint.load import presence_threshold
 from util.config import to_dict
+from util.config.schema import EvalSection
 from util.data import open_episodes
+from util.data.controls import ABSENT
 from util.evaluate import GALLERIES, Evaluator, draw_episodes, save_strips
+from util.evaluate.beside import (
+    Beside,
+    control_line,
+    control_scores,
+    control_table,
+    episodes_beside,
+)
+from util.evaluate.presence import absent_line, absent_scores
 from util.evaluate.records import FORMATS, records_path, write_records
 from util.evaluate.scores import add_confusions, format_table, summarize
 from util.evaluate.tally import Row
@@ -72,7 +83,8 @@ def test() -> None:
     elif ranks.is_main:
         open_log(folder)
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    order = todo = evaluator.order(count, seeds)
+    beside = episodes_beside(episodes.sampler, count, seeds, shares_beside(cfg.Eval))
+    order = todo = evaluator.order(count, seeds, beside.tasks)
     for line in [*report, *options, count_parameters(model)]:
         log.info(line)
     log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
@@ -109,6 +121,7 @@ def test() -> None:
             "summary": summarize(list(results.values())),
             "seeds": by_seed,
             "confusion": confusion,
+            **score_beside(tally.rows, beside, presence_threshold(state, path)),
             "cost": {
                 "seconds": seconds,
                 "episodes_per_s": len(tally.rows) / seconds,
@@ -122,6 +135,28 @@ def test() -> None:
             write(folder, result, strips)
             unfinished.remove()
     distributed.close()
+
+
+def shares_beside(options: EvalSection) -> dict[str, float]:
+    """Return which episodes run beside the right ones: kind -> share."""
+    shares = {str(kind): options.control_share for kind in options.control}
+    return shares | ({ABSENT: options.absent} if options.absent else {})
+
+
+def score_beside(rows: list[Row], beside: Beside, threshold: float | None) -> dict:
+    """Show and return the scores of the episodes beside the right ones."""
+    left_out = dict(beside.left_out)
+    result: dict = {}
+    if ABSENT in left_out:
+        result["absent"] = absent_scores(rows, left_out.pop(ABSENT), threshold)
+    controls = {kind: control_scores(rows, kind, count) for kind, count in left_out.items()}
+    if controls:
+        log.info(control_table(controls))
+    for kind, scores in controls.items():
+        log.info(control_line(kind, scores))
+    if "absent" in result:
+        log.info(absent_line(result["absent"]))
+    return result | {"controls": controls}
 
 
 def unfinished_key(record: dict) -> dict:

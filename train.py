@@ -22,7 +22,10 @@ from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint.load import load_base_learner
 from util.data import Batches, open_episodes, skipped_by_all_ranks
+from util.data.controls import ABSENT
 from util.evaluate import Evaluator, draw_episodes
+from util.evaluate.beside import episodes_beside
+from util.evaluate.presence import calibrate, split_presence
 from util.features import encoded_batches
 from util.runtime import Progress, Stop, UserError, distributed, main
 from util.runtime.log import log
@@ -97,14 +100,19 @@ def train() -> None:
 def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> None:
     """Score the first validation episodes and write the checkpoints, unless asked to stop."""
     cfg = evaluator.cfg
-    order = evaluator.order(cfg.Eval.val_episodes, [cfg.Eval.val_seed])
+    count, seeds = cfg.Eval.val_episodes, [cfg.Eval.val_seed]
+    shares = {ABSENT: cfg.Eval.absent} if cfg.Eval.absent else {}
+    beside = episodes_beside(evaluator.episodes.sampler, count, seeds, shares)
+    order = evaluator.order(count, seeds, beside.tasks)
     tally = evaluator.tally(order)
     results = evaluator.run(order, tally, stop=lambda: stop.requested)
     if not results:
         return
     scores = results[cfg.Eval.val_seed]
     strips = draw_episodes(evaluator, order, tally.rows, STRIPS, extremes=False)["episodes"]
-    run.record_validation(scores, strips)  # chooses best.pth
+    present, absent = split_presence(tally.rows)
+    threshold = calibrate(present, absent) if len(absent) else None
+    run.record_validation(scores, strips, threshold)  # chooses best.pth
     log.info(f"iteration {run.done}: {scores.line()}  best {run.best:.2f}")
 
 

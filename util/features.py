@@ -130,7 +130,24 @@ class FeatureStore:
 
     def supports(self, plans: list[EpisodePlan]) -> list[list[SupportFeatures]]:
         """Return the supports of episodes, B lists of K."""
-        return [[self._support(name, p.class_id, False) for name in p.supports] for p in plans]
+        return [self._shots(plan) for plan in plans]
+
+    def _shots(self, plan: EpisodePlan) -> list[SupportFeatures]:
+        """Return the supports of an episode; those with a foreign mask or no image, not stored."""
+        if not plan.masks and not plan.blank:
+            return [self._support(name, plan.class_id, False) for name in plan.supports]
+        masks = plan.masks or tuple((name, plan.class_id) for name in plan.supports)
+        shots = []
+        for name, mask in zip(plan.supports, masks, strict=True):
+            if mask[0] == name and not plan.blank:
+                shots.append(self._support(*mask, False))
+                continue
+            image, _, _ = self._load(name, None, False)
+            _, label, _ = self.episodes.load_pair(mask[0], None, mask[1])
+            if plan.blank:
+                image = torch.zeros_like(image)  # 0 is the mean color
+            shots.append(encode_support(self.encoder, image, binary_mask(label, mask[1])))
+        return shots
 
     def encode_query(self, name: str) -> tuple[QueryFeatures, Tensor, Tensor]:
         """Encode a query, without storing it.

@@ -73,6 +73,17 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
     return model
 
 
+def presence_threshold(state: dict[str, Any], path: Path) -> float | None:
+    """Return the presence below which an object is not there (docs/protocol.md), None if unknown.
+
+    Training stores it with `Eval.absent`. Raises `UserError` if the value is no number.
+    """
+    threshold = state.get("presence_threshold")
+    if threshold is not None and not isinstance(threshold, float):
+        raise UserError(f"{path}: its presence_threshold is no number; name another file")
+    return threshold
+
+
 def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
     """Raise `UserError` if a checkpoint was trained on a class that the config tests as novel.
 

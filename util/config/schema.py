@@ -44,6 +44,11 @@ Range = Annotated[tuple[Positive, Positive], _LIST]
 Side = Annotated[int, Ge(33)]
 Size = Side | Annotated[tuple[Side, Side], _LIST]
 Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
+_WORD = BeforeValidator(
+    lambda value: () if value in (None, "none") else (value,) if isinstance(value, str) else value
+)
+Control = Literal["other_class", "blank_support", "shuffled_mask", "random_support"]
+Controls = Annotated[tuple[Control, ...], _LIST, _WORD]
 Precision = Literal["fp32", "bf16", "fp16"]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -211,6 +216,16 @@ class EvalSection:
     val_episodes: int = key(1000, "episodes of a validation", ge=1)
     val_seed: int = key(321, "seed of the validation episodes", ge=0)
     verify: Text = key("", "result.json to repeat and compare; writes nothing", neutral=True)
+    control: Controls = key(
+        ("other_class",),
+        "false supports that test episodes are scored with, too (docs/protocol.md); none: no such",
+    )
+    control_share: Number = key(
+        0.1, "share of the test episodes that are scored with them", gt=0, le=1
+    )
+    absent: Fraction = key(
+        0.0, "episodes without the object beside the others, as a share of their number"
+    )
     records: Literal["parquet", "csv"] = key(
         "parquet", "format of the file with a row of each test episode", neutral=True
     )

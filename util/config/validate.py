@@ -103,6 +103,8 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
         yield "Data.flip has no effect with Data.augment, which flips, too; remove one of them"
     if len(set(config.Eval.seeds)) < len(config.Eval.seeds):
         yield "Eval.seeds names a seed twice; remove one"
+    if len(set(config.Eval.control)) < len(config.Eval.control):
+        yield "Eval.control names a control twice; remove one"
 
 
 def _mistakes_in_training(config: Config) -> Iterator[str]:

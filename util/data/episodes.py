@@ -8,6 +8,7 @@ from util.data.lists import FoldList
 
 # Independent random streams of one seed.
 QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
+OTHER_CLASS, SHUFFLED_MASK, RANDOM_SUPPORT, ABSENT_CLASS = range(4, 8)
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,16 @@ class EpisodePlan:
         query: id of the query image.
         class_id: the class to segment.
         supports: ids of the K support images: all different, and none is the query.
+        masks: image and class of each support's mask; (): each has its own, of `class_id`.
+        blank: the support images have the mean color everywhere.
     """
 
     index: int
     query: str
     class_id: int
     supports: tuple[str, ...]
+    masks: tuple[tuple[str, int], ...] = ()
+    blank: bool = False
 
 
 def generator(seed: int, stream: int, index: int) -> np.random.Generator:

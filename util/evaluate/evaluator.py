@@ -199,8 +199,8 @@ class QueryScorer:
                 totals.final.add(final, target, index),
                 totals.meta.add(meta, target, index),
             ]
-        name = self.class_name(plan.class_id)
-        record = make_row(task, name, target, found, presence(prediction.final[row]))
+        there = presence(prediction.final[row], prediction.prior[row])
+        record = make_row(task, self.class_name(plan.class_id), target, found, there)
         tally.rows.append(record)
         if task.control:
             return target, record

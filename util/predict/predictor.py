@@ -17,10 +17,11 @@ from model.constants import IGNORE, TEMPERATURE
 from model.query_support import QueryFeatures, SupportFeatures
 from util import speed
 from util.checkpoint.file import read_checkpoint
-from util.checkpoint.load import trained_model
+from util.checkpoint.load import presence_threshold, trained_model
 from util.config import Config, config_from
 from util.data.dataset import eval_transform
 from util.evaluate.metrics import argmax_channels
+from util.evaluate.presence import presence
 from util.features import encode_query, encode_support
 from util.predict.example import Example, Picture, as_rgb
 from util.runtime.errors import UserError
@@ -36,10 +37,14 @@ class Result:
         mask: 0 for background, or the class's position in `Predictor.names`, counted from 1
             (uint8 [H,W]).
         scores: the foreground score of each class, in that order (float32 [C,H,W]).
+        presence: whether each class is there at all, as a score (docs/protocol.md).
+        here: whether that is at least the threshold of the checkpoint; None: it has none.
     """
 
     mask: np.ndarray
     scores: np.ndarray
+    presence: tuple[float, ...]
+    here: tuple[bool, ...] | None
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,12 @@ class Stages:
 class Predictor:
     """A trained model and the classes that it looks for. Not safe for several threads at once.
 
-    `cfg` is the config of its training; `Eval.kshot` and `Eval.precision` are used too.
+    `cfg` is the config of its training; `Eval.kshot` and `Eval.precision` are used too. `threshold`
+    is the presence below which a class is not there, see `util.evaluate.presence`.
     """
 
-    def __init__(self, model: AMFormer, cfg: Config) -> None:
-        self.model, self.cfg = model.eval(), cfg
+    def __init__(self, model: AMFormer, cfg: Config, threshold: float | None = None) -> None:
+        self.model, self.cfg, self.threshold = model.eval(), cfg, threshold
         self.device = next(model.parameters()).device
         self.transform = eval_transform(cfg, *pixel_statistics(cfg.Method.backbone))
         self._supports: dict[str, list[SupportFeatures]] = {}
@@ -102,7 +108,7 @@ class Predictor:
         cfg = cfg if device.type == "cuda" else _for_cpu(cfg)
         model = trained_model(cfg, state, path)
         speed.set_up(model.to(device), cfg, device)
-        return cls(model, cfg)
+        return cls(model, cfg, presence_threshold(state, path))
 
     @property
     def size(self) -> str:
@@ -139,22 +145,36 @@ class Predictor:
                 for number, example in enumerate(examples, 1)
             ]
 
-    def predict(self, image: Picture) -> Result:
+    def predict(self, image: Picture, *, drop_absent: bool = False) -> Result:
         """Segment an image (as `Example.image`) of any size into all classes.
 
         A class covers a pixel if its foreground score is higher than its background score. Where
-        several classes do, the highest foreground score wins. Raises `UserError` if there is no
-        class yet, or the image cannot be read.
+        several classes do, the highest foreground score wins. With `drop_absent`, a class that is
+        not there covers none. Raises `UserError` if there is no class yet, the image cannot be
+        read, or `drop_absent` meets a checkpoint without a threshold.
         """
+        if drop_absent and self.threshold is None:
+            what = "the checkpoint has no threshold of presence"
+            raise UserError(
+                f"{what}; train it with Eval.absent above 0 to leave out absent classes"
+            )
         image = as_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
+        found = []
         for index, prediction in enumerate(self._match_all(image, self.names), 1):
             final = self.transform.to_image(prediction.final, image.shape[:2]).float()
+            scores.append(final[1])
+            found.append(presence(prediction.final[0], prediction.prior[0]))
+            if drop_absent and not self._is_here(found[-1]):
+                continue
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
-            scores.append(final[1])
-        return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy())
+        here = None if self.threshold is None else tuple(map(self._is_here, found))
+        return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy(), tuple(found), here)
+
+    def _is_here(self, score: float) -> bool:
+        return self.threshold is None or score >= self.threshold
 
     def explain(self, image: Picture, name: str | None = None) -> Stages:
         """Return the steps that lead to the mask of one class, by default the first.

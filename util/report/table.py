@@ -26,6 +26,7 @@ from util.reproduce.compare import numeric_keys
 from util.runtime.errors import UserError
 
 PER_RUN = {"Data.split", "Data.novel", "Train.seed", "Base.seed", "Eval.seeds"}
+BESIDE = {"Eval.control", "Eval.control_share", "Eval.absent"}  # they change no score of the table
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 Seeds = tuple[int, int]  # (training seed, test seed)
@@ -109,7 +110,7 @@ def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> lis
 
 def setting_keys(result: dict[str, Any]) -> dict[str, Any]:
     """Return the keys that may change a number, without fold and seeds; and the checkpoint."""
-    keys = {n: v for n, v in numeric_keys(result["config"]).items() if n not in PER_RUN}
+    keys = {n: v for n, v in numeric_keys(result["config"]).items() if n not in PER_RUN | BESIDE}
     return keys | {"checkpoint": Path(result["checkpoint"]).stem}
 
 

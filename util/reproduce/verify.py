@@ -15,6 +15,9 @@ from util.runtime.errors import UserError
 NUMBERS = ("summary", "seeds", "confusion")
 """Parts of a result that must be equal."""
 
+BESIDE = ("controls", "absent")
+"""Parts that must be equal, too, if the earlier result has them."""
+
 MAX_SHOWN = 20
 """Differing numbers that are shown one by one; further ones are counted."""
 
@@ -69,7 +72,8 @@ def compare_results(
         before, after = ({kind: record["environment"][kind]} for record in (then, now))
         for line in tree_differences(before, after):
             say(f"another environment: {line}")
-    numbers = ({name: record[name] for name in NUMBERS} for record in (then, now))
+    names = [*NUMBERS, *(name for name in BESIDE if name in then)]
+    numbers = ({name: record.get(name, {}) for name in names} for record in (then, now))
     old, new = (flatten(json.loads(json.dumps(tree))) for tree in numbers)
     absent = dict.fromkeys(old | new, "missing")  # a number that only one has differs, too
     lines = tree_differences(absent | old, absent | new)

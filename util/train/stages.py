@@ -102,13 +102,17 @@ class AdversarialRun(Run):
         self, trainer: AdversarialTrainer, cfg: Config, ranks: Ranks, batches: Batches
     ) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
+        self.threshold: float | None = None  # of presence, at the last validation
 
     def _is_validation_due(self) -> bool:
         middle = self.options.sub_epoch_val and self.batches.is_middle(self.done)
         return middle or super()._is_validation_due()
 
-    def record_validation(self, scores: Scores, strips: list[np.ndarray]) -> None:
-        """Record a validation; see `record`."""
+    def record_validation(
+        self, scores: Scores, strips: list[np.ndarray], threshold: float | None = None
+    ) -> None:
+        """Record a validation and the threshold of presence that it has found; see `record`."""
+        self.threshold = threshold
         curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
         curves |= {"miou_base": scores.base_miou, "loss": scores.loss}
         curves |= {"fb_iou": scores.final.fb_iou, "fb_iou_meta": scores.meta.fb_iou}
@@ -116,3 +120,11 @@ class AdversarialRun(Run):
         curves |= {f"iou/{name}": iou for name, iou in scores.final.classes.items()}
         curves |= {f"iou_base/{name}": iou for name, iou in scores.base_classes.items()}
         self.record(scores.final.miou, curves, strips)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        super()._load(state)
+        self.threshold = state.get("presence_threshold")
+
+    def _state(self, areas: ClassTotals) -> dict[str, Any]:
+        known = {} if self.threshold is None else {"presence_threshold": self.threshold}
+        return super()._state(areas) | known
