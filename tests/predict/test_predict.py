@@ -16,10 +16,12 @@ from helpers import ROOT
 from PIL import Image
 
 import predict as entry
+from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.data.image_io import read_image, read_label, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict import Box, Example, Points, Predictor
 from util.runtime.cli import main
+from util.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,53 @@ def test_classes_boxes_points_and_overrides_give_the_mask_of_the_predictor(tmp_p
     assert prototype.any() and not np.array_equal(prototype, ensemble)
     assert np.array_equal(written("Eval.kshot=ensemble", "Data.shot=1"), ensemble)
     assert np.array_equal(written(), prototype)  # the default for two supports of a 1-shot model
+
+
+def test_query_without_the_class_is_named_and_its_mask_is_empty_on_request(
+    small_run: SimpleNamespace, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    support = "support.jpg:box=20,20,90,110"
+    lines = run(support, "photos", tmp_path / "plain")
+    found = [line["classes"]["object"] for line in lines]
+    assert [each["here"] for each in found] == [None] * 3
+    scores = [each["presence"] for each in found]
+    threshold = sorted(scores)[1]  # one of three is below
+    state = read_checkpoint(small_run.checkpoint)
+    write_checkpoint(tmp_path / "best.pth", **state, presence_threshold=threshold)
+    words = ["--checkpoint", str(tmp_path / "best.pth")]
+    capsys.readouterr()
+    kept = run(support, "photos", tmp_path / "kept", *words)
+    [absent] = [line["image"] for line in kept if not line["classes"]["object"]["here"]]
+    assert f"{absent}: not here: object\n" in capsys.readouterr().out
+    assert scores == [line["classes"]["object"]["presence"] for line in kept]
+    assert scores[int(Path(absent).stem)] == min(scores)
+    dropped = run(support, "photos", tmp_path / "dropped", *words, "--drop-absent")
+    for before, line in zip(lines, dropped, strict=True):
+        masks = [
+            np.array(Image.open(tmp_path / f / line["mask"])) for f in ("plain", "kept", "dropped")
+        ]
+        assert before["classes"]["object"]["pixels"] > 0 and np.array_equal(*masks[:2])
+        assert np.array_equal(masks[2], masks[0] * (line["image"] != absent))
+
+
+def test_leaving_out_absent_classes_needs_a_threshold(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("support.jpg:box=20,20,90,110", "photos", tmp_path, "--drop-absent")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: the checkpoint has no threshold")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["0.5", float("nan")])
+def test_threshold_that_is_no_number_is_refused(
+    value: object, small_run: SimpleNamespace, tmp_path: Path
+) -> None:
+    state = read_checkpoint(small_run.checkpoint)
+    write_checkpoint(tmp_path / "best.pth", **state, presence_threshold=value)
+    with pytest.raises(UserError, match="presence_threshold is no number"):
+        Predictor.from_checkpoint(tmp_path / "best.pth")
 
 
 def test_unreadable_query_gets_an_error_line_and_others_are_segmented(

@@ -122,6 +122,35 @@ def assert_self_contained(text: str) -> None:
         assert word.startswith("#") and f'id="{word[1:]}"' in bare
 
 
+def test_page_shows_controls_of_each_class_and_absent_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "a", 1)
+    content = json.loads((folder / "result.json").read_text())
+    run(monkeypatch, folder)
+    assert "has no control: Eval.control of test.sh" in (folder / "report.html").read_text()
+    part = {"right": 44.125, "false": 41.0, "difference": -3.125, "kept": 92.9, "episodes": 1250}
+    other = {"right": 0.0, "false": 0.0, "difference": 0.0, "kept": None, "episodes": 3}
+    content["controls"] = {"other_class": {**part, "left_out": 2, "classes": {"cat": other}}}
+    area = {"final": 12.346, "meta": 3.0}
+    content["absent"] = {"episodes": 300, "left_out": 0, "auroc": 76.65, "threshold": 0.71234}
+    content["absent"] |= {"false_positive_area": area, "threshold_of": "checkpoint"}
+    content["absent"] |= {"absent_found_absent": 61.0, "present_found_present": 82.04}
+    (folder / "result.json").write_text(json.dumps(content))
+    run(monkeypatch, folder)
+    page = (folder / "report.html").read_text()
+    for cells in (
+        ["mIoU", "44.12", "41.00", "-3.12", "93 %", "1,250"],
+        ["cat", "0.00", "0.00", "+0.00", "-", "3"],
+        ["AUROC of presence", "76.65"],
+        ["false positive area, final", "12.35 %"],
+        ["threshold (of checkpoint)", "0.712"],
+        ["present found present", "82.0 %"],
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page, cells
+    assert "<h4>other_class</h4>" in page and "has no control" not in page
+
+
 def test_page_of_one_run_is_self_contained_and_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """Weight files -> models: the base learner for stage two, and the checkpoint for a test."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def presence_threshold(state: dict[str, Any], path: Path) -> float | None:
     Training stores it with `Eval.absent`. Raises `UserError` if the value is no number.
     """
     threshold = state.get("presence_threshold")
-    if threshold is not None and not isinstance(threshold, float):
+    if threshold is not None and not (isinstance(threshold, float) and math.isfinite(threshold)):
         raise UserError(f"{path}: its presence_threshold is no number; name another file")
     return threshold
 

@@ -51,6 +51,7 @@ CONFUSION = {
     "predicted": "What the pixels predicted as the object are, in percent of them",
     "object": "What the object's pixels are taken for, in percent of them",
 }
+CONTROL_HEADS = ["", "right support", "false support", "difference", "kept", "episodes"]
 RARE = 0.01  # base classes below this share in every row are added up in one column
 JPEG_QUALITY = 82
 
@@ -91,6 +92,9 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         },
         curves=_curves(runs),
         class_chart=_class_chart,
+        control_heads=CONTROL_HEADS,
+        controls=_controls,
+        absent=_absent,
         confusion=_confusion,
         rare=RARE,
         pictures=_pictures,
@@ -139,6 +143,38 @@ def _class_chart(run: Record) -> Chart:
 
 def _mean_and_std(result: Mapping[str, Any], score: str) -> tuple[float, float]:
     return result["summary"][score]["mean"], result["summary"][score]["std"]
+
+
+def _controls(run: Record) -> dict[str, list[list[str]]]:
+    """Return the rows of each control: all classes together, then one by one."""
+
+    def row(name: str, part: Mapping[str, Any]) -> list[str]:
+        kept = "-" if part["kept"] is None else f"{part['kept']:.0f} %"
+        values = [f"{part['right']:.2f}", f"{part['false']:.2f}", f"{part['difference']:+.2f}"]
+        return [name, *values, kept, f"{part['episodes']:,}"]
+
+    controls = (run.result or {}).get("controls") or {}
+    return {
+        kind: [row("mIoU", scores), *(row(name, part) for name, part in scores["classes"].items())]
+        for kind, scores in controls.items()
+    }
+
+
+def _absent(run: Record) -> list[list[str]]:
+    """Return the rows about absent objects; empty if none were tested."""
+    scores = (run.result or {}).get("absent") or {}
+    if not scores.get("episodes"):
+        return []
+    area = scores["false_positive_area"]
+    return [
+        ["episodes without the object", f"{scores['episodes']:,}"],
+        ["AUROC of presence", f"{scores['auroc']:.2f}"],
+        ["false positive area, final", f"{area['final']:.2f} %"],
+        ["false positive area, meta", f"{area['meta']:.2f} %"],
+        [f"threshold (of {scores['threshold_of']})", f"{scores['threshold']:.3f}"],
+        ["absent found absent", f"{scores['absent_found_absent']:.1f} %"],
+        ["present found present", f"{scores['present_found_present']:.1f} %"],
+    ]
 
 
 def _confusion(run: Record) -> list[HeatMap]:
