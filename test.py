@@ -77,7 +77,7 @@ def test() -> None:
         "environment": record_environment(cfg, ranks, {"val": fold}),
         "config": to_dict(cfg),
     }
-    folder, earlier, rows_path = Path(cfg.Train.save_path), None, records_path(cfg, fold)
+    folder, earlier, rows_path = Path(cfg.Train.save_path), None, records_path(cfg, fold.images)
     if cfg.Eval.verify:
         earlier = verify.read_comparable(cfg.Eval.verify, record)
     elif ranks.is_main:

@@ -148,8 +148,8 @@ def test_csv_refuses_names_with_a_space_before_the_test(
 ) -> None:
     cfg, fold = small_run.cfg, small_run.episodes.sampler.fold
     csv = replace(cfg, Eval=replace(cfg.Eval, records="csv"))
-    spaced = replace(fold, images=[*fold.images, "a photo"])
-    assert test_entry.records_path(csv, fold).name == "episodes.csv"
+    spaced = [*fold.images, "a photo"]
+    assert test_entry.records_path(csv, fold.images).name == "episodes.csv"
     assert test_entry.records_path(cfg, spaced).name == "episodes.parquet"
     with pytest.raises(UserError, match="^Eval.records csv: image 'a photo' has a space"):
         test_entry.records_path(csv, spaced)

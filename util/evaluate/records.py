@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from util.config import Config
-from util.data import FoldList
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -30,13 +29,12 @@ SCHEMA = pa.schema(
     ]
 )
 
-
 FORMATS = ("parquet", "csv")
 
 
-def records_path(cfg: Config, fold: FoldList) -> Path:
+def records_path(cfg: Config, images: Iterable[str]) -> Path:
     """Return the file of a test; raise `UserError` if it could not hold the images' names."""
-    spaced = next((name for name in fold.images if " " in name), None)
+    spaced = next((name for name in images if " " in name), None)
     if cfg.Eval.records == "csv" and spaced is not None:
         what = "has a space in its name, and a CSV file joins names by spaces"
         raise UserError(f"Eval.records csv: image {spaced!r} {what}; use parquet")
