@@ -159,7 +159,7 @@ class FeatureStore:
 
     def _episode(self, index: int) -> tuple[EpisodePlan, EncodedQuery, list[SupportFeatures]]:
         plan, rng = self.episodes.sampler.plan(index), self.episodes.sampler.rng(index)
-        query = self._query(plan.query, self._draw_flip(rng))
+        query = self._query(plan, self._draw_flip(rng))
         flips = [(name, self._draw_flip(rng)) for name in plan.supports]
         return plan, query, [self._support(name, plan.class_id, flip) for name, flip in flips]
 
@@ -167,14 +167,22 @@ class FeatureStore:
         transform = self.episodes.transform
         return isinstance(transform, FlipTransform) and transform.draw_flip(rng)
 
-    def _query(self, name: str, flipped: bool) -> EncodedQuery:
-        def make() -> EncodedQuery:
-            image, label, _ = self._load(name, None, flipped)
-            features = encode_query(self.encoder, image)
+    def _query(self, plan: EpisodePlan, flipped: bool) -> EncodedQuery:
+        name = plan.query
+
+        def labeled(features: QueryFeatures, label: Tensor) -> EncodedQuery:
             labels = label, self.episodes.base_mask(label)
             return EncodedQuery(features, *(each.to(features.gram.device) for each in labels))
 
-        return self._cached((name, None, flipped), make)
+        def make() -> EncodedQuery:
+            image, label, _ = self._load(name, None, flipped)
+            return labeled(encode_query(self.encoder, image), label)
+
+        query = self._cached((name, None, flipped), make)
+        if not self.episodes.source.has_layers(name):
+            return query
+        label = self.episodes.load_pair(name, None, query_of=plan.class_id)[1]
+        return labeled(query.features, label.flip(-1) if flipped else label)
 
     def _support(self, name: str, class_id: int, flipped: bool) -> SupportFeatures:
         key = (name, class_id, flipped)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 from model.constants import IGNORE
 from util.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 AnnotationKind = Literal["mask", "bbox", "scribble", "point"]
 ANNOTATION_KINDS: tuple[str, ...] = get_args(AnnotationKind)
@@ -52,6 +54,23 @@ COCO_NAMES = {
 """PASCAL's name of a class -> COCO's; the other fourteen names are the same in both."""
 
 
+IGNORED = "ignored"
+"""What stands in the place of class 255 in a list of more than 254 classes."""
+
+MAX_CLASSES = 1 << 15
+"""Below this number, an id fits the masks of 16 bits as we read them."""
+
+
+def is_wide(classes: int) -> bool:
+    """Return whether this number of classes, or of base classes, does not fit below 255."""
+    return classes >= IGNORE
+
+
+def around_255(items: tuple[T, ...], ignored: T) -> tuple[T, ...]:
+    """Return the items so that none is in place 255, counted from 1; there, `ignored` is put."""
+    return (*items[: IGNORE - 1], ignored, *items[IGNORE - 1 :]) if is_wide(len(items)) else items
+
+
 @dataclass(frozen=True)
 class Fold:
     """The classes of a data set, and which of them are novel.
@@ -61,11 +80,13 @@ class Fold:
         novel: ids of the classes that are never trained on, ascending.
         trained_on: the fold of COCO that the model was trained on, if it is tested on PASCAL; None:
             the model is trained on this fold.
+        unused: ids of the classes that are neither novel nor trained on; 255 is no class.
     """
 
     names: tuple[str, ...]
     novel: tuple[int, ...]
     trained_on: "Fold | None" = None
+    unused: tuple[int, ...] = ()
 
     @property
     def learned(self) -> "Fold":
@@ -74,25 +95,37 @@ class Fold:
 
     @property
     def base(self) -> tuple[int, ...]:
-        """Ids of the classes that are not novel, ascending."""
-        return tuple(c for c in range(1, len(self.names) + 1) if c not in self.novel)
+        """Ids of the classes that are trained on, ascending: all but the novel and unused ones."""
+        others = {*self.novel, *self.unused, IGNORE}
+        return tuple(c for c in range(1, len(self.names) + 1) if c not in others)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Ids of the base classes by their number in the base learner, from 1.
+
+        No class has the number 255, as 255 is ignored in labels. If there are so many, the id there
+        is 255, and the channel of the base learner learns nothing.
+        """
+        return around_255(self.base, IGNORE)
 
     def classes(self, subset: str) -> tuple[int, ...]:
         """Return the ids of the classes that episodes segment: base in 'train', novel in 'val'."""
         return self.base if subset == "train" else self.novel
 
     def base_table(self) -> "np.ndarray":
-        """Return the table that turns labels into labels of the base learner (uint8 [256]).
+        """Return the table that turns labels into labels of the base learner.
 
-        `base_table()[label]` numbers base classes 1, 2, ... in ascending order, keeps 255, and is 0
-        elsewhere. It replaces the `base_annotation/` folders of the published code. If the model
-        was trained on another data set, the numbers are those of that set's base classes.
+        It is uint8 [256], and longer or int16 for more classes than fit. `base_table()[label]`
+        numbers base classes 1, 2, ... as `channels`, keeps 255, and is 0 elsewhere. It replaces the
+        `base_annotation/` folders of the published code. If the model was trained on another data
+        set, the numbers are those of that set's base classes.
         """
         import numpy as np  # not for `--help`: it takes a quarter of a second
 
-        table = np.zeros(256, np.uint8)
+        kind = np.int16 if is_wide(len(self.learned.channels)) else np.uint8
+        table = np.zeros(max(256, len(self.names) + 1), kind)
         if self.trained_on is None:
-            table[list(self.base)] = np.arange(1, len(self.base) + 1)
+            table[list(self.channels)] = np.arange(1, len(self.channels) + 1)
         else:
             numbers, learned = self.trained_on.base_table(), self.trained_on.names
             for c in self.base:
@@ -152,35 +185,72 @@ class _FoldKeys(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def novel(self) -> tuple[str, ...]: ...
+    @property
+    def base(self) -> tuple[str, ...]: ...
 
 
 def fold_of(data: _FoldKeys) -> Fold:
     """Return the fold of a config's `Data` section.
 
-    For a custom data set without `classes`, the names are read from its `classes.txt`. Raises
-    `UserError` if the data set, the fold or a class is unknown, no class is left to train on, or
-    `classes.txt` cannot be used.
+    For a custom data set without `classes`, the names are read from its `classes.txt`; those of the
+    fold's novel and base classes, where not given, from `novel_<split>.txt` and `base.txt`. Without
+    that one, every class that is not novel is a base class. Raises `UserError` if the data set, the
+    fold or a class is unknown, a base class is novel, no class is left to train on, or a list of
+    names cannot be used.
     """
     if data.trained_on:
         return coco_to_pascal(data.split, data.use_split_coco)
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
-    names = data.classes or read_classes(data.data_root)
-    for name in data.novel:
-        if name not in names:
-            raise UserError(f"Data.novel: no class is named {name!r}; there is {', '.join(names)}")
-    if not set(names) - set(data.novel):
+    names, (novel, base) = data.classes or read_classes(data.data_root), fold_names(data)
+    place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
+    for key, given in (("novel", novel), ("base", base)):
+        for name in given:
+            if name not in place:
+                known = ", ".join(names) if len(names) < 100 else f"{len(names)} others"
+                raise UserError(f"Data.{key}: no class is named {name!r}; there is {known}")
+    if both := set(novel) & set(base):
+        raise UserError(f"Data.base: {min(both)!r} is novel, too; remove it from one of the two")
+    if not place.keys() - set(novel):
         raise UserError("Data.novel leaves no class to train on; remove a name")
-    return Fold(names, tuple(sorted(names.index(name) + 1 for name in data.novel)))
+    unused = place.keys() - {*novel, *base} if base else set()
+    held_out, left = (tuple(sorted(place[name] for name in each)) for each in (novel, unused))
+    return Fold(names, held_out, unused=left)
+
+
+def fold_names(data: _FoldKeys) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the novel and of the base classes of a custom fold; (): all others.
+
+    They are those of `novel` and `base`, else of the files that `fold_of` names. Raises `UserError`
+    if there is no novel class, or a file cannot be used.
+    """
+    listed = Path(data.data_root, f"novel_{data.split}.txt"), Path(data.data_root, "base.txt")
+    if not data.novel and not listed[0].is_file():
+        what = f"Data.novel names no class, and there is no {listed[0]}"
+        raise UserError(f"{what}; name the classes that this fold holds out")
+    if data.novel:  # a fold of one's own, which the file does not belong to
+        return data.novel, data.base
+    base = data.base or (_read_names(listed[1]) if listed[1].is_file() else ())
+    return _read_names(listed[0]), base
 
 
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
     """Read the class names of a custom data set: one per line, in the order of their ids.
 
-    Raises `UserError` if `classes.txt` is missing, unreadable, empty, too long, or names a class
-    twice.
+    255 is ignored in masks, so that no class has this id: line 255 is `IGNORED`. Raises `UserError`
+    if it is not, or `classes.txt` is missing, unreadable, empty, too long, or names a class twice.
     """
     path = Path(data_root) / "classes.txt"
+    names = _read_names(path)
+    if len(names) >= MAX_CLASSES:
+        raise UserError(f"{path}: names {len(names)} classes; write at most {MAX_CLASSES - 1}")
+    if is_wide(len(names)) and names[IGNORE - 1] != IGNORED:
+        what = f"{path}: line {IGNORE} is {names[IGNORE - 1]!r}, but {IGNORE} means ignored"
+        raise UserError(f"{what}; write {IGNORED!r} there, and give that class the next id")
+    return names
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -189,8 +259,8 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
     names = tuple(line.strip() for line in lines if line.strip())
-    if not 1 < len(names) < IGNORE:
-        raise UserError(f"{path}: names {len(names)} classes; write 2 to 254")
+    if not names:
+        raise UserError(f"{path}: names no class; write the class names there, one a line")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: names {twice!r} twice; merge the two or rename one")

@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from util.config.schema import SECTIONS, Config
 from util.config.validate import assign, check_together, nearest, shorten
-from util.folds import fold_of
+from util.folds import fold_names, fold_of
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -40,14 +40,16 @@ def config_from(sections: object, source: str, overrides: list[str] | None = Non
 
 
 def with_class_names(config: Config) -> Config:
-    """Fill `Data.classes` of a custom data set from its classes.txt.
+    """Fill `Data.classes`, `novel` and `base` of a custom data set from the files of its folder.
 
     A run calls this before it begins, so that its checkpoints hold the class names. Raises
-    `UserError` if classes.txt cannot be used, or `Data.novel` does not fit the classes.
+    `UserError` if such a file cannot be used, or the names do not fit the classes.
     """
-    if config.Data.data_set != "custom":
+    data = config.Data
+    if data.data_set != "custom":
         return config
-    return replace(config, Data=replace(config.Data, classes=fold_of(config.Data).names))
+    names, (novel, base) = fold_of(data).names, fold_names(data)
+    return replace(config, Data=replace(data, classes=names, novel=novel, base=base))
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

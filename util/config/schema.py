@@ -68,7 +68,12 @@ class DataSection:
         "", "coco: test only, on the PASCAL classes that are novel in this fold of COCO"
     )
     classes: Texts = key((), "custom: class names in the order of their ids; []: as classes.txt")
-    novel: Texts = key((), "custom: names of the novel classes of this fold")
+    novel: Texts = key(
+        (), "custom: names of the novel classes of this fold; []: as novel_<split>.txt"
+    )
+    base: Texts = key(
+        (), "custom: names of the classes to train on; []: as base.txt, or all that are not novel"
+    )
     min_pixels: int = key(2048, "pixels of a class that make an image a support or a query", ge=1)
     use_split_coco: bool = key(True, "COCO folds hold out every fourth class (false: 20 in a row)")
     shot: int = key(1, "supports per episode (K)", ge=1)
@@ -208,8 +213,10 @@ class EvalSection:
         "stretch", "images: stretch to that size, or keep proportions and pad (as BAM)"
     )
     ori_resize: bool = key(True, "score at the size of the image; false: at that of the input")
-    order: Literal["list", "permuted"] = key(
-        "list", "queries: the list's own order, from its start, or a random one for each seed"
+    order: Literal["list", "permuted", "classes"] = key(
+        "list",
+        "queries: the list's own order, from its start; a random one for each seed; or the classes"
+        " take turns, each with a random image",
     )
     seeds: Seeds = key(tuple(range(321, 331)), "seeds of the test, one pass each")
     episodes: int = key(1000, "test episodes per seed", ge=1)
@@ -262,8 +269,8 @@ class Config:
 
     @property
     def num_base_classes(self) -> int:
-        """Base classes of the fold, without background."""
-        return len(fold_of(self.Data).learned.base)
+        """Numbers of the base learner for base classes (`Fold.channels`), without background."""
+        return len(fold_of(self.Data).learned.channels)
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:

@@ -78,11 +78,10 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
     if data.data_set != "custom":
         if data.split >= FOLDS:
             yield f"Data.split wants at most {FOLDS - 1}, given {data.split}"
-        if data.classes or data.novel:
-            yield "Data.classes and Data.novel have no effect without data_set custom; remove them"
-    elif not data.novel:
-        yield "Data.novel wants the names of the classes that this fold holds out, given []"
-    elif data.classes:  # else they are in a file, see `with_class_names`
+        if data.classes or data.novel or data.base:
+            keys = "Data.classes, Data.novel and Data.base"
+            yield f"{keys} have no effect without data_set custom; remove them"
+    elif data.classes and data.novel:  # else they are in a file, see `with_class_names`
         try:
             fold_of(data)
         except UserError as error:

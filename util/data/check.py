@@ -97,11 +97,12 @@ def _check_pair(
     image_id, on_disk = image
     path, mistake = source.label_path(image_id), ""
     try:
-        label = source.decode(image_id)[1] if on_disk or not may_miss else read_label(path)
+        read = source.read_label if may_miss and not on_disk else lambda i: source.decode(i)[1]
+        label = read(image_id)
     except UnreadableFile as error:
         mistake = str(error)
         try:  # the mistake may be the image's
-            label = read_label(path)
+            label = source.read_label(image_id)
         except UnreadableFile as unreadable:
             return None, str(unreadable)
     pixels = pixels_by_class(label)
@@ -130,9 +131,11 @@ def _check_base_label(folder: Path, table: np.ndarray, image_id: str, label: np.
 def format_table(report: CheckReport, subset: str) -> str:
     """Return a table: per class, its images, those of them in the list, those of them on disk."""
     fold = report.fold
+    empty = sum(not pixels for pixels in report.table.values())
+    without = f" ({empty} without a class)" if empty else ""
     lines = [
-        f"{subset}: {len(report.table)} masks; {len(fold.images)} images in the fold's list,"
-        f" {len(report.on_disk)} of them on disk",
+        f"{subset}: {len(report.table)} masks{without}; {len(fold.images)} images in the fold's"
+        f" list, {len(report.on_disk)} of them on disk",
         f"  {'id':>3}  {'class':16}{'in masks':>10}{f'>= {fold.min_pixels} px':>12}{'on disk':>10}",
     ]
     for c, images in fold.by_class.items():

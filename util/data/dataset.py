@@ -114,7 +114,8 @@ class EpisodeDataset(SkippingDataset[Episode]):
     `load_pair` and `binary_mask` also serve a store of features, which reads single images.
 
     `base_table` is a look-up from a label to the base learner's (`Fold.base_table`). `class_index`
-    counts `classes`: the fold's base or novel classes, ascending. `ann_type`, one of
+    counts `classes`: the fold's base classes, as `Fold.channels`, or its novel classes, ascending.
+    `ann_type`, one of
     `folds.ANNOTATION_KINDS`, says how supports are labeled. With `skip`, another episode replaces
     an unreadable one (`util.data.loading`).
     """
@@ -144,7 +145,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
         Raises `UnreadableFile` if an image or mask is missing or damaged.
         """
         plan, rng = self.sampler.plan(index), self.sampler.rng(index)
-        query, label, _ = self.load_pair(plan.query, rng)
+        query, label, _ = self.load_pair(plan.query, rng, query_of=plan.class_id)
         supports = [self.load_pair(i, rng, plan.class_id)[:2] for i in plan.supports]
         masks = [binary_mask(mask, plan.class_id) for _, mask in supports]
         return Episode(
@@ -158,15 +159,21 @@ class EpisodeDataset(SkippingDataset[Episode]):
         )
 
     def load_pair(
-        self, image_id: str, rng: np.random.Generator | None, support_of: int | None = None
+        self,
+        image_id: str,
+        rng: np.random.Generator | None,
+        support_of: int | None = None,
+        *,
+        query_of: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Read an image and its mask, and transform them; without `rng` there is no augmentation.
 
-        `support_of` is the class id of a support, whose mask is then drawn as `ann_type` says.
-        Returns the image (float32 [3,S,S]), its label of class ids (uint8 [S,S]), and the label of
-        the file (uint8 [H,W]).
+        `support_of` is the class id of a support, whose mask is then drawn as `ann_type` says;
+        `query_of` that of a query. Where classes overlap, it lies on top of the others. Returns the
+        image (float32 [3,S,S]), its label of class ids (uint8 or int16 [S,S]), and the label of the
+        file ([H,W], of the same type).
         """
-        image, original = self.source.load(image_id)
+        image, original = self.source.load(image_id, support_of or query_of)
         label = original
         if support_of is not None:
             label = annotate(original, support_of, self.ann_type, image_id)
@@ -177,7 +184,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
         return *pair, torch.from_numpy(original)
 
     def base_mask(self, label: Tensor) -> Tensor:
-        """Return the base learner's label (0..N, 255; uint8) of a label of class ids."""
+        """Return the base learner's label (0..N, 255) of a label of class ids."""
         return self.base_table[label.long()]
 
     def keep_annotated(self, base: Tensor) -> Tensor:
@@ -228,8 +235,9 @@ def open_episodes(
         transform = (FlipTransform if data.flip else EvalTransform)(size, mean, std)
     balance, order = (data.class_balance, "permuted") if train else (0.0, cfg.Eval.order)
     sampler = EpisodeSampler(listed, data.shot, seed, balance, order)
+    classes = fold.channels if train else fold.novel
     episodes = EpisodeDataset(
-        source, sampler, transform, fold.base_table(), fold.classes(subset), data.ann_type,
+        source, sampler, transform, fold.base_table(), classes, data.ann_type,
         skip=train and data.broken == "skip",
     )  # fmt: skip
     return episodes, report

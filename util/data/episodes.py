@@ -61,7 +61,8 @@ class EpisodeSampler:
     list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
 
     In the `order` "permuted", each pass over the list has an order of its own; in "list" it is that
-    of the list, whatever the seed (as published, for validation and test).
+    of the list, whatever the seed (as published, for validation and test). In "classes", the
+    classes take turns, and one of the images of the class is the query (as in Matcher and PATNet).
 
     With `balance` 0, every image is the query once per pass, and one of its classes is drawn (as
     published). Above 0, first a class of n images is drawn in proportion to n^(1 - balance), so all
@@ -85,8 +86,9 @@ class EpisodeSampler:
     def plan(self, index: int) -> EpisodePlan:
         """Return the plan of episode `index` >= 0."""
         rng = generator(self.seed, EPISODE, index)
-        if self.balance:
-            class_id = int(rng.choice(self._classes, p=self._shares))
+        if self.balance or self.order == "classes":
+            turn = self._classes[index % len(self._classes)]
+            class_id = int(rng.choice(self._classes, p=self._shares)) if self.balance else turn
             candidates = self.fold.by_class[class_id]
             query = candidates[int(rng.integers(len(candidates)))]
         else:

@@ -32,21 +32,28 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
+MAX_ID = np.iinfo(np.int16).max
+"""The largest class id."""
+
+
+def read_label(path: str | Path, content: bytes | None = None, wide: bool = False) -> np.ndarray:
     """Read a mask of class ids (uint8 [H,W]), rotated as its EXIF orientation says.
 
     A pixel's class id is its palette INDEX in a palette PNG (VOC), its value in a grayscale PNG
     (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance.
 
+    With `wide`, for a data set of more than 254 classes, a grayscale PNG of 16 bits is a mask, too,
+    and the result is int16. 255 is no class in either.
+
     If `content` is given, such as a member of an archive, these bytes are read, and `path` only
     names them in messages. Raises `UnreadableFile` if the file is missing, damaged or holds no
-    class ids (RGB, 16 bits, ...).
+    class ids (RGB, 16 bits without `wide`, ...).
     """
+    kinds = ("PNG of mode P", "PNG of mode L", *(("PNG of mode I;16",) if wide else ()))
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as mask:
             kind = f"{mask.format} of mode {mask.mode}"
-            known = kind in ("PNG of mode P", "PNG of mode L")
-            label = np.array(ImageOps.exif_transpose(mask)) if known else None
+            label = np.array(ImageOps.exif_transpose(mask)) if kind in kinds else None
     except FileNotFoundError:
         remedy = "check the path (of data: Data.data_root)"
         raise UnreadableFile(f"{path}: no such mask; {remedy}") from None
@@ -54,9 +61,15 @@ def read_label(path: str | Path, content: bytes | None = None) -> np.ndarray:
         what = f"{path}: cannot be read as a mask ({error})"
         raise UnreadableFile(f"{what}; fetch or copy the file again") from None
     if label is None:
-        remedy = "a mask must be an 8-bit palette or grayscale PNG of class ids, convert it"
+        bits = "an 8-bit palette, or an 8- or 16-bit" if wide else "an 8-bit palette or"
+        remedy = f"a mask must be {bits} grayscale PNG of class ids, convert it"
         raise UnreadableFile(f"{path}: is a {kind}; {remedy}")
-    return label
+    if not wide:
+        return label
+    if label.max(initial=0) > MAX_ID:
+        what = f"{path}: contains label {label.max()}"
+        raise UnreadableFile(f"{what}; number the classes from 1, the largest id is {MAX_ID}")
+    return label.astype(np.int16)
 
 
 def voc_palette() -> list[int]:

@@ -70,15 +70,16 @@ def fold_list(
 
     An image is a support of each such class that has >= 2,048 pixels (`min_pixels`) in it.
     """
-    wanted = fold.classes(subset)
-    listed = FoldList([], {c: [] for c in wanted}, {}, fold.names, min_pixels)
+    listed = FoldList([], {c: [] for c in fold.classes(subset)}, {}, fold.names, min_pixels)
+    novel = set(fold.novel)
     for image_id, pixels in table.items():
-        if subset == "train" and drop_novel and any(c in pixels for c in fold.novel):
+        if subset == "train" and drop_novel and not novel.isdisjoint(pixels):
             continue
-        large = [c for c in wanted if pixels.get(c, 0) >= min_pixels]
+        there = sorted(c for c in pixels if c in listed.by_class)
+        large = [c for c in there if pixels[c] >= min_pixels]
         if large:
             listed.images.append(image_id)
-            listed.classes_of[image_id] = tuple(c for c in wanted if c in pixels)
+            listed.classes_of[image_id] = tuple(there)
         for c in large:
             listed.by_class[c].append(image_id)
     return listed

@@ -9,7 +9,8 @@ import numpy as np
 
 from util.config import DataSection
 from util.data.image_io import UnreadableFile, read_image, read_label
-from util.folds import CLASSES, fold_of
+from util.data.layers import layer_with
+from util.folds import CLASSES, fold_of, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -32,7 +33,8 @@ class Source:
       `masks/{train,val}2014` (written by `util.data.prepare`) or `annotations/{train,val}2014` (in
       BAM's download). Without `{train,val}2014`, the same folders of 2017 are used.
     - Custom: `data_root` has `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, if the
-      subsets differ, `train.txt` and `val.txt`.
+      subsets differ, `train.txt` and `val.txt`. Where classes overlap, a mask has several layers
+      (`util.data.layers`).
 
     `images` and `masks` are the folders of the images ('train' or 'val') and of their masks.
     `classes` is the number of classes, background not counted; only 'custom' needs it as an
@@ -69,6 +71,8 @@ class Source:
         else:
             raise UserError(f"Data.data_set is {data_set!r}: use pascal, coco or custom")
         self.classes = classes or len(CLASSES[data_set])
+        self.wide = is_wide(self.classes)
+        self._layered: dict[str, bool] = {}
         for folder in (self.images, self.masks):
             if not folder.is_dir():
                 raise UserError(f"{folder}: no such folder; {self._remedy(folder)}")
@@ -104,37 +108,61 @@ class Source:
         """Return the path of an image's mask."""
         return self.masks / f"{image_id}.png"
 
-    def load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    def read_label(self, image_id: str) -> np.ndarray:
+        """Read the mask of an image with all its layers (uint8 [L*H,W]; int16 of `wide` sets)."""
+        return read_label(self.label_path(image_id), wide=self.wide)
+
+    def has_layers(self, image_id: str) -> bool:
+        """Return whether classes overlap in the mask of an image (`util.data.layers`)."""
+        if image_id not in self._layered:
+            self.load(image_id)
+        return self._layered[image_id]
+
+    def load(self, image_id: str, class_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read an image (uint8 [H,W,3], RGB) and its mask of class ids (uint8 [H,W]).
+
+        Of a mask with layers, it is the first one, and all pixels of `class_id` on top of it. Of a
+        `wide` data set, the mask is int16.
 
         Raises:
             UnreadableFile: one of them could not be read in `READ_ATTEMPTS` attempts, or their
                 sizes differ.
             UserError: the cache cannot be written.
         """
+        image, label = self._load(image_id)
+        self._layered[image_id] = len(label) > len(image)
+        return image, layer_with(label, image.shape[0], class_id)
+
+    def _load(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         if self.cache is None:
             return self._decode_with_retries(image_id)
-        path = self.cache / f"{image_id}.npy"
+        path = self.cache / f"{image_id}{'.wide' if self.wide else ''}.npy"
         sources = (self.image_path(image_id), self.label_path(image_id))
         # The cached file carries the time stamp of its sources, so that no clock matters.
         stamp = 0
         try:
             stamp = max(source.stat().st_mtime_ns for source in sources)
             if path.stat().st_mtime_ns == stamp:
-                stacked = np.load(path)
-                height = len(stacked) // 4
-                return stacked[: 3 * height].reshape(height, -1, 3), stacked[3 * height :]
+                return self._unstack(np.load(path))
         except (OSError, ValueError, EOFError):
             pass  # absent or damaged: decode the sources
         image, label = self._decode_with_retries(image_id)
-        # One array [4H,W]: the rows of the image, three values per pixel, then those of the mask.
-        stacked = np.concatenate([image.reshape(-1, label.shape[1]), label])
         try:
-            atomic_write(path, partial(np.save, arr=stacked), durable=False)
+            atomic_write(path, partial(np.save, arr=_stack(image, label)), durable=False)
             os.utime(path, ns=(stamp, stamp))
         except OSError as error:
             what = f"{path}: cannot be written ({error.strerror})"
             raise UserError(f"{what}; free some space, or set Data.cache") from None
+        return image, label
+
+    def _unstack(self, stacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Undo `_stack`."""
+        width = stacked.shape[-1]
+        height = stacked.shape[1] if stacked.ndim == 3 else len(stacked) // 4
+        rows = stacked.reshape(-1, width)
+        image, label = rows[: 3 * height].reshape(height, width, 3), rows[3 * height :]
+        if self.wide:  # of two bytes a pixel
+            label = label.reshape(-1).view(np.int16).reshape(-1, width)
         return image, label
 
     def _decode_with_retries(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -146,15 +174,17 @@ class Source:
         return self.decode(image_id)
 
     def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image and its mask as `load` does, in one attempt and without the cache.
+        """Read an image and all layers of its mask (uint8 [L*H,W]), in one attempt, uncached.
 
         Raises `UnreadableFile` if one of them cannot be read, or their sizes differ.
         """
-        image, label = read_image(self.image_path(image_id)), read_label(self.label_path(image_id))
-        if image.shape[:2] != label.shape:
+        image, label = read_image(self.image_path(image_id)), self.read_label(image_id)
+        (height, width), (rows, columns) = image.shape[:2], label.shape
+        has_layers = self.data_set == "custom" and rows > height and rows % height == 0
+        if columns != width or (rows != height and not has_layers):
             raise UnreadableFile(
-                f"{self.label_path(image_id)}: the mask is {label.shape[1]}x{label.shape[0]} pixels"
-                f" and its image {image.shape[1]}x{image.shape[0]}; give both the same size"
+                f"{self.label_path(image_id)}: the mask is {columns}x{rows} pixels"
+                f" and its image {width}x{height}; give both the same size"
             )
         return image, label
 
@@ -219,6 +249,18 @@ class Source:
         if not ids:
             raise UserError(f"{self.root}: its {self.subset} list is empty; copy ImageSets again")
         return ids
+
+
+def _stack(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Make one array of an image and its mask: the rows of both, in bytes.
+
+    It is [4H,W] for a mask of one byte a pixel and one layer, as PASCAL and COCO have, else
+    [3+n,H,W] for one of n bytes a pixel, layers and all.
+    """
+    height, width = image.shape[:2]
+    rows = image.reshape(-1, width), label.view(np.uint8).reshape(-1, width)
+    stacked = np.concatenate(rows)
+    return stacked if len(stacked) == 4 * height else stacked.reshape(-1, height, width)
 
 
 def subsets(data: DataSection) -> tuple[str, ...]:

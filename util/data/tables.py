@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from model.constants import IGNORE
-from util.data.image_io import read_label
 from util.data.source import Source
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
@@ -66,23 +65,23 @@ def build_table(source: Source, ids: list[str]) -> Table:
 
     Raises `UserError` if a mask cannot be read or contains a class that the data set does not have.
     """
-    paths = [str(source.label_path(i)) for i in ids]
     limit, table = source.classes, {}
-    counts = on_all_cores(_read_pixels, paths, f"reading masks of {source.subset}")
-    for image_id, path, pixels in zip(ids, paths, counts, strict=True):
+
+    def read_pixels(image_id: str) -> dict[int, int]:
+        return pixels_by_class(source.read_label(image_id))
+
+    counts = on_all_cores(read_pixels, ids, f"reading masks of {source.subset}")
+    for image_id, pixels in zip(ids, counts, strict=True):
         if max(pixels, default=0) > limit:
-            what = f"{path}: contains class {max(pixels)}, but {source.data_set} has {limit}"
+            what = f"contains class {max(pixels)}, but {source.data_set} has {limit}"
+            what = f"{source.label_path(image_id)}: {what}"
             raise UserError(f"{what}; save a palette mask with its palette indices")
         table[image_id] = pixels
     return table
 
 
-def _read_pixels(path: str) -> dict[int, int]:
-    return pixels_by_class(read_label(path))
-
-
 def pixels_by_class(label: np.ndarray) -> dict[int, int]:
-    """Return {class id: pixels} of a mask without background and 255."""
+    """Return {class id: pixels} of a mask, all its layers, without background and 255."""
     pixels = np.bincount(label.ravel(), minlength=256)
     return {int(c): int(pixels[c]) for c in np.flatnonzero(pixels) if c not in (0, IGNORE)}
 

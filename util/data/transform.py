@@ -1,8 +1,8 @@
 """Augmentation and resizing, as published (method 7).
 
-A transform takes an image (uint8 [H,W,3], RGB), its label (uint8 [H,W]) and a random generator,
-which makes every random choice. It returns what a network takes: the normalized image (float32
-[3,S,S]) and the label (uint8 [S,S]). S x S stands for any height and width.
+A transform takes an image (uint8 [H,W,3], RGB), its label (uint8 or int16 [H,W]) and a random
+generator, which makes every random choice. It returns what a network takes: the normalized image
+(float32 [3,S,S]) and the label [S,S] of the same type. S x S stands for any height and width.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class KeepTransform(EvalTransform):
         factor = self.factor(label.shape)
         height, width = (max(8, int(side * factor) // 8 * 8) for side in label.shape)
         square = np.zeros((*self.size, 3), np.float32)
-        target = np.full(self.size, IGNORE, np.uint8)
+        target = np.full(self.size, IGNORE, label.dtype)
         square[:height, :width] = cv2.resize(
             image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
         )

@@ -24,7 +24,7 @@ SCRIBBLE_TURNS = 3
 
 
 def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.ndarray:
-    """Replace the mask of `class_id` in a label (uint8 [H,W]) by a weak annotation of that kind.
+    """Replace the mask of `class_id` in a label [H,W] by a weak annotation of that kind.
 
     - `bbox`: the bounding box of every object, filled. As published, it is one pixel wider and
       higher than the object, to the right and below.
@@ -51,7 +51,7 @@ def annotate(label: np.ndarray, class_id: int, kind: str, image_id: str) -> np.n
         else:
             drawn |= _draw_stroke(part, 1 + SCRIBBLE_TURNS * (kind == "scribble"), rng)
     other = np.where(label == class_id, 0, label)
-    return np.where((drawn == 1) & (label != IGNORE), class_id, other).astype(np.uint8)
+    return np.where((drawn == 1) & (label != IGNORE), class_id, other).astype(label.dtype)
 
 
 def draw_box(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class Evaluator:
         self.classes = sorted(fold.by_class)  # the novel classes with enough images
         self.names = [fold.name(c) for c in self.classes]
         learned = fold_of(cfg.Data).learned  # COCO's fold, for a model of COCO tested on PASCAL
-        self.base_names = [learned.names[c - 1] for c in learned.base]
+        self.base_names = [learned.names[c - 1] for c in learned.channels]
 
     def order(
         self, count: int, seeds: Sequence[int], beside: Iterable[Task] = ()
@@ -149,6 +149,7 @@ class QueryScorer:
     """
 
     def __init__(self, evaluator: Evaluator, name: str):
+        self.name, self.episodes = name, evaluator.episodes
         self.features, resized, original = evaluator.store.encode_query(name)
         self.classes, device = evaluator.classes, evaluator.ranks.device
         self.class_name = evaluator.episodes.sampler.fold.name
@@ -163,8 +164,8 @@ class QueryScorer:
         self.base_prediction: Tensor | None = None  # the same in all episodes of the query
         self.base_totals = ClassTotals(base_classes, device)
         self.keep_annotated = evaluator.episodes.keep_annotated
-        # Four label maps of one byte a pixel, `base_prediction` among them.
-        self.bytes = count_bytes(self.features.tensors()) + 4 * self.label.numel()
+        # Four label maps, `base_prediction` among them: of one byte a pixel, or two.
+        self.bytes = count_bytes(self.features.tensors()) + 4 * self.label.nbytes
 
     def resize(self, scores: Tensor) -> Tensor:
         """Resize scores [1,C,h,w] to the size at which they are compared with the label [C,H,W].
@@ -176,6 +177,14 @@ class QueryScorer:
         height, width = self.label.shape
         return self.transform.to_image(scores, (height, width))
 
+    def _target(self, class_id: int) -> Tensor:
+        """Return 0, 1 and 255 for a class [H,W]; it has all its pixels where classes overlap."""
+        label = self.label
+        if self.episodes.source.has_layers(self.name):
+            _, resized, original = self.episodes.load_pair(self.name, None, query_of=class_id)
+            label = (original if self.at_image_size else resized).to(label.device)
+        return binary_mask(label, class_id)
+
     def score(
         self, prediction: Prediction, row: int, task: Task, tally: Tally
     ) -> tuple[Tensor, Row]:
@@ -184,7 +193,7 @@ class QueryScorer:
         Only a right episode counts for the scores.
         """
         plan = task.plan
-        target = binary_mask(self.label, plan.class_id)
+        target = self._target(plan.class_id)
 
         def resized(scores: Tensor) -> Tensor:
             return self.resize(scores[row : row + 1])
@@ -207,7 +216,7 @@ class QueryScorer:
         totals.loss.add(scores, target)
         if self.base_prediction is None:
             base = argmax_channels(resized(prediction.base_logits))
-            self.base_prediction = self.keep_annotated(base).byte()
+            self.base_prediction = self.keep_annotated(base).to(self.base_label.dtype)
             self.base_totals.add(self.base_prediction, self.base_label)
         totals.base.totals += self.base_totals.totals
         totals.confusion.add(final, target, self.true_label, self.base_prediction, index)

@@ -70,10 +70,12 @@ class BinaryTotals:
 def label_areas(prediction: Tensor, target: Tensor, labels: int) -> Tensor:
     """Return I, U and the target's pixels of each label, int64 [labels, 3].
 
-    Prediction and target, of equal shape, hold 0..labels-1; the target also 255 (ignored).
+    Prediction and target, of equal shape, hold 0..labels-1; the target also 255 (ignored, also
+    if there are more labels than that).
     """
     cells = target.int() * labels + prediction.int()
     counts = histogram(cells, labels * labels).view(labels, labels)
+    counts[IGNORE : IGNORE + 1] = 0  # nothing, of up to 255 labels: 255 is beyond the histogram
     hits = counts.diagonal()
     there = counts.sum(1)
     return torch.stack((hits, counts.sum(0) + there - hits, there), dim=1)

@@ -65,12 +65,13 @@ def draw_episodes(
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Paint an index mask (uint8 [H,W]) over an RGB image (uint8 [H,W,3]); 0 is background.
+    """Paint an index mask [H,W] over an RGB image (uint8 [H,W,3]); 0 is background.
 
-    The colors are VOC's, at twice the brightness. Returns uint8 [H,W,3].
+    The colors are VOC's, at twice the brightness; those of 1 to 255 repeat for larger indices.
+    Returns uint8 [H,W,3].
     """
     colors = np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
-    painted = OPACITY * colors[mask] + (1 - OPACITY) * image
+    painted = OPACITY * colors[(mask.astype(int) - 1) % IGNORE + 1] + (1 - OPACITY) * image
     return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
 
 
@@ -115,7 +116,7 @@ def _join(tiles: list[Tensor]) -> np.ndarray:
 
 
 def draw_labels(image: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Draw an image (uint8 [S,S,3]), alone and under each of its label maps (uint8 [S,S])."""
+    """Draw an image (uint8 [S,S,3]), alone and under each of its label maps (integers [S,S])."""
     small = cv2.resize(image, (TILE, TILE), interpolation=cv2.INTER_AREA)
     pictures = {"image": small}
     for title, label in labels.items():
@@ -141,7 +142,8 @@ def _read(episodes: EpisodeDataset, name: str) -> Tensor:
 
 def _read_mask(episodes: EpisodeDataset, name: str, class_id: int, is_support: bool) -> Tensor:
     """Read a mask as the model gets it: 0, 1 and 255, uint8 [TILE,TILE]."""
-    _, label, _ = episodes.load_pair(name, None, class_id if is_support else None)
+    role = "support_of" if is_support else "query_of"
+    _, label, _ = episodes.load_pair(name, None, **{role: class_id})
     mask = binary_mask(label, class_id).numpy()
     return torch.from_numpy(cv2.resize(mask, (TILE, TILE), interpolation=cv2.INTER_NEAREST))
 

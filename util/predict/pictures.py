@@ -122,7 +122,7 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
     for class_id, names in listed.by_class.items():
         names = [name for name in names if name in on_disk]
         if len(names) > 2 and len(examples) < MAX_EXAMPLES:
-            image, label = source.load(names[0])
+            image, label = source.load(names[0], class_id)
             mask = reduce_size(label, SIDE, cv2.INTER_NEAREST) == class_id
             support = MarkedImage(reduce_size(image, SIDE), mask)
             queries = [reduce_size(source.load(n)[0], SIDE) for n in names[1:3]]

@@ -199,7 +199,7 @@ def _stored_f4_batches(
             if (name := images.name(index)) not in store:
                 image, label = (x[None].to(ranks.device) for x in images[index])
                 with torch.no_grad():
-                    store[name] = frozen(image)[-1], label.byte()
+                    store[name] = frozen(image)[-1], label.short()
         pairs = [store[images.name(index)] for index in indices]
         yield torch.cat([f4 for f4, _ in pairs]), torch.cat([label for _, label in pairs]).long()
 
@@ -214,7 +214,7 @@ class Validation:
 
     def __init__(self, tests: BaseLearnerDataset, cfg: Config, ranks: Ranks) -> None:
         self.tests, self.cfg, self.ranks = tests, cfg, ranks
-        self.names = [fold_of(cfg.Data).names[c - 1] for c in fold_of(cfg.Data).base]
+        self.names = [fold_of(cfg.Data).names[c - 1] for c in fold_of(cfg.Data).channels]
         count = min(cfg.Base.val_images or len(tests), len(tests))  # beyond, the images repeat
         self.indices = list(range(ranks.rank, count, ranks.world))
         self.count = count
@@ -254,7 +254,7 @@ class Validation:
         normal, to_bytes = self.tests[index][0].permute(1, 2, 0).numpy(), self.tests.transform
         image = (normal * to_bytes.std + to_bytes.mean).round().clip(0, 255).astype(np.uint8)
         labels = {"truth": target, "prediction": prediction}
-        return draw_labels(image, {k: v.byte().cpu().numpy() for k, v in labels.items()})
+        return draw_labels(image, {k: v.short().cpu().numpy() for k, v in labels.items()})
 
     def _batches(self) -> list[list[int]]:
         """Return the numbers of this rank's images, batch by batch."""

@@ -3,9 +3,11 @@
     python -m util.data.prepare voc --voc VOCtrainval_11-May-2012.tar --sbd benchmark.tgz --out data
     python -m util.data.prepare coco --coco DIR --out data
     python -m util.data.prepare custom --images photos --labels labels.json --out data/mine
+    python -m util.data.prepare fss1000 --from FSS-1000 --out data/fss1000
     python -m util.data.prepare base --dataset pascal --root data
 
-Run the same command again after an interruption, even a kill: it continues where it stopped.
+docs/data_sets.md has the layouts of fss1000, lvis, pascal_part, isic, deepglobe and chestx. Run the
+same command again after an interruption, even a kill: it continues where it stopped.
 """
 
 import argparse
@@ -27,6 +29,9 @@ _COMMANDS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     "custom": ("your own images, labeled in COCO's format", (
         ("--images", "DIR", "folder of the images"),
         ("--labels", "JSON", "what the labeling tool exports"), _OUT)),
+    **{name: (text, (("--from", "DIR", "its folder, unpacked"), _OUT)) for name, text in {
+        "fss1000": "FSS-1000", "lvis": "LVIS-92i", "pascal_part": "PASCAL-Part",
+        "isic": "ISIC 2018", "deepglobe": "DeepGlobe", "chestx": "Chest X-ray"}.items()},
     "base": ("BAM's base_annotation; not needed here", (
         ("--root", "DIR", "the --out of voc or coco"),)),
 }  # fmt: skip
@@ -49,6 +54,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             add("--split", type=int, nargs="+", choices=range(FOLDS), default=range(FOLDS),
                 metavar="N", help="folds, 0 to 3; default: all")  # fmt: skip
         else:
+            if name == "custom":
+                text = "classes may overlap: keep all pixels of each (docs/custom_data.md)"
+                add("--overlap", action="store_true", help=text)
             text = "copy pictures of a folder instead of linking to it"
             add("--copy", action="store_true", help=text)
         text = "processes; default: one per CPU core"
@@ -67,9 +75,14 @@ def run_prepare(arguments: list[str] | None = None) -> None:
         elif args.command == "coco":
             prepare.prepare_coco(args.coco, args.out, args.copy, args.workers)
         elif args.command == "custom":
-            prepare.prepare_custom(args.images, args.labels, args.out, args.copy, args.workers)
-        else:
+            prepare.prepare_custom(
+                args.images, args.labels, args.out, args.copy, args.workers, args.overlap
+            )
+        elif args.command == "base":
             prepare.prepare_base_annotation(args.dataset, args.root, args.split, args.workers)
+        else:
+            call = getattr(prepare, f"prepare_{args.command}")
+            call(getattr(args, "from"), args.out, args.copy, args.workers)
     except OSError as error:  # no permission for a folder, a failing disk
         what = f"{error.filename}: {error.strerror}"
         raise UserError(f"{what}; check the path and its permissions") from None

@@ -2,17 +2,19 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
 
+from util.data.layers import draw_layers, layers_png
+from util.folds import IGNORED, MAX_CLASSES, around_255, is_wide
 from util.runtime.errors import UserError
 from util.runtime.log import log
 
 _FARTHEST = 1e6  # pixels: OpenCV draws polygons that leave the image, within limits
-_MAX_CLASSES = 254  # 0 is the background, 255 is ignored
 _MAX_SIDE = 1 << 15  # pixels
 
 
@@ -38,7 +40,8 @@ class Instances(NamedTuple):
 
     `images` are all of them, and `annotations` those of each annotated image, by its id, in the
     order of the file and with polygons as float64 [N,2]. `class_of`: category id -> class id, 1..
-    in ascending order of the category ids, which is the order of `names` too.
+    in ascending order of the category ids, which is the order of `names` too. No class has the id
+    255; `folds.IGNORED` is in its place.
     """
 
     images: list[InstanceImage]
@@ -91,16 +94,17 @@ def _checked(loaded: Any) -> Instances:
     for number, entry in enumerate(loaded["annotations"], 1):
         image_id, annotation = _annotation(entry, number, by_id, names)
         by_image.setdefault(image_id, []).append(annotation)
-    class_of = {category: index for index, category in enumerate(names, 1)}
-    return Instances(images, by_image, class_of, tuple(names.values()))
+    places = enumerate(around_255(tuple(names), None), 1)
+    class_of = {category: place for place, category in places if category is not None}
+    return Instances(images, by_image, class_of, around_255(tuple(names.values()), IGNORED))
 
 
 def _names(categories: list[dict[str, Any]]) -> dict[int, str]:
     """Check the categories; return id -> name, in ascending order."""
     ids = [_id_of(category, "category") for category in categories]
     _require_unique(ids, "categories of id")
-    if not 1 <= len(ids) <= _MAX_CLASSES:
-        raise UserError(f"has {len(ids)} categories, but a mask can hold 1 to {_MAX_CLASSES}")
+    if not 1 <= len(ids) < MAX_CLASSES - 1:
+        raise UserError(f"has {len(ids)} categories, but a mask can hold 1 to {MAX_CLASSES - 2}")
     for category in categories:
         if not isinstance(category.get("name"), str) or not category["name"]:
             raise UserError(f"category {category['id']} has no name")
@@ -150,7 +154,7 @@ def _annotation(
         except UserError as error:
             raise UserError(f"{called}: {error}") from None
     elif shape is None or isinstance(shape, list):
-        shape = [_polygon(points, called) for points in shape or []]
+        shape = [read_polygon(points, called) for points in shape or []]
     else:
         raise UserError(f"{called} has a segmentation that is neither polygons nor a code")
     return image.id, {
@@ -158,7 +162,11 @@ def _annotation(
     }  # fmt: skip
 
 
-def _polygon(points: Any, called: str) -> np.ndarray:
+def read_polygon(points: Any, called: str) -> np.ndarray:
+    """Return a polygon (float64 [N,2]) of x, y, x, y, ...; `called` names its annotation.
+
+    Raises `UserError` if it is none.
+    """
     # Check Python's types first: NumPy would read "1" or true as numbers.
     if not isinstance(points, list) or not {type(v) for v in points} <= {int, float}:
         raise UserError(f"{called} has a polygon that is not a list of numbers")
@@ -218,28 +226,52 @@ def _unpack(packed: str) -> list[int]:
 def rasterize(
     annotations: list[Annotation], class_of: dict[int, int], height: int, width: int
 ) -> np.ndarray:
-    """Draw an image's mask of class ids, 0 for background (uint8 [height, width] in pixels).
+    """Draw an image's mask of class ids, 0 for background ([height, width] in pixels).
+
+    It is uint8, or int16 for more than 254 classes.
 
     The rule of the published lists (method section 7): annotations in file order, later over
     earlier; crowds left out; each polygon filled by OpenCV with its points cut to int32.
     pycocotools draws polygons thinner, which gives other lists. `class_of` is that of `Instances`.
     """
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros((height, width), np.int16 if is_wide(len(class_of)) else np.uint8)
     for annotation in annotations:
-        if annotation["iscrowd"]:
-            continue
-        shape, class_id = annotation["segmentation"], class_of[annotation["category_id"]]
-        if isinstance(shape, dict):
-            mask[decode_run_lengths(shape, height, width)] = class_id
-            continue
-        for polygon in shape:
-            points = np.array(polygon, np.float64).reshape(-1, 1, 2).astype(np.int32)
-            cv2.fillPoly(mask, [points], class_id)
+        if not annotation["iscrowd"]:
+            draw_shape(mask, annotation["segmentation"], class_of[annotation["category_id"]])
     return mask
 
 
-def mask_png(instances: Instances, image: InstanceImage) -> bytes:
-    """Draw an image's mask with `rasterize`; return a grayscale PNG of class ids."""
-    annotations = instances.annotations[image.id]
-    mask = rasterize(annotations, instances.class_of, image.height, image.width)
-    return cv2.imencode(".png", mask)[1].tobytes()
+def draw_shape(mask: np.ndarray, shape: list[Any] | dict[str, Any], value: int) -> None:
+    """Draw polygons or a run-length code into a mask [H,W] as `rasterize` does.
+
+    Raises `UserError` if the code is none, or has another size.
+    """
+    if isinstance(shape, dict):
+        mask[decode_run_lengths(shape, *mask.shape)] = value
+        return
+    for polygon in shape:
+        points = np.array(polygon, np.float64).reshape(-1, 1, 2).astype(np.int32)
+        cv2.fillPoly(mask, [points], value)
+
+
+def draw_classes(
+    shapes: Iterable[tuple[int, list[Any] | dict[str, Any]]], height: int, width: int
+) -> dict[int, np.ndarray]:
+    """Return where each class is (class id -> bool [height, width]), of pairs of id and shape."""
+    masks: dict[int, np.ndarray] = {}
+    for class_id, shape in shapes:
+        draw_shape(masks.setdefault(class_id, np.zeros((height, width), np.uint8)), shape, 1)
+    return {class_id: mask == 1 for class_id, mask in masks.items()}
+
+
+def mask_png(instances: Instances, image: InstanceImage, overlap: bool = False) -> bytes:
+    """Draw an image's mask; return a grayscale PNG of class ids, of 16 bits beyond 254 classes.
+
+    It is that of `rasterize`, or with `overlap`, one in which each class keeps all its pixels.
+    """
+    own, class_of = instances.annotations[image.id], instances.class_of
+    if not overlap:
+        return layers_png(rasterize(own, class_of, image.height, image.width))
+    shapes = ((class_of[a["category_id"]], a["segmentation"]) for a in own if not a["iscrowd"])
+    masks = draw_classes(shapes, image.height, image.width)
+    return layers_png(draw_layers(masks, image.height, image.width, len(class_of)))

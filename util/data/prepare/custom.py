@@ -9,13 +9,16 @@ from util.runtime.errors import UserError
 from util.runtime.log import log
 
 
-def prepare_custom(images: Path, labels: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_custom(
+    images: Path, labels: Path, out: Path, copy: bool, workers: int, overlap: bool = False
+) -> None:
     """Write `out`/images, `out`/masks and `out`/classes.txt; changed labels are drawn again.
 
     The classes are the categories, in ascending order of their ids. Images without an annotation
     are left out. `labels` is a JSON file in COCO's instances format, as labeling tools export it;
     its file names are relative to the folder `images`. `copy` copies the images instead of linking
-    to them. Raises `UserError` if something is wrong with the images, the labels or `out`.
+    to them. With `overlap`, each class keeps all its pixels where others cover it. Raises
+    `UserError` if something is wrong with the images, the labels or `out`.
     """
     instances = load_instances(labels)
     labeled: dict[str, InstanceImage] = {}
@@ -34,12 +37,12 @@ def prepare_custom(images: Path, labels: Path, out: Path, copy: bool, workers: i
             remedy = "give the folder that the labels' file names start from"
             raise UserError(f"{path}: no such image; {remedy}")
         content, size = partial(Path.read_bytes, path), path.stat().st_size
-        target, mask = out / "images" / path.name, mask_png(instances, image)
+        target, mask = out / "images" / path.name, mask_png(instances, image, overlap)
         jobs.append(Job(target, content, size, True) if copy else Job(target, path.resolve()))
         masks.append(Job(out / "masks" / f"{image_id}.png", mask, len(mask)))
     classes = "".join(f"{name}\n" for name in instances.names).encode()
     jobs.append(Job(out / "classes.txt", classes, len(classes)))
     if skipped := len(instances.images) - len(labeled):
         log.warning("%s: %d images have no annotation and are left out", labels, skipped)
-    what = f"{out}: {len(masks)} images of {len(instances.names)} classes"
+    what = f"{out}: {len(masks)} images of {len(instances.class_of)} classes"
     build(out, [jobs, masks], workers, what)

@@ -1,0 +1,161 @@
+"""From pictures and masks in any layout to a data set of one's own (`Data.data_set: custom`)."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from util.data.image_io import UnreadableFile
+from util.data.layers import draw_layers, layers_png
+from util.data.prepare.archive import Archive, damaged
+from util.data.prepare.jobs import Job, build
+from util.folds import IGNORED, MAX_CLASSES, around_255
+from util.runtime.errors import UserError
+from util.runtime.log import log
+
+_MASK_BYTES = 4000  # about that of a mask of COCO
+_THRESHOLD = 128  # of a mask's brightness, as in the code of HSNet and PATNet
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a data set that is to be created.
+
+    Attributes:
+        name: its id.
+        content: its file, or a function that returns a PNG.
+        draw: returns where each of its classes is (class id -> bool [H,W]); called in a worker.
+    """
+
+    name: str
+    content: Path | Callable[[], bytes]
+    draw: Callable[[], Mapping[int, np.ndarray]]
+
+
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Return name -> class id, from 1 in the order of the names; no class has the id 255."""
+    return {name: i for i, name in enumerate(around_255(tuple(names), IGNORED), 1)}
+
+
+def build_pictures(
+    out: Path,
+    pictures: list[Picture],
+    ids: Mapping[str, int],
+    lists: Mapping[str, Iterable[str]],
+    copy: bool,
+    workers: int,
+) -> None:
+    """Write `out`/images, `out`/masks, `out`/classes.txt and `lists` (name of a file -> its lines).
+
+    `ids` is that of `numbered`. `copy` copies the pictures instead of linking to them. Raises
+    `UserError` if there is no picture, two have the same name, or something cannot be read or
+    written.
+    """
+    if not pictures:
+        raise UserError(f"{out}: would get no image; check the folder that --from names")
+    if len(ids) >= MAX_CLASSES:
+        raise UserError(f"{out}: would have {len(ids)} classes; there are at most {MAX_CLASSES}")
+    jobs, masks, names = [], [], set()
+    for picture in pictures:
+        if picture.name in names:
+            raise UserError(f"{out}: two images would be called {picture.name}; rename one")
+        names.add(picture.name)
+        jobs.append(_picture_job(out / "images", picture, copy))
+        target = out / "masks" / f"{picture.name}.png"
+        masks.append(Job(target, partial(_mask, picture, len(ids)), _MASK_BYTES))
+    for name, lines in {"classes.txt": ids, **lists}.items():
+        text = "".join(f"{line}\n" for line in lines).encode()
+        jobs.append(Job(out / name, text, len(text)))
+    count = len(ids) - (IGNORED in ids)
+    build(out, [jobs, masks], workers, f"{out}: {len(masks)} images of {count} classes")
+
+
+def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
+    content = picture.content
+    if not isinstance(content, Path):
+        return Job(folder / f"{picture.name}.png", content)
+    target = folder / f"{picture.name}{content.suffix.lower()}"
+    if copy:
+        return Job(target, partial(Path.read_bytes, content), content.stat().st_size, True)
+    return Job(target, content.resolve())
+
+
+def _mask(picture: Picture, classes: int) -> bytes:
+    masks = picture.draw()
+    if isinstance(picture.content, Path):
+        width, height = picture_size(picture.content)
+        for mask in masks.values():
+            if mask.shape != (height, width):
+                rows, columns = mask.shape
+                what = f"has {width}x{height} pixels, and its mask {columns}x{rows}"
+                raise damaged(picture.content, what, "give both the same size")
+    else:
+        height, width = next(iter(masks.values())).shape
+    return layers_png(draw_layers(masks, height, width, classes))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture from its header.
+
+    Raises `UserError` if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError) as error:
+        raise damaged(path, f"cannot be read as an image ({error})") from None
+
+
+def read_bright(path: Path) -> np.ndarray:
+    """Read a mask that is drawn bright on dark (bool [H,W]).
+
+    Raises `UnreadableFile` if it cannot be read.
+    """
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UnreadableFile(f"{path}: cannot be read as a mask; fetch or copy the file again")
+    return mask >= _THRESHOLD
+
+
+def find_folder(given: Path, what: str, *wanted: str) -> Path:
+    """Return the uppermost folder below `given`, or `given`, that holds all the wanted names.
+
+    Raises `UserError` that says `what` is not there.
+    """
+    if not given.is_dir():
+        raise UserError(f"--from {given}: no such folder; unpack the download and give its folder")
+    found = Archive(given).find(*wanted)
+    if found is None:
+        layout = ", ".join(wanted)
+        remedy = "arrange the folder as docs/data_sets.md says"
+        raise UserError(f"--from {given}: contains no {what} ({layout}); {remedy}")
+    return given / found
+
+
+def files_by_stem(folder: Path, *suffixes: str) -> dict[str, Path]:
+    """Return the files of a folder that end so, in upper or lower case: name without it -> path."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in suffixes and not name.startswith("."):
+            found[stem] = folder / name
+    return found
+
+
+def warn_left_out(given: Path, names: Iterable[str], what: str) -> None:
+    """Warn about what is left out, if anything."""
+    if names := list(names):
+        log.warning("--from %s: left out %d %s, such as %s", given, len(names), what, names[0])
+
+
+def warn_unlike(given: Path, found: Mapping[str, int], published: Mapping[str, int]) -> None:
+    """Warn if the counts are not those that were published."""
+    for what, count in published.items():
+        if found[what] != count:
+            text = "--from %s: found %d %s, %d were published"
+            log.warning(text, given, found[what], what, count)
