@@ -93,11 +93,11 @@ def _read(path: Path) -> Annotations:
                     for name, info in pictures.items()
                 }
                 progress.update()
+    except UserError as error:
+        raise damaged(path, str(error), _AGAIN) from None
     except (AttributeError, KeyError, TypeError, ValueError):
         what = "is no table: category -> picture -> annotations with their segmentation"
         raise damaged(path, what, _AGAIN) from None
-    except UserError as error:
-        raise damaged(path, str(error), _AGAIN) from None
     return found
 
 

@@ -105,8 +105,9 @@ def _objects(root: Path, image_id: str, ids: dict[str, int]) -> tuple[list[Pictu
         remedy = "unpack VOCtrainval_03-May-2010.tar there"
         raise damaged(picture, "no such picture, but PASCAL-Part lists it", remedy)
     found, without = [], []
+    annotation = _json(path)
     try:
-        for number, thing in enumerate(_json(path)["object"]):
+        for number, thing in enumerate(annotation["object"]):
             parts: dict[int, list[Any]] = {}
             for part in thing["parts"]:
                 if class_id := ids.get(f"{thing['name']}+{part['name']}"):
@@ -156,7 +157,7 @@ def _decode(code: Any, path: Path) -> np.ndarray:
     try:
         height, width = code["size"]
         return decode_run_lengths(code, height, width)
-    except (TypeError, KeyError, ValueError):
-        raise damaged(path, "holds a mask that is no run-length code", _AGAIN) from None
     except UserError as error:
         raise damaged(path, str(error), _AGAIN) from None
+    except (TypeError, KeyError, ValueError):
+        raise damaged(path, "holds a mask that is no run-length code", _AGAIN) from None
