@@ -37,7 +37,7 @@ def test_every_config_file_loads_and_its_header_tells_score_or_cost(path: Path) 
     if path.parent.name == "demo" or "real193" in path.stem:
         assert config.Train.feature_store and config.Base.freeze_backbone
     else:
-        assert path.stem == config.name
+        assert path.stem == config.name.replace("custom", path.parent.name)
 
 
 def test_every_fold_shot_and_network_has_a_config() -> None:

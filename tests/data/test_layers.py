@@ -152,7 +152,6 @@ def test_episodes_see_all_pixels_of_their_class(own: Config, tmp_path: Path, cac
                 plan, number = episode.plan, int(episode.plan.query)
                 mask = random_masks(number, [254, 256] if number < 4 else [256, 300, 254])
                 wanted = mask[plan.class_id].astype(np.uint8)
-                wanted[:2, :9] = np.where(wanted[:2, :9], 0, 255)  # 255 was drawn over it
                 wanted[:2, :9] = 255
                 wanted = cv2.resize(wanted, (65, 65), interpolation=cv2.INTER_NEAREST)
                 assert np.array_equal(episode.query_mask.numpy(), wanted)
@@ -162,8 +161,7 @@ def test_episodes_see_all_pixels_of_their_class(own: Config, tmp_path: Path, cac
                     number = [254, 256].index(plan.class_id)
                     assert episode.class_index == number
                     assert np.array_equal(base.numpy() == number + 1, wanted == 1)
-                own_mask = random_masks(int(plan.supports[0]), [256, 300, 254])
-                assert (episode.support_mask == 1).any() and own_mask
+                assert (episode.support_mask == 1).any()
 
 
 def test_cache_of_a_set_that_grows_or_shrinks_is_made_again(own: Config, tmp_path: Path) -> None:

@@ -64,3 +64,33 @@ def test_mistakes_are_one_line_with_status_2(labels: Path) -> None:
     content["images"][1]["file_name"] = f"more/{photo.name}"
     refused(prepare(save(labels, content)), photo.name, "same name")
     refused(prepare(labels.with_name("gone.json")), "gone.json", "cannot be read")
+
+
+def test_labels_of_more_than_254_categories_get_masks_of_16_bits(labels: Path) -> None:
+    content = json.loads(labels.read_text())
+    content["categories"] = [{"id": i, "name": f"kind {i}"} for i in range(300)]
+    content["annotations"][0]["category_id"] = 299
+    content["annotations"][1]["category_id"] = 254
+    result, out = prepare(save(labels, content)), labels.parent / "out"
+    assert result.status == 0 and "2 images of 300 classes" in result.out
+    names = read_classes(out)
+    assert len(names) == 301 and names[254] == "ignored"
+    source = Source(out, "custom", "train", 301)
+    found = [int(source.load(i)[1].max()) for i in source.image_ids()]
+    # The 300th and the 255th category: their names stand in line 301 and 256.
+    assert found == [301, 256] and [names[i - 1] for i in found] == ["kind 299", "kind 254"]
+
+
+def test_overlapping_labels_are_kept_whole_if_asked_for(labels: Path) -> None:
+    content = json.loads(labels.read_text())
+    first = content["annotations"][0]
+    content["annotations"].append(
+        {**first, "id": 99, "category_id": 2, "segmentation": [[0, 0, 11, 0, 11, 9, 0, 9]]}
+    )
+    save(labels, content)
+    out, name = labels.parent / "out", "COCO_val2014_000000000070"
+    for more, size in (((), 0), (("--overlap",), 36)):
+        assert prepare(labels, *more).status == 0
+        source = Source(out, "custom", "train", 80)
+        assert (source.load(name, 80)[1] == 80).sum() == size  # the square: 6 x 6 pixels
+        assert (source.load(name, 1)[1] == 1).sum() == 120
