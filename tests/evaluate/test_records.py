@@ -20,7 +20,12 @@ from util.evaluate.records import SCHEMA, read_records, write_records
 from util.runtime.errors import UserError
 
 SEEDS, COUNT = (5, 6), 7
-WORDS = [f"Eval.episodes={COUNT}", f"Eval.seeds={list(SEEDS)}", "Eval.control=[]"]
+WORDS = [
+    f"Eval.episodes={COUNT}",
+    f"Eval.seeds={list(SEEDS)}",
+    "Eval.control=none",
+    "Eval.absent=0",
+]
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def test_disk_that_fails_costs_a_warning(
 def test_signal_stops_the_process(words: list[str], folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = start([*words, "Eval.episodes=4000"], log, script="test.py")
-    wait_for(lambda: log.exists() and "\n1/8" in log.read_text(), process)
+    wait_for(lambda: log.exists() and "\n1/" in log.read_text(), process)
     os.kill(process.pid, signal.SIGTERM)
     process.join(120)
     assert process.exitcode == 1

@@ -48,6 +48,7 @@ def make_data(folder: Path) -> list[str]:
         "Data.augment=true",
         "Data.missing=skip",
         "Eval.val_episodes=2",
+        "Eval.absent=0",
     ]
     cfg = load_config(CONFIG, words)
     torch.manual_seed(0)
