@@ -9,7 +9,8 @@ A support is [NAME=]IMAGE:LABEL. Supports with the same NAME are the shots of on
 - a PNG mask: 0 background, 255 ignored, any other value the object; MASK.png#5: only the value 5,
 - box=x0,y0,x1,y1[;...] or points=x,y[;...], in pixels; quote a word that holds a semicolon.
 A query is an image, or a folder of images. For each query, OUT gets masks/QUERY.png (index i for
-the i-th NAME, 0 for background), overlays/QUERY.png and a line of predictions.jsonl.
+the i-th NAME, 0 for background), overlays/QUERY.png and a line of predictions.jsonl. OUT is a
+folder of its own: new, empty, or that of an earlier prediction, to which a further one adds.
 """
 
 from pathlib import Path
@@ -38,6 +39,7 @@ def predict() -> None:
         "--drop-absent", action="store_true",
         help="leave classes that are not there out of masks (needs a checkpoint of Eval.absent)",
     )  # fmt: skip
+    parser.add_overwrite()
     parser.add_overrides()
     args = parser.parse_args()
     command.check_model_arguments(args)
@@ -47,7 +49,9 @@ def predict() -> None:
         name, example = command.parse_support(word)
         example.load(f"--support {word}")
         classes.setdefault(name, []).append(example)
-    command.make_folders(args.out)
+    read = [*queries, *(e.image for own in classes.values() for e in own), args.checkpoint]
+    read += [file for word in args.support for file in command.mask_files(word)]
+    outputs = command.claim_outputs(args.out, args.overwrite, queries, read)
     # Imported only now: torch takes seconds to load, and the arguments are checked without it.
     from util.predict import Predictor
     from util.predict.output import write_predictions
@@ -55,7 +59,7 @@ def predict() -> None:
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
     for name, examples in classes.items():
         predictor.add_class(name, examples)
-    errors = write_predictions(predictor, queries, args.out, drop_absent=args.drop_absent)
+    errors = write_predictions(predictor, queries, outputs, drop_absent=args.drop_absent)
     log.info(f"{len(queries) - len(errors)} images segmented into {args.out}")
     if errors:
         raise UserError(f"{errors[0]} ({len(errors)} of {len(queries)} queries failed)")

@@ -196,5 +196,5 @@ def test_input_file_is_never_overwritten(
     before = source.read_bytes()
     with pytest.raises(SystemExit):
         run(monkeypatch, source, source, "--config", LITE0_CONFIG)
-    assert "IN and OUT are the same file" in capsys.readouterr().err
+    assert "is an input of this run and would be replaced" in capsys.readouterr().err
     assert source.read_bytes() == before

@@ -19,7 +19,9 @@ from helpers.downloads import make_voc, pack, refused, run, snapshot
 
 from util.data.prepare import jobs
 from util.data.prepare.__main__ import run_prepare
+from util.runtime import files as writing
 from util.runtime.cli import main
+from util.runtime.files import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ def slow_run(words: list[str], out: Path, errors: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
     create, sys.stderr = jobs._create, errors.open("w", buffering=1)
 
-    def slow(job: jobs.Job) -> None:
+    def slow(outputs: Outputs, job: jobs.Job) -> None:
         time.sleep(0.02)
-        create(job)
+        create(outputs, job)
 
     jobs._create = slow
     main(lambda: run_prepare([*words, str(out)]))
@@ -95,7 +97,8 @@ def is_free(out: Path) -> bool:
 
 
 def files(out: Path) -> list[Path]:
-    return [path for path in out.rglob("*") if path.is_file()]
+    found = (path for path in out.rglob("*") if path.is_file())
+    return [path for path in found if path.name != ".made_by_prepare"]
 
 
 def test_number_of_workers_does_not_change_a_byte(
@@ -157,7 +160,7 @@ def test_killed_worker_gives_one_line_and_the_next_run_continues(
     words: list[str], wanted: dict[str, bytes | str], tmp_path: Path, monkeypatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "_create", lambda job: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(jobs, "_create", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         result = run(*words, tmp_path)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("stopped: a worker process was killed")
@@ -190,7 +193,7 @@ def test_too_small_disk_is_refused_before_anything_is_written(
 def test_full_disk_gives_one_line_and_the_next_run_continues(
     workers: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = jobs.atomic_write
+    write = writing.atomic_write
 
     def full(path: Path, content: bytes, **how: bool) -> None:
         def half(file: BinaryIO) -> None:
@@ -200,7 +203,7 @@ def test_full_disk_gives_one_line_and_the_next_run_continues(
         write(path, half if "000017" in path.name else content, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "atomic_write", full)
+        patch.setattr(writing, "atomic_write", full)
         result = run(*words, tmp_path, "--workers", workers)
     refused(result, "2008_000017", "No space left on device", "make room")
     assert not [path for path in files(tmp_path) if path.name.endswith(".part")]

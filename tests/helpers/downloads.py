@@ -43,8 +43,9 @@ def refused(result: SimpleNamespace, *words: str) -> None:
 
 
 def snapshot(root: Path) -> dict[str, bytes | str]:
-    """The files of a tree: path -> content, or the target of a link."""
+    """The files of a tree: path -> content, or the target of a link; not the list of prepare."""
     paths = [Path(at) / name for at, below, names in os.walk(root) for name in (*below, *names)]
+    paths = [path for path in paths if path.name != ".made_by_prepare"]
     return {
         str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.read_bytes()
         for path in paths

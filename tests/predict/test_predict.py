@@ -81,7 +81,7 @@ def test_each_query_gives_a_mask_an_overlay_and_a_line(album: Path, tmp_path: Pa
         assert found["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert found["score"] == pytest.approx(result.scores[0][result.mask == 1].mean(), rel=1e-4)
     files = [p for p in (tmp_path / "new/out").rglob("*") if p.is_file()]
-    assert len(files) == 7
+    assert len(files) == 8 and tmp_path / "new/out/.made_by_predict" in files
 
 
 def test_classes_boxes_points_and_overrides_give_the_mask_of_the_predictor(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_folder_without_a_run_is_refused_in_one_line(tmp_path: Path, refused) ->
     assert f"{tmp_path}: no result.json" in refused("--table", tmp_path)
     folder = write_run(tmp_path / "run", 1)
     assert f"{folder}: this run is named twice" in refused(tmp_path, folder, tmp_path / "run")
-    assert f"--out: {tmp_path}: cannot be written" in refused(folder, "--out", tmp_path)
+    assert f"--out: {tmp_path} is a folder" in refused(folder, "--out", tmp_path)
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
     (folder / "best.png").write_bytes(b"torn")
     assert f"{folder}/best.png: torn" in refused(folder)

@@ -11,7 +11,8 @@ docs/weights.md.
 from pathlib import Path
 
 from util.config import load_config, with_class_names
-from util.runtime import Parser, UserError, main
+from util.runtime import Parser, main
+from util.runtime.files import Outputs
 from util.runtime.log import log
 
 
@@ -23,17 +24,18 @@ def convert_file() -> None:
     parser.add_argument("--to", choices=("ours", "published"), help="refuse the other direction")
     fits = "the config that IN must fit; needed on a backbone of timm"
     parser.add_argument("--config", metavar="FILE", help=fits)
+    parser.add_overwrite()
     args = parser.parse_args()
-    if args.target.resolve() == args.source.resolve():
-        raise UserError(f"{args.target}: IN and OUT are the same file; name another OUT")
+    outputs = Outputs(args.target.parent, "convert", "OUT", args.overwrite)
+    outputs.claim([args.target.name], [args.source])
     cfg = with_class_names(load_config(args.config)) if args.config else None
 
     # Imported only now: torch takes seconds to load, and `--help` needs none.
-    from util.checkpoint.file import write_checkpoint
+    from util.checkpoint.file import serialize_checkpoint
     from util.checkpoint.renaming import convert
 
     content, description = convert(args.source, args.to, cfg)
-    write_checkpoint(args.target, **content)
+    outputs.write(args.target.name, serialize_checkpoint(**content))
     log.info(f"written: {args.target}, {description}")
 
 

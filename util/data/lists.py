@@ -22,10 +22,11 @@ from util import ROOT
 from util.config import DataSection
 from util.data.fss_list import find_fss_list, read_fss_list
 from util.data.source import open_source, subsets
-from util.data.tables import Table, fingerprint, load_table, write_text
+from util.data.tables import Table, fingerprint, load_table
 from util.folds import FOLDS, Fold, fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
+from util.runtime.files import Outputs
 from util.runtime.log import log
 
 EXPECTED = ROOT / "lists" / "expected.json"
@@ -219,20 +220,34 @@ def every_fold(data: DataSection) -> Iterator[DataSection]:
             yield replace(data, split=split, use_split_coco=use_split_coco)
 
 
+def write_list(outputs: Outputs, name: str, fold: FoldList) -> None:
+    """Write the list of a fold; raise `UserError` if something else is there, or it cannot be."""
+    text = json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n"
+    path = outputs.folder / name
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
+    outputs.claim([name])
+    try:
+        outputs.write(name, text.encode())
+    except OSError as error:
+        what = f"{path}: cannot be written ({error.strerror})"
+        raise UserError(f"{what}; set Data.list_dir to a writable folder") from None
+
+
 def write_lists(data: DataSection) -> list[str]:
     """Write the lists of every fold, reading each mask once.
 
     Returns a line for each difference from the published lists. Raises `UserError` if data is
-    missing or broken.
+    missing or broken, or a file of the name of a list is none that this command wrote.
     """
-    differences = []
+    differences, outputs = [], Outputs(data.list_dir, "lists", "Data.list_dir")
     for subset in subsets(data):
         table = load_table(open_source(data, subset), data.list_dir)
         for section in every_fold(data):
             fold, found = list_of(table, section, subset)
             name = list_name(section, subset)
             path = Path(data.list_dir) / f"{Path(name).name}.json"
-            write_text(path, json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n")
+            write_list(outputs, path.name, fold)
             lines = compare_with_published(name, fold)
             verdict = "NOT as published" if lines else "as published"
             if lines is None:

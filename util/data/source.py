@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from util.data.image_io import UnreadableFile, read_image, read_label
 from util.data.layers import layer_with
 from util.folds import CLASSES, fold_of, is_wide
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write
+from util.runtime.files import Outputs, atomic_write
 
 SUBSETS = ("train", "val")
 
@@ -54,6 +55,11 @@ class Source:
             raise UserError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
         self.cache = Path(cache) if cache else None
+        if self.cache:
+            outputs = Outputs(self.cache, "cache", "Data.cache")
+            outputs.claim([], alone=True)
+            with suppress(OSError):  # reported at the first image
+                outputs.mark()
         if not self.root.is_dir():
             remedy = "arrange the data as docs/data.md says, or set Data.data_root"
             raise UserError(f"Data.data_root {self.root}: no such folder; {remedy}")

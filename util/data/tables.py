@@ -88,14 +88,7 @@ def pixels_by_class(label: np.ndarray) -> dict[int, int]:
 
 def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:
     rows = ",\n".join(f"{json.dumps(i)}: {json.dumps(pixels)}" for i, pixels in table.items())
-    write_text(path, f'{json.dumps(header)[:-1]}, "images": {{\n{rows}\n}}}}\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of the list folder atomically.
-
-    Raises `UserError` if it cannot be written.
-    """
+    text = f'{json.dumps(header)[:-1]}, "images": {{\n{rows}\n}}}}\n'
     try:
         atomic_write(path, text.encode())
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,10 @@ from util.data.image_io import read_label
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
+from util.runtime.files import Outputs
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # queries of a folder
+LINES = "predictions.jsonl"
 _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
 
@@ -67,6 +69,12 @@ def parse_support(word: str) -> tuple[str, Example]:
     return name, Example(image, points=Points([(x, y) for x, y in values]))
 
 
+def mask_files(word: str) -> tuple[str, str]:
+    """Return what may be the mask's file in `[NAME=]IMAGE:LABEL`: LABEL, and LABEL without #."""
+    label = word.rpartition(":")[2]
+    return label, label.rpartition("#")[0]
+
+
 def _select_value(word: str, file: str, value: int) -> np.ndarray:
     """Read a mask in which only one value is the object (uint8 [H,W] of 0, 1 and 255)."""
     mask = read_label(file)
@@ -100,15 +108,26 @@ def find_queries(words: Iterable[str]) -> list[Path]:
     return list(found.values())
 
 
-def make_folders(out: Path) -> None:
-    """Create the output folder with `masks` and `overlays` in it.
+def prediction_files(query: Path) -> dict[str, str]:
+    """Return what is written for a query, `mask` and `overlay` -> file in the output folder."""
+    return {kind: f"{kind}s/{query.stem}.png" for kind in ("mask", "overlay")}
 
-    Raises `UserError` if it cannot be created.
+
+def claim_outputs(
+    out: Path, overwrite: bool, queries: Sequence[Path], read: Iterable[str | Path]
+) -> Outputs:
+    """Create the output folder, in which nothing is replaced that predict.py did not make.
+
+    `read` are the files that this run reads. Raises `UserError` if the folder cannot be created,
+    holds something else, or a file to be written is one of those.
     """
+    outputs = Outputs(out, "predict", overwrite=overwrite)
+    files = [name for query in queries for name in prediction_files(query).values()]
+    outputs.claim([*files, LINES], read, alone=True)
     try:
-        for folder in ("masks", "overlays"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
         what = f"--out {out}: the folder cannot be created ({reason})"
         raise UserError(f"{what}; name another") from None
+    return outputs

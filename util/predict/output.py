@@ -1,7 +1,7 @@
 """The files that predict.py writes: masks, overlays and `predictions.jsonl`."""
 
+import io
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,55 +10,71 @@ from PIL import Image
 
 from util.data.image_io import UnreadableFile, read_image, voc_palette
 from util.evaluate.visualize import overlay
+from util.predict.command import LINES, prediction_files
 from util.predict.predictor import Predictor, Result
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write
+from util.runtime.files import Outputs
 from util.runtime.log import log
 from util.runtime.progress import bar
 
 
 def write_predictions(
-    predictor: Predictor, queries: list[Path], out: Path, *, drop_absent: bool = False
+    predictor: Predictor, queries: list[Path], outputs: Outputs, *, drop_absent: bool = False
 ) -> list[str]:
     """Segment the queries; write a mask, an overlay and a line of `predictions.jsonl` for each.
 
     Of a query in which a class is not there, a line is logged, too. `drop_absent` is that of
-    `Predictor.predict`. No two queries share a stem. The folder `out` has `masks` and `overlays` in
-    it. Returns an error message for each query that could not be read, which its line holds, too.
-    Raises `UserError` if a file cannot be written.
+    `Predictor.predict`. No two queries share a stem, and `outputs` has claimed their files. The
+    lines of other queries, of earlier runs, stay. Returns an error message for each query that
+    could not be read, which its line holds, too. Raises `UserError` if a file cannot be written.
     """
     errors: list[str] = []
     try:
+        earlier = _lines_of_others(outputs.folder / LINES, queries)
         with (
-            open(out / "predictions.jsonl", "w", encoding="utf-8") as lines,
+            outputs.appending(LINES, earlier) as append,
             bar(len(queries), "segmenting") as progress,
         ):
             for path in queries:
                 try:
-                    line = _write_prediction(predictor, path, out, drop_absent)
+                    line = _write_prediction(predictor, path, outputs, drop_absent)
                 except UnreadableFile as error:  # the other queries are still segmented
                     errors.append(str(error))
                     line = {"image": str(path), "error": str(error)}
-                lines.write(json.dumps(line) + "\n")
-                lines.flush()  # an interrupted run keeps its finished lines
+                append(f"{json.dumps(line)}\n".encode())
                 progress.update()
     except OSError as error:
-        what = f"--out {out}: cannot be written ({error.strerror})"
+        what = f"--out {outputs.folder}: cannot be written ({error.strerror})"
         raise UserError(f"{what}; make room, or name another folder") from error
     return errors
 
 
+def _lines_of_others(path: Path, queries: list[Path]) -> bytes:
+    """Return the lines of an earlier run about queries whose files this run does not replace."""
+    stems = {query.stem for query in queries}
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        try:
+            stem = Path(json.loads(line)["image"]).stem
+        except (ValueError, KeyError, TypeError):  # a line that an interrupted run left unfinished
+            continue
+        if stem not in stems:
+            kept.append(line)
+    return b"".join(kept)
+
+
 def _write_prediction(
-    predictor: Predictor, path: Path, out: Path, drop_absent: bool
+    predictor: Predictor, path: Path, outputs: Outputs, drop_absent: bool
 ) -> dict[str, Any]:
     """Write the mask and the overlay of a query; return its line of `predictions.jsonl`."""
     image = read_image(path)
     result = predictor.predict(image, drop_absent=drop_absent)
     mask = Image.fromarray(result.mask)
     mask.putpalette(voc_palette())
-    files = {folder: f"{folder}s/{path.stem}.png" for folder in ("mask", "overlay")}
-    _write_png(out / files["mask"], mask)
-    _write_png(out / files["overlay"], Image.fromarray(overlay(image, result.mask)))
+    files = prediction_files(path)
+    outputs.write(files["mask"], _png(mask), durable=False)
+    drawn = Image.fromarray(overlay(image, result.mask))
+    outputs.write(files["overlay"], _png(drawn), durable=False)
     height, width = result.mask.shape
     classes = _describe_classes(result, predictor.names)
     if absent := [name for name, found in classes.items() if found["here"] is False]:
@@ -81,5 +97,7 @@ def _describe_classes(result: Result, names: tuple[str, ...]) -> dict[str, dict[
     return classes
 
 
-def _write_png(path: Path, picture: Image.Image) -> None:
-    atomic_write(path, partial(picture.save, format="PNG"), durable=False)
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -8,12 +8,13 @@ python -m util.report --compare exp/base exp/other        # which difference is 
 
 import argparse
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write
+from util.runtime.files import Outputs
 from util.runtime.log import log
 
 
@@ -31,6 +32,7 @@ def report() -> None:
         runs), folder of table.md, table.tex and table.csv (default: DIR), or folder of compare.md,
         compare.tex, compare.csv and compare.png (default: that above the settings)"""
     parser.add_argument("--out", type=Path, metavar="PATH", help=about)
+    parser.add_overwrite()
     args = parser.parse_args()
     if args.compare:
         _compare(args)
@@ -51,9 +53,10 @@ def _compare(args: argparse.Namespace) -> None:
     log.info("%d settings, %s episodes each", len(settings), f"{episodes:,}")  # COCO: minutes
     comparison = compare_settings(settings)
     folder = args.out or common_folder(args.compare)
-    for suffix, text in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
-        _write(folder / f"compare.{suffix}", text(comparison))
-    _write(folder / "compare.png", interval_chart(*comparison.intervals()))
+    texts = {"compare.md": as_markdown, "compare.tex": as_latex, "compare.csv": as_csv}
+    files = {name: text(comparison) for name, text in texts.items()}
+    chart = {"compare.png": interval_chart(*comparison.intervals())}
+    _write(folder, files | chart, [], args.overwrite)
     log.info(as_markdown(comparison))
     log.info("written: %s/compare.md, compare.tex, compare.csv, compare.png", folder)
 
@@ -63,8 +66,8 @@ def _table(args: argparse.Namespace) -> None:
 
     rows = gather(args.table)
     folder = args.out or args.table
-    for suffix, text in (("md", as_markdown), ("tex", as_latex), ("csv", as_csv)):
-        _write(folder / f"table.{suffix}", text(rows))
+    texts = {"table.md": as_markdown, "table.tex": as_latex, "table.csv": as_csv}
+    _write(folder, {name: text(rows) for name, text in texts.items()}, [], args.overwrite)
     log.info(as_markdown(rows))
     log.info("written: %s/table.md, table.tex, table.csv", folder)
 
@@ -79,20 +82,26 @@ def _page(args: argparse.Namespace) -> None:
     folders = [run.resolve() for run in args.runs]
     above = Path(os.path.commonpath(folders)) if len(runs) > 1 else args.runs[0]
     path = args.out or above / "report.html"
-    _write(path, text)
+    read = [file for run in args.runs for file in run.iterdir() if file.suffix != ".html"]
+    _write(path.parent, {path.name: text}, read, args.overwrite)
     for run in runs:
         if run.result is None and not run.base_learner:
             log.info("%s: no result.json, so the page has no test scores; run test.sh", run.folder)
     log.info("written: %s, %.1f MB", path, path.stat().st_size / 1e6)
 
 
-def _write(path: Path, content: str | bytes) -> None:
-    try:
+def _write(
+    folder: Path, contents: Mapping[str, str | bytes], read: list[Path], overwrite: bool
+) -> None:
+    outputs = Outputs(folder, "report", overwrite=overwrite)
+    outputs.claim(contents, read)
+    for name, content in contents.items():
         content = content.encode(errors="replace") if isinstance(content, str) else content
-        atomic_write(path, content)
-    except OSError as error:
-        mistake = f"--out: {path}: cannot be written ({error.strerror}); name another path"
-        raise UserError(mistake) from None
+        try:
+            outputs.write(name, content)
+        except OSError as error:
+            what = f"--out: {folder / name}: cannot be written ({error.strerror})"
+            raise UserError(f"{what}; name another path") from None
 
 
 if __name__ == "__main__":

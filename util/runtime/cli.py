@@ -43,6 +43,13 @@ class Parser(argparse.ArgumentParser):
             help="keys to set, over the file; docs/config.md lists them",
         )  # fmt: skip
 
+    def add_overwrite(self) -> None:
+        """Add `--overwrite`, for commands that write where something else may be."""
+        self.add_argument(
+            "--overwrite", action="store_true",
+            help="replace files that this command did not make, but no input of it",
+        )  # fmt: skip
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
         """Parse, and set up the log as `-v` says."""
         known, rest = super().parse_known_args(args, namespace)

@@ -1,10 +1,15 @@
-"""Atomic files: a file is complete, or it is absent."""
+"""Files that are complete or absent, and that replace nothing that someone else made."""
 
+import hashlib
+import itertools
+import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from util.runtime.errors import UserError
 
 
 def atomic_write(
@@ -70,3 +75,161 @@ def sweep(path: Path) -> None:
     """Remove the half-written copies of a file that killed processes left behind."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
+
+
+class Outputs:
+    """The files that one tool writes into a folder; it replaces only what it made itself.
+
+    `.made_by_TOOL` in the folder has a line for each file that the tool wrote: its name and the
+    SHA-256 of its content. So a file that a person or another tool put there, or changed since, is
+    told apart from the tool's own. The line is written before the file: a killed run may leave a
+    line without its file, and never a file without its line.
+
+    `option` is what a message calls the folder. `overwrite` is the option `--overwrite`; None: the
+    tool has none.
+    """
+
+    def __init__(
+        self, folder: str | Path, tool: str, option: str = "--out", overwrite: bool | None = None
+    ) -> None:
+        self.folder, self.option, self.overwrite = Path(folder), option, overwrite
+        self._list = self.folder / f"{_MADE_BY}{tool}"
+        self._own: dict[str, set[str]] = {}  # name -> digests of what the tool wrote there
+        with suppress(OSError):
+            for line in self._list.read_bytes().splitlines():
+                with suppress(ValueError):  # torn by a kill
+                    name, digest = json.loads(line)
+                    self._own.setdefault(name, set()).add(digest)
+
+    def claim(
+        self, names: Iterable[str], inputs: Iterable[str | Path] = (), alone: bool = False
+    ) -> None:
+        """Refuse what must not be replaced by the files `names`, before any of them is written.
+
+        These are the files that the run reads, `inputs`, with and without `overwrite`. Without it,
+        these are files that the tool did not make. With `alone`, the tool also wants the folder for
+        itself: one that holds a data set, a run or the output of another tool is refused always,
+        one that holds other files unless the tool has used it before. Raises `UserError`.
+        """
+        if alone:
+            self._require_own_folder()
+        names = list(dict.fromkeys(names))
+        read = {os.path.realpath(path) for path in inputs}
+        for path in (self.folder / name for name in names):
+            if path.is_dir():
+                raise UserError(f"{self.option}: {path} is a folder; name a file")
+            if os.path.realpath(path) in read:
+                what = f"{path} is an input of this run and would be replaced"
+                raise UserError(f"{self.option}: {what}; {_ANOTHER}")
+        foreign = [name for name in names if not self.may_replace(name)]
+        if foreign and not self.overwrite:
+            path = self.folder / foreign[0]
+            count = f" ({len(foreign)} such files)" if len(foreign) > 1 else ""
+            what = f"{path} exists, and this command did not make it, or it was changed{count}"
+            raise UserError(f"{self.option}: {what}; {self._remedy()}")
+
+    def _require_own_folder(self) -> None:
+        try:
+            held = sorted(os.listdir(self.folder))
+        except OSError:  # new, or no folder: creating it will tell
+            return
+        require_not_held(self.folder, self.option)
+        if other := [n for n in held if n.startswith(_MADE_BY) and n != self._list.name]:
+            tool = other[0].removeprefix(_MADE_BY)
+            what = f"holds the output of another command ({tool})"
+            raise UserError(f"{self.option} {self.folder}: {what}; {_ANOTHER}")
+        foreign = [name for name in held if not name.startswith(".")]  # .DS_Store and the like
+        if foreign and not self.overwrite and not self._list.exists():
+            what = f"holds files that this command did not make, such as {foreign[0]}"
+            raise UserError(f"{self.option} {self.folder}: {what}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return _AWAY if self.overwrite is None else f"{_ANOTHER}, or add --overwrite"
+
+    def may_replace(self, name: str) -> bool:
+        """Return whether there is no such file, or the tool wrote what is in it."""
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return True
+        with suppress(OSError):  # a folder is in its place
+            return _digest(path) in self._own.get(name, ())
+        return False
+
+    def mark(self) -> None:
+        """Make the folder the tool's own, before it has listed anything."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._list.touch()
+
+    def write(self, name: str, content: bytes, durable: bool = True) -> None:
+        """Write a file as `atomic_write` does, and list it as made by this tool."""
+        self._record(name, hashlib.sha256(content).hexdigest())
+        atomic_write(self.folder / name, content, durable=durable)
+
+    @contextmanager
+    def appending(self, name: str, begin: bytes) -> Iterator[Callable[[bytes], None]]:
+        """Begin a file anew with these bytes; yield a function that appends to it.
+
+        What an interrupted run has appended stays, and is listed.
+        """
+        self.write(name, begin)
+        digest = hashlib.sha256(begin)
+        with open(self.folder / name, "ab", buffering=0) as file:
+
+            def append(piece: bytes) -> None:
+                digest.update(piece)
+                self._record(name, digest.hexdigest())
+                file.write(piece)
+
+            yield append
+
+    def link(self, name: str, target: Path) -> None:
+        """Make a symbolic link to the absolute path `target`, and list it."""
+        path = self.folder / name
+        self._record(name, f"link to {target}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        os.symlink(target, part)
+        os.replace(part, path)
+
+    def _record(self, name: str, digest: str) -> None:
+        if digest in self._own.get(name, ()):
+            return
+        self.mark()
+        with open(self._list, "ab") as file:  # one write: several processes may add lines
+            file.write(f"\n{json.dumps([name, digest])}".encode())  # a torn line ends first
+        self._own.setdefault(name, set()).add(digest)
+
+
+_MADE_BY = ".made_by_"
+_ANOTHER = "name another place"
+_AWAY = f"{_ANOTHER}, or move it away"
+_HELD = {
+    "a data set": (
+        *("classes.txt", "images", "JPEGImages", "SegmentationClassAug", "ImageSets"),
+        *("VOCdevkit2012", "VOC2012", "MSCOCO2014", "base_annotation", "annotations"),
+        *(f"{subset}{year}" for subset in ("train", "val") for year in (2014, 2017)),
+    ),
+    "a run": ("config.yaml", "result.json", "best.pth", "last.pth"),
+}
+"""What a folder may hold that tools must keep out of -> names of files and folders that tell."""
+
+
+def require_not_held(folder: Path, option: str) -> None:
+    """Raise `UserError` if a folder, which messages call `option`, holds a data set or a run."""
+    for what, marks in _HELD.items():
+        if found := [name for name in marks if os.path.lexists(folder / name)]:
+            where = f"{option} {folder}: holds {what} ({found[0]})"
+            raise UserError(f"{where}, where nothing else may be written; {_ANOTHER}")
+
+
+def _digest(path: Path) -> str:
+    if path.is_symlink():
+        return f"link to {os.readlink(path)}"
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_name(path: Path) -> Path:
+    """Return a name beside `path` that no file has: result.json gives result.1.json, and so on."""
+    names = (path.with_name(f"{path.stem}.{n}{path.suffix}") for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))

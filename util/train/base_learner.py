@@ -46,8 +46,8 @@ Samples = Iterator[tuple[Tensor, Tensor]]
 def check_target(cfg: Config) -> None:
     """Check the file that the base learner goes to; its run has the folder of that name.
 
-    Raises `UserError` if `Method.pre_weight` is empty, has no ending such as .pth, is a file but
-    no checkpoint, or its folder is that of stage two.
+    Raises `UserError` if `Method.pre_weight` is empty, has no ending such as .pth, is a file that
+    stage one did not write, or its folder is that of stage two.
     """
     if not cfg.Method.pre_weight:
         raise UserError("Method.pre_weight is empty: name the file that the base learner goes to")
@@ -57,8 +57,9 @@ def check_target(cfg: Config) -> None:
     if path.with_suffix("").resolve() == Path(cfg.Train.save_path).resolve():
         mistake = f"its run's folder would be {path.with_suffix('')}, which is Train.save_path"
         raise UserError(f"Method.pre_weight: {path}: {mistake}; rename one of them")
-    if path.exists():
-        read_checkpoint(cfg.Method.pre_weight)  # only a checkpoint is replaced
+    if path.exists() and "base_miou" not in read_checkpoint(path):  # stage one writes that
+        mistake = "holds weights that stage one did not write, such as BAM's own"
+        raise UserError(f"Method.pre_weight: {path}: {mistake}; name another file to train one")
 
 
 def transform(cfg: Config, *, train: bool) -> EvalTransform:

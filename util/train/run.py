@@ -21,7 +21,7 @@ from util.reproduce.compare import setting_differences
 from util.reproduce.environment import describe_source
 from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
 from util.runtime.cost import Cost
-from util.runtime.files import atomic_write, sweep
+from util.runtime.files import atomic_write, require_not_held, sweep
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import resume_command
@@ -183,6 +183,8 @@ class Run:
         config = self.path / "config.yaml"
         if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
             raise UserError(f"{config}: is not of a run; name another {self.key}")
+        if not config.exists():
+            require_not_held(self.path, self.key)
         save_config(self.cfg, config)
         for name in resume.CHECKPOINTS:
             sweep(self.path / name)

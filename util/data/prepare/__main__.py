@@ -46,7 +46,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     for name, (text, paths) in _COMMANDS.items():
         about = _BASE if name == "base" else f"Prepare {text}."
-        add = commands.add_parser(name, help=text, description=about).add_argument
+        command = commands.add_parser(name, help=text, description=about)
+        add = command.add_argument
         for option, metavar, meaning in paths:
             add(option, type=Path, required=True, metavar=metavar, help=meaning)
         if name == "base":
@@ -59,6 +60,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
                 add("--overlap", action="store_true", help=text)
             text = "copy pictures of a folder instead of linking to it"
             add("--copy", action="store_true", help=text)
+            command.add_overwrite()
         text = "processes; default: one per CPU core"
         add("--workers", type=int, default=cores(), metavar="N", help=text)
     return parser.parse_args(arguments)
@@ -70,19 +72,19 @@ def run_prepare(arguments: list[str] | None = None) -> None:
     if args.workers < 1:
         raise UserError(f"--workers {args.workers}: not a number of processes; use at least 1")
     try:
-        if args.command == "voc":
-            prepare.prepare_voc(args.voc, args.sbd, args.out, args.copy, args.workers)
-        elif args.command == "coco":
-            prepare.prepare_coco(args.coco, args.out, args.copy, args.workers)
-        elif args.command == "custom":
-            prepare.prepare_custom(
-                args.images, args.labels, args.out, args.copy, args.workers, args.overlap
-            )
-        elif args.command == "base":
+        if args.command == "base":
             prepare.prepare_base_annotation(args.dataset, args.root, args.split, args.workers)
+            return
+        how = args.copy, args.workers, args.overwrite
+        if args.command == "voc":
+            prepare.prepare_voc(args.voc, args.sbd, args.out, *how)
+        elif args.command == "coco":
+            prepare.prepare_coco(args.coco, args.out, *how)
+        elif args.command == "custom":
+            prepare.prepare_custom(args.images, args.labels, args.out, *how, overlap=args.overlap)
         else:
             call = getattr(prepare, f"prepare_{args.command}")
-            call(getattr(args, "from"), args.out, args.copy, args.workers)
+            call(getattr(args, "from"), args.out, *how)
     except OSError as error:  # no permission for a folder, a failing disk
         what = f"{error.filename}: {error.strerror}"
         raise UserError(f"{what}; check the path and its permissions") from None

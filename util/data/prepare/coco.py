@@ -19,12 +19,13 @@ _OPTION = "--coco"
 _MASK_BYTES = 4000  # the mean of 123 real masks
 
 
-def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_coco(coco: Path, out: Path, copy: bool, workers: int, overwrite: bool = False) -> None:
     """Prepare COCO in `out`/MSCOCO2014, in the layout that `Source` reads.
 
     `coco` is a folder with `{train,val}2014` and `annotations`, or with their zips; `out` is the
-    folder of data sets. `copy` copies pictures from a folder instead of linking to it. Raises
-    `UserError` if something is wrong with the download or `out`.
+    folder of data sets. `copy` copies pictures from a folder instead of linking to it,
+    `overwrite` replaces files that something else made. Raises `UserError` if something is
+    wrong with the download or `out`.
     """
     download, root = open_archive(coco, _OPTION), out / ROOT
     year, files = _find_annotations(download)
@@ -38,7 +39,7 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int) -> None:
             target = root / "masks" / part / f"{PurePosixPath(picture).stem}.png"
             masks.append(Job(target, partial(mask_png, instances, image), _MASK_BYTES))
         pictures += _find_pictures(download, images, root / part, copy)
-    build(root, [pictures, masks], workers, f"{root}: {len(masks)} masks")
+    build(root, [pictures, masks], workers, f"{root}: {len(masks)} masks", overwrite)
 
 
 def _find_annotations(download: Archive) -> tuple[str, list[tuple[Archive, str]]]:

@@ -10,15 +10,22 @@ from util.runtime.log import log
 
 
 def prepare_custom(
-    images: Path, labels: Path, out: Path, copy: bool, workers: int, overlap: bool = False
+    images: Path,
+    labels: Path,
+    out: Path,
+    copy: bool,
+    workers: int,
+    overwrite: bool = False,
+    overlap: bool = False,
 ) -> None:
     """Write `out`/images, `out`/masks and `out`/classes.txt; changed labels are drawn again.
 
     The classes are the categories, in ascending order of their ids. Images without an annotation
     are left out. `labels` is a JSON file in COCO's instances format, as labeling tools export it;
     its file names are relative to the folder `images`. `copy` copies the images instead of linking
-    to them. With `overlap`, each class keeps all its pixels where others cover it. Raises
-    `UserError` if something is wrong with the images, the labels or `out`.
+    to them, `overwrite` replaces files that something else made. With `overlap`, each class keeps
+    all its pixels where others cover it. Raises `UserError` if something is wrong with the images,
+    the labels or `out`.
     """
     instances = load_instances(labels)
     labeled: dict[str, InstanceImage] = {}
@@ -45,4 +52,4 @@ def prepare_custom(
     if skipped := len(instances.images) - len(labeled):
         log.warning("%s: %d images have no annotation and are left out", labels, skipped)
     what = f"{out}: {len(masks)} images of {len(instances.class_of)} classes"
-    build(out, [jobs, masks], workers, what)
+    build(out, [jobs, masks], workers, what, overwrite)

@@ -33,7 +33,9 @@ _AGAIN = "unpack the download again"
 _ISIC_IMAGES, _ISIC_MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
 
 
-def prepare_fss1000(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_fss1000(
+    given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False
+) -> None:
     """Prepare FSS-1000: a folder per class with 1.jpg to 10.jpg and 1.png to 10.png, and its lists.
 
     The lists name the classes of training (trn.txt), validation (val.txt) and test (test.txt or
@@ -59,7 +61,7 @@ def prepare_fss1000(given: Path, out: Path, copy: bool, workers: int) -> None:
     }
     written |= {"base.txt": lists["trn"], "novel_0.txt": lists["test"], "novel_1.txt": lists["val"]}
     every = [picture for own in pictures.values() for picture in own]
-    build_pictures(out, every, ids, written, copy, workers)
+    build_pictures(out, every, ids, written, copy, workers, overwrite)
 
 
 def _read_list(given: Path, part: str) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def _bright(masks: Mapping[int, Path]) -> dict[int, np.ndarray]:
     return {class_id: read_bright(path) for class_id, path in masks.items()}
 
 
-def prepare_isic(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False) -> None:
     """Prepare ISIC 2018 as in PATNet: three classes of skin lesions, all novel.
 
     The images are in the folders 1, 2 and 3 of `ISIC2018_Task1-2_Training_Input`, or beside each
@@ -122,7 +124,7 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int) -> None:
         else:
             unmasked.append(path.stem)
     warn_left_out(given, unmasked, "images without a mask")
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers)
+    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
 def _isic_classes(root: Path) -> dict[str, str]:
@@ -138,7 +140,9 @@ def _isic_classes(root: Path) -> dict[str, str]:
     return named
 
 
-def prepare_deepglobe(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_deepglobe(
+    given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False
+) -> None:
     """Prepare DeepGlobe as cut and filtered by PATNet: six classes of land, all novel.
 
     Folder 1 to 6 of a class has `test/origin` with its tiles and `test/groundtruth` with their
@@ -158,10 +162,12 @@ def prepare_deepglobe(given: Path, out: Path, copy: bool, workers: int) -> None:
             tiles.setdefault(name, path)
             masks.setdefault(name, {})[class_id] = own[name]
     pictures = [Picture(n, path, partial(_bright, masks[n])) for n, path in tiles.items()]
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers)
+    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
-def prepare_chestx(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_chestx(
+    given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False
+) -> None:
     """Prepare the chest X-rays as in PATNet: one class, the lung, which is novel.
 
     `CXR_png` has the images, `masks` a mask NAME_mask.png for NAME.png; others are left out, with a
@@ -177,7 +183,7 @@ def prepare_chestx(given: Path, out: Path, copy: bool, workers: int) -> None:
         pictures.append(Picture(name, images.pop(name), partial(_bright, {1: mask})))
     warn_left_out(given, masks, "masks whose name does not end in _mask.png")
     warn_left_out(given, images, "images without such a mask")
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers)
+    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
 def _all_novel(ids: Mapping[str, int]) -> dict[str, list[str]]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from util.data.prepare.archive import Archive, damaged, join
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write
+from util.runtime.files import Outputs
 from util.runtime.log import log
 from util.runtime.parallel import on_processes
 from util.runtime.progress import bar
 
 _BLOCK = 4096  # bytes: the space a file takes on disk is a multiple of it
+_JPEG_END = b"\xff\xd9"
 _JPEG_END_WITHIN = 1024  # bytes: some cameras write a little after a JPEG's end
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _KILLED = "run the same command again to continue; --workers 1 needs the least memory"
@@ -38,20 +39,25 @@ class Job:
     is_copy: bool = False
 
 
-def build(out: Path, phases: list[list[Job]], workers: int, what: str) -> None:
+def build(
+    out: Path, phases: list[list[Job]], workers: int, what: str, overwrite: bool = False
+) -> None:
     """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
     A file appears under its name once it is complete. So the process may be killed at any moment,
     and the next run continues. Existing complete files are left alone. A phase may read the files
     of an earlier one. With one worker, this process does the work. `what` names the files in the
-    line that is logged at the end. Only one process at a time may build in `out`.
+    line that is logged at the end. Only one process at a time may build in `out`. Files that
+    another than `util.data.prepare` made are only replaced with `overwrite`.
 
     Raises:
         UserError: the first one that a job raises, in the order of the jobs; or a file cannot be
-            written, or the disk is too small.
+            written, or the disk is too small; or something else made it.
         RunStopped: a worker was killed.
     """
     pending = [[job for job in jobs if not _is_complete(job)] for jobs in phases]
+    outputs = Outputs(out, "prepare", overwrite=overwrite)
+    outputs.claim(_name(job, out) for jobs in pending for job in jobs if not _is_torn(job))
     if count := sum(map(len, pending)):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
@@ -65,7 +71,7 @@ def build(out: Path, phases: list[list[Job]], workers: int, what: str) -> None:
             for part in folder.glob(".*.part"):  # from a run that was killed
                 part.unlink()
         for jobs in pending:
-            for _ in on_processes(_create, jobs, workers, _KILLED):
+            for _ in on_processes(partial(_create, outputs), jobs, workers, _KILLED):
                 progress.update()
     log.info("%s; %s", what, f"{count} files created" if count else "nothing to do")
 
@@ -85,6 +91,18 @@ def _is_complete(job: Job) -> bool:
             return file.read() == _PNG_END
     except OSError:
         return False
+
+
+def _is_torn(job: Job) -> bool:
+    """Return whether the file that is there was cut off, so that nothing is lost with it."""
+    try:
+        held = job.target.read_bytes()
+    except OSError:
+        return False
+    if isinstance(job.content, bytes):
+        return job.content.startswith(held)
+    end = _PNG_END if job.target.suffix == ".png" else _JPEG_END
+    return end not in held[-_JPEG_END_WITHIN:]
 
 
 def _check_space(out: Path, jobs: list[Job]) -> None:
@@ -115,17 +133,20 @@ def _lock(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _create(job: Job) -> None:
-    target, content = job.target, job.content() if callable(job.content) else job.content
+def _create(outputs: Outputs, job: Job) -> None:
+    content = job.content() if callable(job.content) else job.content
+    name = _name(job, outputs.folder)
     try:
         if isinstance(content, Path):
-            part = target.with_name(f".{target.name}.{os.getpid()}.part")
-            os.symlink(content, part)
-            os.replace(part, target)
+            outputs.link(name, content)
         else:
-            atomic_write(target, content, durable=False)
+            outputs.write(name, content, durable=False)
     except OSError as error:
-        raise _unwritable(target, f"cannot be written ({error.strerror})") from None
+        raise _unwritable(job.target, f"cannot be written ({error.strerror})") from None
+
+
+def _name(job: Job, out: Path) -> str:
+    return job.target.relative_to(out).as_posix()
 
 
 def _unwritable(path: Path, what: str) -> UserError:
@@ -187,7 +208,7 @@ def warn_missing(target: Path, missing: list[str], total: int) -> None:
 
 def _read_jpeg(archive: Archive, name: str) -> bytes:
     content = archive.read(name)
-    if content[:2] != b"\xff\xd8" or b"\xff\xd9" not in content[-_JPEG_END_WITHIN:]:
+    if content[:2] != b"\xff\xd8" or _JPEG_END not in content[-_JPEG_END_WITHIN:]:
         remedy = "unpack the archive and give its folder: its pictures are linked without a check"
         raise damaged(archive.path / name, "not a complete JPEG", f"download it again, or {remedy}")
     return content

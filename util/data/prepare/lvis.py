@@ -39,7 +39,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"holds {module}.{name}, which is no plain data")
 
 
-def prepare_lvis(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_lvis(given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False) -> None:
     """Prepare LVIS-92i: `lvis_train.pkl`, `lvis_val.pkl` and `coco/{train,val}2017` of a folder.
 
     A class may overlap others, and keeps all its pixels. The ten folds are those of Matcher: of the
@@ -74,7 +74,7 @@ def prepare_lvis(given: Path, out: Path, copy: bool, workers: int) -> None:
                 remedy = "unpack train2017.zip and val2017.zip of COCO into coco"
                 raise damaged(path, f"no such picture, but lvis_{subset}.pkl lists it", remedy)
             pictures.append(Picture(path.stem, path, partial(_draw, path, shapes_of)))
-    build_pictures(out, pictures, ids, lists, copy, workers)
+    build_pictures(out, pictures, ids, lists, copy, workers, overwrite)
 
 
 def _read(path: Path) -> Annotations:

@@ -32,7 +32,9 @@ _LEFT_OUT = "aeroplane+TAIL"  # by Matcher
 _AGAIN = "download Matcher's pascal.zip again"
 
 
-def prepare_pascal_part(given: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_pascal_part(
+    given: Path, out: Path, copy: bool, workers: int, overwrite: bool = False
+) -> None:
     """Prepare PASCAL-Part: parts of objects, each object cut out by its box as in Matcher.
 
     A class is a part of an object, such as `cat+HEAD`, that training and validation images have.
@@ -57,7 +59,7 @@ def prepare_pascal_part(given: Path, out: Path, copy: bool, workers: int) -> Non
                 progress.update()
         written[f"{subset}.txt"] = [picture.name for picture in pictures[first:]]
     warn_left_out(given, partless, "objects without a part of these classes")
-    build_pictures(out, pictures, ids, written, copy, workers)
+    build_pictures(out, pictures, ids, written, copy, workers, overwrite)
 
 
 def _classes(path: Path) -> tuple[dict[str, list[str]], list[str], dict[str, list[str]]]:

@@ -49,12 +49,13 @@ def build_pictures(
     lists: Mapping[str, Iterable[str]],
     copy: bool,
     workers: int,
+    overwrite: bool,
 ) -> None:
     """Write `out`/images, `out`/masks, `out`/classes.txt and `lists` (name of a file -> its lines).
 
-    `ids` is that of `numbered`. `copy` copies the pictures instead of linking to them. Raises
-    `UserError` if there is no picture, two have the same name, or something cannot be read or
-    written.
+    `ids` is that of `numbered`. `copy` copies the pictures instead of linking to them,
+    `overwrite` replaces files that something else made. Raises `UserError` if there is no picture,
+    two have the same name, or something cannot be read or written.
     """
     if not pictures:
         raise UserError(f"{out}: would get no image; check the folder that --from names")
@@ -72,7 +73,8 @@ def build_pictures(
         text = "".join(f"{line}\n" for line in lines).encode()
         jobs.append(Job(out / name, text, len(text)))
     count = len(ids) - (IGNORED in ids)
-    build(out, [jobs, masks], workers, f"{out}: {len(masks)} images of {count} classes")
+    what = f"{out}: {len(masks)} images of {count} classes"
+    build(out, [jobs, masks], workers, what, overwrite)
 
 
 def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:

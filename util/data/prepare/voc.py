@@ -25,12 +25,15 @@ _LISTS = "ImageSets/Segmentation"
 _NOVAL = "train_noval.txt"
 
 
-def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> None:
+def prepare_voc(
+    voc: Path, sbd: Path, out: Path, copy: bool, workers: int, overwrite: bool = False
+) -> None:
     """Prepare VOC 2012 + SBD in `out`/VOCdevkit2012, in the layout that `Source` reads.
 
     `voc` (VOC 2012 trainval) and `sbd` (SBD's `benchmark_RELEASE`) are folders or tars, `out` is
-    the folder of data sets. `copy` copies pictures from a folder instead of linking to it. Raises
-    `UserError` if something is wrong with the downloads or `out`.
+    the folder of data sets. `copy` copies pictures from a folder instead of linking to it,
+    `overwrite` replaces files that something else made. Raises `UserError` if something is
+    wrong with the downloads or `out`.
     """
     root = out / ROOT
     voc_archive, sbd_archive = open_archive(voc, "--voc"), open_archive(sbd, "--sbd")
@@ -64,7 +67,13 @@ def prepare_voc(voc: Path, sbd: Path, out: Path, copy: bool, workers: int) -> No
         )
     names = {f"{image_id}.jpg": f"{image_id}.jpg" for image_id in masks}
     pictures = picture_jobs(voc_archive, join(base, "JPEGImages"), names, root / "JPEGImages", copy)
-    build(root.parent, [pictures, [*masks.values()], texts], workers, f"{root}: {len(masks)} masks")
+    build(
+        root.parent,
+        [pictures, [*masks.values()], texts],
+        workers,
+        f"{root}: {len(masks)} masks",
+        overwrite,
+    )
 
 
 def _find_voc(voc: Archive) -> str:

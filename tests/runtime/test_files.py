@@ -1,0 +1,135 @@
+"""A tool replaces only what it made: inputs, hand-made files, data sets and runs stay."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from util.runtime.errors import UserError
+from util.runtime.files import Outputs, free_name
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_tool_replaces_its_own_file_again_and_again(tmp_path: Path) -> None:
+    for text in (b"one", b"two", b"one"):
+        outputs = Outputs(tmp_path / "out", "draw")
+        outputs.claim(["a/x.txt"], alone=True)
+        outputs.write("a/x.txt", text)
+        assert (tmp_path / "out/a/x.txt").read_bytes() == text
+
+
+def by_hand(folder: Path) -> None:
+    (folder / "x.txt").write_text("by hand")
+
+
+def changed(folder: Path) -> None:
+    Outputs(folder, "draw").write("x.txt", b"drawn")
+    (folder / "x.txt").write_text("corrected by hand")
+
+
+def by_another_tool(folder: Path) -> None:
+    Outputs(folder, "report").write("x.txt", b"reported")
+
+
+def a_link(folder: Path) -> None:
+    (folder / "kept.txt").write_text("elsewhere")
+    (folder / "x.txt").symlink_to(folder / "kept.txt")
+
+
+def own_list_is_torn(folder: Path) -> None:
+    (folder / "x.txt").write_text("by hand")
+    (folder / ".made_by_draw").write_bytes(b'["x.txt", "0123')
+
+
+FOREIGN = [by_hand, changed, by_another_tool, a_link, own_list_is_torn]
+
+
+@pytest.mark.parametrize("make", FOREIGN)
+def test_file_that_the_tool_did_not_make_is_replaced_with_overwrite_only(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path)
+    before = content(tmp_path)
+    remedies = {None: "or move it away$", False: "or add --overwrite$"}
+    for overwrite, remedy in remedies.items():
+        with pytest.raises(UserError, match=f"x.txt exists, .* {remedy}"):
+            Outputs(tmp_path, "draw", overwrite=overwrite).claim(["new.txt", "x.txt"])
+    assert content(tmp_path) == before
+    outputs = Outputs(tmp_path, "draw", overwrite=True)
+    outputs.claim(["x.txt"])
+    outputs.write("x.txt", b"drawn")
+    assert (tmp_path / "x.txt").read_bytes() == b"drawn" and not (tmp_path / "x.txt").is_symlink()
+    assert {**content(tmp_path), **before}["kept.txt" if make is a_link else "x.txt"]
+    Outputs(tmp_path, "draw").claim(["x.txt"])  # from now on it is the tool's own
+
+
+@pytest.mark.parametrize("overwrite", [None, False, True])
+def test_input_of_the_run_is_never_replaced_even_through_a_link(
+    overwrite: bool | None, tmp_path: Path
+) -> None:
+    Outputs(tmp_path / "out", "draw").write("x.txt", b"drawn, and now read")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for read in (tmp_path / "out/x.txt", tmp_path / "link/x.txt", Path(os.path.relpath(tmp_path))):
+        read = read if read.is_file() else read / "out/x.txt"
+        with pytest.raises(UserError, match="x.txt is an input of this run .*; name another place"):
+            Outputs(tmp_path / "out", "draw", overwrite=overwrite).claim(["x.txt"], [read])
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("classes.txt", "a data set"), ("images/a.jpg", "a data set"),
+        ("JPEGImages/a.jpg", "a data set"), ("train2017/a.jpg", "a data set"),
+        ("VOCdevkit2012/x", "a data set"), ("best.pth", "a run"), ("result.json", "a run"),
+        (".made_by_report", "the output of another command"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_of_a_data_set_a_run_or_another_tool_is_refused_with_and_without_overwrite(
+    name: str, held: str, overwrite: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"--out {tmp_path}: holds {held}.*; name another place$"):
+        Outputs(tmp_path, "draw", overwrite=overwrite).claim(["x.txt"], alone=True)
+
+
+def test_folder_with_other_files_needs_overwrite_and_hidden_files_do_not_count(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".DS_Store").touch()
+    Outputs(tmp_path, "draw").claim(["x.txt"], alone=True)
+    (tmp_path / "thesis.docx").touch()
+    with pytest.raises(UserError, match="such as thesis.docx; .* or add --overwrite"):
+        Outputs(tmp_path, "draw", overwrite=False).claim(["x.txt"], alone=True)
+    Outputs(tmp_path, "draw", overwrite=True).claim(["x.txt"], alone=True)
+
+
+def test_file_that_grows_stays_the_tools_own_wherever_it_is_interrupted(tmp_path: Path) -> None:
+    for lines in range(4):
+        outputs = Outputs(tmp_path, "draw")
+        outputs.claim(["lines"])
+        with outputs.appending("lines", b"first\n") as append:
+            for number in range(lines):
+                append(f"{number}\n".encode())
+        assert (tmp_path / "lines").read_text().split() == ["first", *map(str, range(lines))]
+    (tmp_path / "lines").open("a").write("a note by hand\n")
+    with pytest.raises(UserError, match="lines exists"):
+        Outputs(tmp_path, "draw").claim(["lines"])
+
+
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").mkdir()
+    with pytest.raises(UserError, match="x.txt is a folder; name a file"):
+        Outputs(tmp_path, "draw", overwrite=True).claim(["x.txt"])
+
+
+def test_free_name_is_the_first_that_no_file_has(tmp_path: Path) -> None:
+    assert free_name(tmp_path / "result.json").name == "result.1.json"
+    (tmp_path / "result.1.json").touch()
+    (tmp_path / "result.2.json").symlink_to("nowhere")
+    assert free_name(tmp_path / "result.json").name == "result.3.json"
