@@ -100,6 +100,7 @@ def load_batches(
     Raises:
         RunStopped: `MAX_WORKER_DEATHS` workers have died on the same batch.
         UserError: raised by the data set, also in a worker; the message stays one line.
+        OSError: raised by the data set; in a worker, it becomes such a `UserError`.
     """
     done, deaths, replaced = 0, 0, set[int]()
 
@@ -115,7 +116,7 @@ def load_batches(
             return
         except RuntimeError as error:
             death = _worker_death(error)
-        except UserError as error:
+        except (UserError, OSError) as error:
             raise _without_traceback(error) from None
         deaths, iteration = deaths + 1, batches.start + done
         if deaths < MAX_WORKER_DEATHS:
@@ -161,7 +162,12 @@ def _worker_death(error: RuntimeError) -> str:
     return " ".join(str(error).partition("\n")[0].split())
 
 
-def _without_traceback(error: UserError) -> UserError:
+def _without_traceback(error: UserError | OSError) -> UserError | OSError:
     """Return the error without the traceback that PyTorch puts before a worker's message."""
     kind = type(error)
-    return kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip())
+    text = str(error).rpartition(f"{kind.__name__}: ")[2].strip()
+    if isinstance(error, UserError):
+        return kind(text)
+    if error.errno is not None:  # of this process: it still has its own parts
+        return error
+    return UserError(f"{text}; check the path and its permissions")

@@ -16,6 +16,7 @@ from util.runtime.files import Outputs
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # queries of a folder
 LINES = "predictions.jsonl"
+DEVICES = "only the CPU and NVIDIA's GPUs are supported; write cpu, cuda or cuda:0"
 _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
 
@@ -39,7 +40,7 @@ def check_model_arguments(args: argparse.Namespace) -> None:
         remedy = "train it first, or name another file"
         raise UserError(f"--checkpoint {args.checkpoint}: no such checkpoint; {remedy}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
-        raise UserError(f"--device {args.device}: unknown; write cpu, cuda or cuda:0")
+        raise UserError(f"--device {args.device}: {DEVICES}")
 
 
 def parse_support(word: str) -> tuple[str, Example]:

@@ -23,6 +23,7 @@ from util.data.dataset import eval_transform
 from util.evaluate.metrics import argmax_channels
 from util.evaluate.presence import presence
 from util.features import encode_query, encode_support
+from util.predict.command import DEVICES
 from util.predict.example import Example, Picture, as_rgb
 from util.runtime.errors import UserError
 
@@ -249,8 +250,10 @@ def _for_cpu(cfg: Config) -> Config:
 def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device {name!r}: unknown; write cpu, cuda or cuda:0") from None
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name}: {DEVICES}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name}: this machine has no such GPU; write cpu")
     return device

@@ -9,9 +9,11 @@ import difflib
 import errno
 import inspect
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,9 @@ from util.runtime.errors import RunStopped, Terminated, UserError
 from util.runtime.log import close_log_file, configure
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
+_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+         errno.ELOOP, errno.ENAMETOOLONG)  # a path that is wrong, or not ours  # fmt: skip
+_READER_GONE = 128 + 13  # what a shell reports of a program that SIGPIPE ends
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,9 +85,10 @@ def _program() -> str:
 def main(entry: Callable[[], object]) -> None:
     """Run an entry point and turn the ways in which it may end into exit statuses.
 
-    - `UserError` or a missing file: `error: ...` on stderr, status 2.
+    - `UserError`, or a path that is missing or not accessible: `error: ...` on stderr, status 2.
     - `RunStopped`, or a disk that cannot be written to: `stopped: ...`, status 1.
     - SIGINT: status 130; SIGTERM: status 143.
+    - The reader of the output has gone, as with `| head`: no message, status 141.
     - Anything else is a fault of ours and keeps its traceback.
 
     Of the ranks that a launcher started on one machine, only the first to fail prints its line.
@@ -91,14 +97,25 @@ def main(entry: Callable[[], object]) -> None:
     old = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     old[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
     try:
-        entry()
+        try:
+            entry()
+        finally:  # what `--help` and `print` have left in the buffer: not at Python's own end
+            if sys.stdout:
+                sys.stdout.flush()
     except KeyboardInterrupt as error:
         _exit("\ninterrupted", 143 if isinstance(error, Terminated) else 130)
     except RunStopped as error:
         _exit(f"stopped: {error}", error.status)
-    except (UserError, FileNotFoundError) as error:
+    except UserError as error:
         _exit(f"error: {' '.join(str(error).split())}", 2)
+    except BrokenPipeError:
+        if not _reader_is_gone():  # it is about a pipe of our own
+            raise
+        _exit("", _READER_GONE)
     except OSError as error:
+        if error.errno in _PATH and error.filename is not None:
+            remedy = "check the path and its permissions"
+            _exit(f"error: {error.filename}: {error.strerror}; {remedy}", 2)
         if error.errno not in _DISK:
             raise
         what = f"cannot be written ({error.strerror}); make room there"
@@ -113,13 +130,33 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads what this process writes to stdout or stderr."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    outputs = select.poll()
+    for number in (1, 2):
+        outputs.register(number, 0)  # an error is reported in any case
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in outputs.poll(0))
+
+
 def _exit(text: str, status: int) -> NoReturn:
-    """Print the last line of this process, unless another rank has printed its own, and exit."""
+    """Print the last line of this process, unless another rank has printed its own, and exit.
+
+    Without `text`, the output has no reader: what is left in the buffers goes nowhere.
+    """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # in a folder for each rank
         try:
             Path(file).parent.with_name("told").touch(exist_ok=False)
         except OSError:  # printed, or the launcher is ending and has removed the folder
             sys.exit(status)
-    print(text, file=sys.stderr, flush=True)
+    with suppress(BrokenPipeError):
+        if text:
+            print(text, file=sys.stderr, flush=True)
+    if _reader_is_gone():  # else Python complains at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # one of a test, or none
+                os.dup2(nowhere, stream.fileno())
     close_log_file(text.strip())
     sys.exit(status)

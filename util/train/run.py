@@ -339,7 +339,7 @@ class Run:
         """
         try:
             yield
-        except (UserError, RunStopped):
+        except (UserError, RunStopped, BrokenPipeError):  # the last: nobody reads the output
             if self.ranks.world == 1:
                 self.save()
             raise
