@@ -22,10 +22,10 @@ from util.config.schema import SpeedSection
 from util.data.dataset import EpisodeBatch
 from util.features import encode
 from util.runtime import distributed
-from util.runtime.cost import resident_peak
 from util.runtime.distributed import Ranks
 from util.runtime.errors import UserError
 from util.runtime.log import log
+from util.runtime.system import resident_peak
 from util.train.adversarial import AdversarialTrainer, choose_parts
 
 OBJECT_SHARE = 0.2  # of an image; 0.13 to 0.22 on average in PASCAL's validation lists

@@ -3,7 +3,6 @@
 To add a key, add a line to its section here, and run `python -m util.config.write_docs`.
 """
 
-import os
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from util.folds import AnnotationKind, fold_of
+from util.runtime.system import cores
 
 T = TypeVar("T")
 
@@ -282,7 +282,7 @@ class Config:
     @property
     def workers(self) -> int:
         """`Data.workers`, but no more than this machine's cores."""
-        return min(self.Data.workers, len(os.sched_getaffinity(0)))
+        return min(self.Data.workers, cores())
 
     @property
     def name(self) -> str:

@@ -7,8 +7,6 @@ be those of other episodes.
 
 import multiprocessing
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,7 +19,7 @@ from util.data.image_io import UnreadableFile
 from util.runtime.distributed import Ranks, all_reduce_sum
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.log import log
-from util.runtime.stop import guard_worker
+from util.runtime.stop import guard_worker, unchanged_child_handler
 
 REPLACEMENT_STRIDE = 10**9
 """From a sample's number to that of its replacement; no run has so many samples."""
@@ -138,7 +136,7 @@ def _start(
 ) -> Iterator[Any]:
     """Return a loader's iterator, which reports a dead worker only when asked for a batch.
 
-    PyTorch's SIGCHLD handler would raise at any time, also in the middle of a training step.
+    PyTorch's own handler would raise at any time, also in the middle of a training step.
     """
     loader = DataLoader(
         dataset,
@@ -148,11 +146,8 @@ def _start(
         worker_init_fn=guard_worker,
         **options,
     )
-    handler = signal.getsignal(signal.SIGCHLD)
-    started = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, handler)
-    return started
+    with unchanged_child_handler():
+        return iter(loader)
 
 
 def _worker_death(error: RuntimeError) -> str:

@@ -1,7 +1,6 @@
 """The record of code, data and machine that a result carries, so that results can be compared."""
 
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
@@ -20,6 +19,7 @@ from util.data.lists import FoldList
 from util.data.tables import fingerprint
 from util.reproduce.compare import config_hash
 from util.runtime.distributed import Ranks
+from util.runtime.system import cores, processor
 
 PACKAGES = (
     *("torchvision", "timm", "mmcv-full", "mmsegmentation"),
@@ -106,20 +106,10 @@ def _machine(ranks: Ranks) -> dict[str, Any]:
     gpu = ranks.device.type == "cuda"
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": processor(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(ranks.device) if gpu else None,
         "cuda": torch.version.cuda if gpu else None,
         "ranks": ranks.world,
     }
-
-
-def _cpu() -> str:
-    """Return the processor's model as Linux names it, or else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

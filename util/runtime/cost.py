@@ -1,17 +1,10 @@
 """The cost of a run: time, and peak memory."""
 
-import re
 import time
-from pathlib import Path
 
 import torch
 
-
-def resident_peak() -> int:
-    """Return this process's peak memory in bytes."""
-    # `ru_maxrss` would not do: it starts from the parent's peak.
-    [line] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(line) * 1024
+from util.runtime.system import resident_peak
 
 
 def peak_gb(device: torch.device) -> float:
@@ -39,7 +32,7 @@ class Cost:
             "iterations_per_s": self.iterations / max(train, 1e-9),
             "train_s": train,
             "validation_s": now - self.last,
-            "peak_memory_gb": peak_gb(self.device),  # of this rank since its process began
+            "resident_peak_gb": peak_gb(self.device),  # of this rank since its process began
         }
         self.begin, self.iterations = now, 0
         return taken

@@ -1,5 +1,6 @@
 """Files that are complete or absent, and that replace nothing that someone else made."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from util.runtime.errors import UserError
+from util.runtime.system import flush_folder
 
 
 def atomic_write(
@@ -51,11 +53,7 @@ def atomic_write(
             error.filename = str(path)
         raise
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(path.parent)
 
 
 def _keep(path: Path, keep: Path) -> None:
@@ -227,6 +225,17 @@ def _digest(path: Path) -> str:
         return f"link to {os.readlink(path)}"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwritable(path: str | Path, error: OSError, remedy: str) -> UserError:
+    """Return the error for a file that cannot be written: its true reason, and what helps.
+
+    `remedy` is what helps if the disk is not full, such as "choose another --out".
+    """
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = f"make room there, or {remedy}" if is_full else remedy
+    reason = error.strerror or str(error)
+    return UserError(f"{path}: cannot be written ({reason}); {remedy}")
 
 
 def free_name(path: Path) -> Path:

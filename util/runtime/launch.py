@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from torch.distributed import DistError
@@ -31,6 +30,7 @@ from util.runtime.cli import main
 from util.runtime.distributed import LOST
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.stop import ASK, STOP_SIGNALS, SignalDebouncer
+from util.runtime.system import children, require_linux
 
 
 class _Signals:
@@ -42,7 +42,7 @@ class _Signals:
             signal.signal(number, self)
 
     def __call__(self, number: int, *_: object) -> None:
-        ranks = _children()
+        ranks = children(os.getpid())
         if not ranks or number in STOP_SIGNALS and self._debouncer.is_second():
             for pid in ranks:  # each leads a session that includes its workers
                 with suppress(ProcessLookupError):
@@ -54,13 +54,9 @@ class _Signals:
                 os.kill(pid, ASK)
 
 
-def _children() -> list[int]:
-    pid = os.getpid()
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def launch() -> None:
     """Run the command line; raise `RunStopped` if a rank failed or the machines cannot connect."""
+    require_linux("several processes", "use one: GPUS 0 (the CPU) or 1")
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # torchrun made this parser
     args = parser.parse_args(sys.argv[1:])

@@ -6,11 +6,15 @@ import os
 import select
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-ASK = signal.SIGUSR1
+ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
 """What `util.runtime.launch` and Slurm's `--signal=USR1` send; never counts as a second signal."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,14 +48,14 @@ class Stop:
         self.requested, self.speaks = False, speaks
         self._debouncer = SignalDebouncer()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
-        self._old_handlers = {ASK: signal.signal(ASK, self._request)}
+        self._old_handlers = {ASK: signal.signal(ASK, self._request)} if ASK else {}
 
     def __enter__(self) -> "Stop":
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
+        self._read, self._write = socket.socketpair()  # Windows waits for sockets only
+        self._write.setblocking(False)
         for number in STOP_SIGNALS:
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
-        self._old_pipe = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old_pipe = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -60,10 +64,10 @@ class Stop:
         signal.set_wakeup_fd(self._old_pipe)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        os.write(self._write, b"\0")
+        self._write.send(b"\0")
         self._thread.join()
-        os.close(self._read)
-        os.close(self._write)
+        self._read.close()
+        self._write.close()
 
     def _request(self, *_: object) -> None:
         self.requested = True
@@ -74,7 +78,7 @@ class Stop:
                 if self._launcher and os.getppid() != self._launcher:
                     self._request()
                 continue
-            number = os.read(self._read, 1)[0]
+            number = self._read.recv(1)[0]
             if number == 0:
                 return
             if number not in STOP_SIGNALS:
@@ -94,12 +98,11 @@ def guard_worker(_: int = 0) -> None:
 
     A signal to the whole process group is for the run to answer: an iteration may still need this
     worker's batch. So SIGTERM counts only when the parent sends it: PyTorch and Python end their
-    workers that way.
+    workers that way. Only Linux tells who sent a signal; elsewhere any SIGTERM ends the worker.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, ASK):
+    for number in filter(None, (signal.SIGINT, ASK)):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
     assert parent is not None, "guard_worker runs in a worker process"
 
@@ -112,8 +115,26 @@ def guard_worker(_: int = 0) -> None:
         parent.join()
         os._exit(1)
 
-    for wait in (exit_when_terminated, exit_with_parent):
+    threads = [exit_with_parent]
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threads.append(exit_when_terminated)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for wait in threads:
         threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def unchanged_child_handler() -> Iterator[None]:
+    """Inside `with`, whatever handles the end of a child process is only set for that time."""
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(number)
+    yield
+    signal.signal(number, handler)
 
 
 def resume_command() -> str:

@@ -17,7 +17,7 @@ from util.data import prepare
 from util.folds import FOLDS
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
-from util.runtime.parallel import cores
+from util.runtime.system import cores
 
 _OUT = ("--out", "DIR", "the folder to create")
 _COMMANDS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {

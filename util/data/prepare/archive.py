@@ -4,6 +4,7 @@ import lzma
 import os
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ class Archive:
     """A downloaded folder. Use `open_archive`, which opens a tar or zip with the same methods.
 
     Names are relative to the top folder, which is "", and have forward slashes. An archive may be
-    passed to forked workers: each process opens a tar or zip for itself.
+    passed to workers: each process and thread opens a tar or zip for itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,7 +120,8 @@ class _PackedArchive(Archive):
         # Name -> size in bytes, and what tarfile or zipfile knows of the member.
         self._members: dict[str, tuple[int, Any]] = {}
         self._children: dict[str, dict[str, None]] = {}  # folder -> names in it, in order
-        self._opened: tuple[int, zipfile.ZipFile | tarfile.TarFile] | None = None
+        # Process and thread -> the archive as it has opened it, since a file has one position.
+        self._opened: dict[tuple[int, int], zipfile.ZipFile | tarfile.TarFile] = {}
         self._open: Callable[[Path], zipfile.ZipFile | tarfile.TarFile] = (
             zipfile.ZipFile if zipfile.is_zipfile(path) else tarfile.open
         )
@@ -154,9 +156,10 @@ class _PackedArchive(Archive):
         return sorted(name for name in names if join(folder, name) in self._children)
 
     def _read(self, name: str) -> bytes:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self._open(self.path)
-        archive, member = self._opened[1], self._members[name][1]
+        place = os.getpid(), threading.get_ident()
+        if place not in self._opened:
+            self._opened[place] = self._open(self.path)
+        archive, member = self._opened[place], self._members[name][1]
         if isinstance(archive, zipfile.ZipFile):
             return archive.read(member)
         file = archive.extractfile(member)

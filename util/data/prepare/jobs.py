@@ -1,25 +1,26 @@
 """Create many files on several processes: each is complete or absent, and a run can continue."""
 
-import fcntl
+import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from util.data.prepare.archive import Archive, damaged, join
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs
+from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 from util.runtime.parallel import on_processes
 from util.runtime.progress import bar
+from util.runtime.system import locked
 
 _BLOCK = 4096  # bytes: the space a file takes on disk is a multiple of it
 _JPEG_END = b"\xff\xd9"
 _JPEG_END_WITHIN = 1024  # bytes: some cameras write a little after a JPEG's end
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_ELSEWHERE = "choose another --out"
 _KILLED = "run the same command again to continue; --workers 1 needs the least memory"
 
 
@@ -65,8 +66,10 @@ def build(
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, f"cannot be written ({error.strerror})") from None
-    with _lock(out), bar(count, "creating files") as progress:
+        raise unwritable(folder, error, _ELSEWHERE) from None
+    with locked(out) as free, bar(count, "creating files") as progress:
+        if not free:
+            raise UserError(f"{out}: another run is writing here; wait until it ends")
         for folder in folders:
             for part in folder.glob(".*.part"):  # from a run that was killed
                 part.unlink()
@@ -112,25 +115,8 @@ def _check_space(out: Path, jobs: list[Job]) -> None:
     sizes = [f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB" for n in (needed, free)]
     log.info("%s: needs about %s, %s free", out, *sizes)
     if needed > free:
-        raise _unwritable(out, f"needs about {sizes[0]}, but only {sizes[1]} are free")
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Keep other runs out of a folder. The folder itself is locked: no lock file lies among data.
-
-    Forked workers share the lock, so it is held until the last of them has ended.
-    """
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network folders support no locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{out}: another run is writing here; wait until it ends") from None
-        yield
-    finally:
-        os.close(folder)
+        what = f"needs about {sizes[0]}, but only {sizes[1]} are free"
+        raise UserError(f"{out}: {what}; make room there, or {_ELSEWHERE}")
 
 
 def _create(outputs: Outputs, job: Job) -> None:
@@ -142,15 +128,14 @@ def _create(outputs: Outputs, job: Job) -> None:
         else:
             outputs.write(name, content, durable=False)
     except OSError as error:
-        raise _unwritable(job.target, f"cannot be written ({error.strerror})") from None
+        if isinstance(content, Path) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            what = f"cannot be a link, maybe its disk takes none ({error.strerror})"
+            raise UserError(f"{job.target}: {what}; add --copy to copy the pictures") from None
+        raise unwritable(job.target, error, _ELSEWHERE) from None
 
 
 def _name(job: Job, out: Path) -> str:
     return job.target.relative_to(out).as_posix()
-
-
-def _unwritable(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; make room there, or choose another --out")
 
 
 def picture_jobs(

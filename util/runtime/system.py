@@ -1,0 +1,104 @@
+"""What differs between Linux, macOS and Windows; nothing outside util/runtime asks for it."""
+
+import multiprocessing
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from util.runtime.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def can_fork() -> bool:
+    """Return whether worker processes may be forked: elsewhere a fork may crash in a library."""
+    return sys.platform == "linux" and (
+        multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+    )
+
+
+def resident_peak() -> int:
+    """Return this process's peak memory in bytes; 0 if the system does not tell."""
+    # First /proc: elsewhere the peak may start from that of the parent.
+    if found := re.search(r"VmHWM:\s+(\d+) kB", _proc("self/status")):
+        return int(found[1]) * 1024
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor() -> str:
+    """Return the processor's model as Linux names it, or else as Python does."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _proc("cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, on Linux."""
+    return [int(child) for child in _proc(f"{pid}/task/{pid}/children").split()]
+
+
+def _proc(name: str) -> str:
+    """Return a file of Linux's /proc; '' if there is none."""
+    with suppress(OSError):
+        return Path("/proc", name).read_text(encoding="utf-8")
+    return ""
+
+
+def require_linux(what: str, remedy: str) -> None:
+    """Raise `UserError` elsewhere than on Linux."""
+    if sys.platform != "linux" or not _proc("self/status"):
+        raise UserError(f"{what} need Linux, and this is {platform.system()}; {remedy}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk."""
+    if os.name == "nt":  # Windows opens no folders
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder itself, so that no lock file lies in it; yield False if another has the lock.
+
+    Forked workers share the lock, so it is held until the last of them has ended. Where there are
+    no locks, as on some network folders and on Windows, nothing is locked.
+    """
+    if fcntl is None:
+        yield True
+        return
+    number, free = os.open(folder, os.O_RDONLY), True
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError:
+            pass
+        yield free
+    finally:
+        os.close(number)
