@@ -16,11 +16,11 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model.constants import IMAGENET_MEAN, IMAGENET_STD
 from model.errors import UserError
+from model.weight_file import read_weights
 
 LITE0 = "timm/tf_efficientnet_lite0"
 LITE0_PIXELS = (127 / 255,) * 3, (128 / 255,) * 3  # the packaged weights take (pixel - 127) / 128
@@ -232,12 +232,13 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
     needed = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
     if missing := sorted(needed - set(state)):
         lacks = f"lacks {len(missing)} weights of {name}, {missing[0]} first"
-        raise UserError(f"Method.pretrained: {source} {lacks}")
+        raise UserError(f"Method.pretrained: {source} {lacks}; name a file of {name}")
     try:
         backbone.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a shape differs
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"Method.pretrained: {source} does not fit {name}: {reason}") from error
+        mistake = f"{source} does not fit {name}: {reason}"
+        raise UserError(f"Method.pretrained: {mistake}; name a file of {name}") from error
 
 
 def _packaged_lite0(backbone: Backbone, name: str) -> dict[str, Tensor]:
@@ -274,17 +275,15 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
         remedy = "give a file, download, package or none"
         raise UserError(f"Method.pretrained: there is no file {path}; {remedy}")
     try:
+        state = read_weights(path)
         if isinstance(backbone, TimmBackbone):
             return _loaded_by_timm(name.removeprefix("timm/"), path)
-        state: dict[str, Any]
-        if path.suffix == ".safetensors":
-            state = dict(load_file(path))
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
-    except Exception as error:  # reading a damaged or foreign file can fail anywhere
-        mistake = f"{path} is not a file of weights of {name}, or is damaged"
-        raise UserError(f"Method.pretrained: {mistake}") from error
+    except UserError as error:
+        raise UserError(f"Method.pretrained: {error}") from None
+    except Exception as error:  # reading a foreign file can fail anywhere
+        mistake = f"{path} is not a file of weights of {name}"
+        raise UserError(f"Method.pretrained: {mistake}; name another file") from error
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith("backbone.") for key in state):  # a whole model of mmseg
         own = [key for key in state if key.startswith("backbone.")]
@@ -301,7 +300,7 @@ def _check_stem(backbone: ResNet, name: str, state: dict[str, Tensor], path: Pat
         return
     depth = name.removesuffix("c")
     if found[0].shape[-1] == 7:
-        stem, other = "7x7 stem", f"timm/{depth}"
+        stem, other = "7x7 stem, as torchvision's", f"timm/{depth}"
     elif found[0].shape[0] != len(backbone.layer0.get_parameter("0.weight")):
         wide = found[0].shape[0] == 64
         stem, other = ("stem of 64 channels", depth) if wide else ("stem of 32", f"{depth}c")
@@ -349,4 +348,7 @@ def _rename_imagenet_weights(backbone: Backbone, state: dict[str, Tensor]) -> di
     for key, value in state.items():
         module, _, weight = key.rpartition(".")
         renamed[f"{names.get(module, module)}.{weight}"] = value
+    if deeper := [key for key in renamed if key.startswith("layer") and key not in own]:
+        what = f"the file holds more layers, such as {deeper[0]}, so it is of a deeper network"
+        raise UserError(f"Method.pretrained: {what}; set Method.backbone to that one")
     return {key: value for key, value in renamed.items() if key in own}

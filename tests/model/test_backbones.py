@@ -200,7 +200,7 @@ def test_weight_file_of_another_model_is_refused_for_timm_backbones(tmp_path: Pa
         ({f"backbone.{key}": value for key, value in good.items()}, "lacks 20 weights"),
         ({"layer4.0.conv1.weight": torch.ones(1)} | good, None),
         (good | {"layer4.0.conv1.weight": torch.ones(1)}, "not a file of weights of timm/res"),
-        (b"damaged", "not a file of weights of timm/resnet18, or is damaged"),
+        (b"damaged", "torn, or not a PyTorch checkpoint"),
     ):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         if part:

@@ -4,7 +4,6 @@ A file is a zip archive, as PyTorch writes it, with a CRC-32 of every tensor; re
 """
 
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.weight_file import read_weights
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -39,17 +39,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises `UserError` if the file is missing, torn or changed, or is no checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train it first, or name another file")
-    try:
-        if zipfile.is_zipfile(path):  # files of PyTorch before 1.6 are no archives
-            with zipfile.ZipFile(path) as records:
-                if damaged := records.testzip():
-                    raise zipfile.BadZipFile(damaged)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a torn file can make the reader fail anywhere
-        mistake = "torn, or not a PyTorch checkpoint of tensors"
-        raise UserError(f"{path}: {mistake}; write it again or name another file") from None
+    state = read_weights(path)
     if not isinstance(state, dict):
         kind = type(state).__name__
         raise UserError(f"{path}: holds a {kind} instead of named values; name another file")
@@ -70,9 +62,38 @@ def load_state_dict_strictly(module: nn.Module, state: Weights, path: str | Path
     Raises `UserError` if names are missing, surplus or of another shape, and changes nothing.
     """
     if differences := state_dict_differences(module.state_dict(), state):
+        if any(name.startswith("encoder.") for name in module.state_dict()):
+            require_our_names(state, path)
+        if mistake := _other_kind(module.state_dict(), state):
+            raise UserError(f"{path}: {mistake}")
         mistake = f"a checkpoint of another architecture: {differences}"
         raise UserError(f"{path}: {mistake}; name one that was trained with this config")
     module.load_state_dict(state)
+
+
+def require_our_names(state: Mapping[str, Any], path: str | Path, options: str = "") -> None:
+    """Raise `UserError` for a system of the published code; `options`: of the converter."""
+    weights = state.get("state_dict", state)
+    if isinstance(weights, Mapping) and "transformer" in _parts(weights):
+        command = f"python -m util.checkpoint.convert {path} ours.pth{options}"
+        raise UserError(f"{path}: is a checkpoint of the published code; convert it: {command}")
+
+
+def _parts(state: Mapping[str, Any]) -> set[str]:
+    """Return the first words of the names of weights."""
+    return {str(name).removeprefix("module.").partition(".")[0] for name in state}
+
+
+def _other_kind(expected: Weights, state: Weights) -> str:
+    """Say what a file of another kind is, and what it is for; '' if it is of the expected kind."""
+    parts, system = _parts(state), any(name.startswith("encoder.") for name in expected)
+    if system and parts & {"ppm", "classifier"}:
+        return "is a base learner, which Method.pre_weight takes; name a best.pth of train.py"
+    if not system and parts & {"encoder", "transformer"}:
+        return "is a model of stage two; name the base learner that train_base.py or BAM wrote"
+    if parts & {"fc", "conv1", "features"} and not parts & {"ppm", "encoder", "transformer"}:
+        return "holds ImageNet weights, which Method.pretrained takes; name a trained model"
+    return ""
 
 
 def state_dict_differences(expected: Weights, state: Weights) -> str:

@@ -74,8 +74,14 @@ def open_base_images(
     images = list(table)
     if subset == "train" and cfg.Base.train_list == "fold":
         images = list_of(table, data, "train")[0].images
+    listed = images
     images, report = source.find_images(images, data.missing)
-    if not images:
-        raise UserError(f"{source.images}: has none of the listed images; check Data.data_root")
+    if listed and not images:
+        what = f"{source.images}: has none of the {len(listed)} listed images, {listed[0]} first"
+        raise UserError(f"{what}; unpack them, or check Data.data_root")
+    if subset == "train" and not any(c in table[i] for i in images for c in fold.base):
+        what = f"{source.masks}: none of the {len(images)} masks has a pixel of a base class"
+        names = ", ".join(fold.names[c - 1] for c in fold.base)
+        raise UserError(f"{what} ({names}); label such objects, or check the masks' numbers")
     skip = subset == "train" and data.broken == "skip"
     return BaseLearnerDataset(source, images, transform, fold.base_table(), seed, skip), report

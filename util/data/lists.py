@@ -26,7 +26,7 @@ from util.data.tables import Table, fingerprint, load_table
 from util.folds import FOLDS, Fold, fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs
+from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 
 EXPECTED = ROOT / "lists" / "expected.json"
@@ -151,6 +151,13 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
     on until nothing changes. Returns a line for each class and for the images left out, too. Raises
     `UserError` if no image remains.
     """
+    if not fold.images:
+        names = ", ".join(map(fold.name, fold.by_class))
+        what = f"no mask has {fold.min_pixels} pixels of a class that is wanted here ({names})"
+        raise UserError(f"{what}; label such objects, or lower Data.min_pixels")
+    if not images:
+        what = f"none of the {len(fold.images)} images of the fold's list is on disk"
+        raise UserError(f"{what}, {fold.images[0]} first; unpack them, or check Data.data_root")
     by_class, report, present = fold.by_class, [], len(images)
     while True:
         before = set(images)
@@ -167,9 +174,7 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
     if len(images) < present:
         report.append(f"left out {present - len(images)} images: none of their classes remains")
     if not images:
-        raise UserError(
-            "no image of the fold's list remains: check Data.data_root, or lower Data.shot"
-        )
+        raise UserError(f"no class has enough images ({report[0]}); lower Data.shot, or add images")
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
 
 
@@ -230,8 +235,7 @@ def write_list(outputs: Outputs, name: str, fold: FoldList) -> None:
     try:
         outputs.write(name, text.encode())
     except OSError as error:
-        what = f"{path}: cannot be written ({error.strerror})"
-        raise UserError(f"{what}; set Data.list_dir to a writable folder") from None
+        raise unwritable(path, error, "set Data.list_dir to a writable folder") from None
 
 
 def write_lists(data: DataSection) -> list[str]:

@@ -13,7 +13,7 @@ from util.data.image_io import UnreadableFile, read_image, read_label
 from util.data.layers import layer_with
 from util.folds import CLASSES, fold_of, is_wide
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs, atomic_write
+from util.runtime.files import Outputs, atomic_write, unwritable
 
 SUBSETS = ("train", "val")
 
@@ -157,8 +157,7 @@ class Source:
             atomic_write(path, partial(np.save, arr=_stack(image, label)), durable=False)
             os.utime(path, ns=(stamp, stamp))
         except OSError as error:
-            what = f"{path}: cannot be written ({error.strerror})"
-            raise UserError(f"{what}; free some space, or set Data.cache") from None
+            raise unwritable(path, error, "set Data.cache to another folder") from None
         return image, label
 
     def _unstack(self, stacked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

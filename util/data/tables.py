@@ -15,7 +15,7 @@ import numpy as np
 from model.constants import IGNORE
 from util.data.source import Source
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write
+from util.runtime.files import atomic_write, unwritable
 from util.runtime.parallel import on_all_cores
 
 Table = dict[str, dict[int, int]]
@@ -92,5 +92,4 @@ def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:
     try:
         atomic_write(path, text.encode())
     except OSError as error:
-        what = f"{path}: cannot be written ({error.strerror})"
-        raise UserError(f"{what}; set Data.list_dir to a writable folder") from None
+        raise unwritable(path, error, "set Data.list_dir to a writable folder") from None

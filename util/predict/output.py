@@ -12,8 +12,7 @@ from util.data.image_io import UnreadableFile, read_image, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict.command import LINES, prediction_files
 from util.predict.predictor import Predictor, Result
-from util.runtime.errors import UserError
-from util.runtime.files import Outputs
+from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 from util.runtime.progress import bar
 
@@ -44,8 +43,7 @@ def write_predictions(
                 append(f"{json.dumps(line)}\n".encode())
                 progress.update()
     except OSError as error:
-        what = f"--out {outputs.folder}: cannot be written ({error.strerror})"
-        raise UserError(f"{what}; make room, or name another folder") from error
+        raise unwritable(f"--out {outputs.folder}", error, "name another folder") from error
     return errors
 
 

@@ -16,7 +16,7 @@ from model.backbones import pixel_statistics
 from model.constants import IGNORE, TEMPERATURE
 from model.query_support import QueryFeatures, SupportFeatures
 from util import speed
-from util.checkpoint.file import read_checkpoint
+from util.checkpoint.file import read_checkpoint, require_our_names
 from util.checkpoint.load import presence_threshold, trained_model
 from util.config import Config, config_from
 from util.data.dataset import eval_transform
@@ -101,6 +101,7 @@ class Predictor:
         """
         path, device = Path(path), _device(device)
         state = read_checkpoint(path)
+        require_our_names(state, path, " --config CONFIG")
         absent = [name for name in ("config", "model") if name not in state]
         if absent:
             what = f"{path}: not a checkpoint of train.py, it holds no {absent[0]}"

@@ -13,8 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from util.runtime.cli import Parser, main
-from util.runtime.errors import UserError
-from util.runtime.files import Outputs
+from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 
 
@@ -100,8 +99,7 @@ def _write(
         try:
             outputs.write(name, content)
         except OSError as error:
-            what = f"--out: {folder / name}: cannot be written ({error.strerror})"
-            raise UserError(f"{what}; name another path") from None
+            raise unwritable(f"--out: {folder / name}", error, "name another path") from None
 
 
 if __name__ == "__main__":

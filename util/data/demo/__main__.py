@@ -12,7 +12,7 @@ from pathlib import Path
 
 from util.data import demo
 from util.runtime.cli import Parser, main
-from util.runtime.errors import UserError
+from util.runtime.files import unwritable
 from util.runtime.log import log
 
 
@@ -27,8 +27,7 @@ def run_demo(arguments: list[str] | None = None) -> None:
     try:
         created = demo.make_demo(args.out, args.images, args.seed)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}"
-        raise UserError(f"{what}; make room, or choose another --out") from None
+        raise unwritable(error.filename or args.out, error, "choose another --out") from None
     log.info("%s: %s", args.out, "created" if created else "complete, nothing to do")
 
 
