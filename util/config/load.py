@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic_core import to_jsonable_python
 
+from util.config.published import is_published
 from util.config.schema import SECTIONS, Config
 from util.config.validate import assign, check_together, nearest, shorten
 from util.folds import fold_names, fold_of
@@ -95,20 +96,16 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
     """Return the config with a file's bases and the file; those `above` name it as their base."""
     if path.resolve() in above:
         raise UserError(f"{path}: _base_ leads back to this file; remove it from one of the two")
-    try:
-        text = path.read_bytes()
-        content = yaml.safe_load(text)
-    except OSError as error:
-        mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
-        raise UserError(mistake) from None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML, correct it: {reason}") from None
+    content = read_yaml(path)
+    if is_published(content):
+        what = "a config of AMNet, HDMNet or BAM, whose keys have other names here"
+        remedy = f"python -m util.config {path} --import OURS.yaml"
+        raise UserError(f"{path}: {what}; write one of ours: {remedy}")
     bases, lines = [], {}
     if isinstance(content, dict) and "environment" in content:
         content = content.get("config")  # a result.json
     elif isinstance(content, dict):
-        bases, lines = content.pop("_base_", []), _lines(path, text)
+        bases, lines = content.pop("_base_", []), _lines(path, path.read_bytes())
         bases = [bases] if isinstance(bases, str) else bases
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
             given = shorten(bases)
@@ -122,6 +119,18 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
         return f"{path}:{line}" if line else str(path)
 
     return _assign_all(config, content, source)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file; raise `UserError` if it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
+        raise UserError(mistake) from None
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML, correct it: {reason}") from None
 
 
 def _assign_all(config: Config, sections: object, source: Callable[[str], str]) -> Config:

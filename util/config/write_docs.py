@@ -1,5 +1,7 @@
 """Write docs/config.md, the page of all config keys, from util/config/schema.py.
 
+Also write the table of docs/published_configs.md from util/config/published_keys.yaml.
+
     python -m util.config.write_docs
 
 A test fails if the page is out of date, so run this after a change of the schema.
@@ -10,6 +12,7 @@ from typing import Any
 import yaml
 
 from util import ROOT
+from util.config.published import TABLE
 from util.config.schema import SECTIONS
 from util.config.validate import describe, json_schema
 from util.runtime.cli import Parser, main
@@ -17,6 +20,7 @@ from util.runtime.files import atomic_write
 from util.runtime.log import log
 
 PAGE = ROOT / "docs/config.md"
+PUBLISHED = ROOT / "docs/published_configs.md"
 
 _HEAD = """\
 # All config keys
@@ -53,6 +57,18 @@ def key_reference() -> str:
     return "".join(parts)
 
 
+def published_page(page: str) -> str:
+    """Return the page of the published keys with its table written anew."""
+    head, rule, rest = page.partition("| --- | --- | --- |\n")
+    tail = rest[rest.index("\n\n") :]
+    rows = [
+        [", ".join(f"`{key}`" for key in row["theirs"]), row["here"], row.get("note", "")]
+        for row in TABLE
+    ]
+    lines = (f"| {' | '.join(row)} |".replace("  |", " |") for row in rows)
+    return head + rule + "\n".join(lines) + tail
+
+
 def _as_yaml(value: Any) -> str:
     """Return a value as one would write it in a file."""
     text = yaml.safe_dump(value, default_flow_style=True, width=1000)
@@ -62,7 +78,9 @@ def _as_yaml(value: Any) -> str:
 def _write() -> None:
     Parser(__doc__).parse_args()
     atomic_write(PAGE, key_reference().encode())
-    log.info("written: %s", PAGE)
+    text = published_page(PUBLISHED.read_text(encoding="utf-8"))
+    atomic_write(PUBLISHED, text.encode())
+    log.info("written: %s, %s", PAGE, PUBLISHED)
 
 
 if __name__ == "__main__":
