@@ -60,9 +60,8 @@ def test_file_that_is_no_checkpoint_is_refused_and_runs_no_code(tmp_path: Path) 
     (tmp_path / "text.pth").write_text("no checkpoint at all")
     assert "not a PyTorch checkpoint" in refused(read_checkpoint, tmp_path / "text.pth")
     torch.save({"module": nn.Linear(1, 1)}, tmp_path / "module.pth")
-    assert "holds a Python object besides weights" in refused(
-        read_checkpoint, tmp_path / "module.pth"
-    )
+    told = refused(read_checkpoint, tmp_path / "module.pth")
+    assert "holds a Python object besides weights (torch.nn.modules.linear.Linear)" in told
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     assert "holds a Tensor" in refused(read_checkpoint, tmp_path / "tensor.pth")
 

@@ -37,7 +37,7 @@ def refused(call: Callable[..., object], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is empty; copy or download it again"),
+        (b"", "it is empty; copy or write it again"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\n  <?xml version='1.0'?><Error>AccessDenied", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),

@@ -77,7 +77,7 @@ def test_hostile_checkpoint_is_refused_and_runs_no_code(tmp_path: Path) -> None:
     bomb = Path("/tmp/amformer-bomb")
     bomb.unlink(missing_ok=True)
     torch.save({"model": {}, "config": Bomb()}, tmp_path / "last.pth")
-    with pytest.raises(ValueError, match="holds a Python object besides weights .*Path.touch"):
+    with pytest.raises(ValueError, match="holds a Python object besides weights"):
         read_checkpoint(tmp_path / "last.pth")
     assert not bomb.exists()
 
