@@ -131,9 +131,9 @@ def _rates(theirs: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def _number(theirs: dict[str, Any], key: str) -> float:
     try:
-        return float(theirs[key])  # YAML reads 2e-4 as text
+        return float(theirs.get(key, ""))  # YAML reads 2e-4 as text
     except (TypeError, ValueError):
-        raise UserError(f"{key} wants a number, given {theirs[key]!r}; correct it") from None
+        raise UserError(f"{key} wants a number, given {theirs.get(key)!r}; correct it") from None
 
 
 def _network(theirs: dict[str, Any]) -> dict[str, Any]:
