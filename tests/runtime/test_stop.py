@@ -76,7 +76,7 @@ def test_launcher_forwards_first_signals_as_stop_requests(
     """`sleep` plays a rank: the forwarded signal ends it."""
     signals = launch._Signals()
     with subprocess.Popen(["sleep", "60"]) as rank:
-        monkeypatch.setattr(launch, "_children", lambda: [rank.pid])
+        monkeypatch.setattr(launch, "children", lambda _: [rank.pid])
         for number in numbers:
             os.kill(os.getpid(), number)
         assert rank.wait(60) == -ASK

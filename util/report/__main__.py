@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from util.runtime.cli import Parser, main
+from util.runtime.errors import UserError
 from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 
@@ -53,9 +54,9 @@ def _compare(args: argparse.Namespace) -> None:
     comparison = compare_settings(settings)
     folder = args.out or common_folder(args.compare)
     texts = {"compare.md": as_markdown, "compare.tex": as_latex, "compare.csv": as_csv}
-    files = {name: text(comparison) for name, text in texts.items()}
-    chart = {"compare.png": interval_chart(*comparison.intervals())}
-    _write(folder, files | chart, [], args.overwrite)
+    files: dict[str, str | bytes] = {name: text(comparison) for name, text in texts.items()}
+    files["compare.png"] = interval_chart(*comparison.intervals())
+    _write(folder, files, [], args.overwrite)
     log.info(as_markdown(comparison))
     log.info("written: %s/compare.md, compare.tex, compare.csv, compare.png", folder)
 
