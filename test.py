@@ -43,9 +43,10 @@ from util.evaluate.beside import (
     episodes_beside,
 )
 from util.evaluate.presence import absent_line, absent_scores
+from util.evaluate.protocols import open_evaluator
 from util.evaluate.records import FORMATS, records_path, write_records
 from util.evaluate.scores import add_confusions, format_table, summarize
-from util.evaluate.tally import Row
+from util.evaluate.tally import Row, Tally
 from util.evaluate.unfinished import Unfinished
 from util.reproduce import file_hash, record_environment, verify
 from util.runtime import Progress, RunStopped, Stop, atomic_write, distributed, main
@@ -69,7 +70,7 @@ def test() -> None:
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     fold = episodes.sampler.fold
-    evaluator = Evaluator(model, episodes, cfg, ranks)
+    evaluator = open_evaluator(model, episodes, cfg, ranks)
     record = {
         "checkpoint": str(path),
         "checkpoint_sha256": file_hash(path),
@@ -83,13 +84,20 @@ def test() -> None:
     elif ranks.is_main:
         open_log(folder)
     count, seeds = cfg.Eval.episodes, cfg.Eval.seeds
-    beside = episodes_beside(episodes.sampler, count, seeds, shares_beside(cfg.Eval))
-    order = todo = evaluator.order(count, seeds, beside.tasks)
+    beside = Beside()
+    if isinstance(evaluator, Evaluator):
+        beside = episodes_beside(episodes.sampler, count, seeds, shares_beside(cfg.Eval))
+        order = todo = evaluator.order(count, seeds, beside.tasks)
+    else:
+        report += evaluator.protocol.report(count)
+        order = todo = evaluator.order(count, seeds)
     for line in [*report, *options, count_parameters(model)]:
         log.info(line)
-    log.info(f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {count} episodes")
+    log.info(
+        f"{path}, iteration {state.get('iteration', '?')}: {len(seeds)} x {order.count} episodes"
+    )
 
-    tally = evaluator.tally(order)
+    tally: Tally = evaluator.tally(order)
     unfinished = Unfinished(folder, unfinished_key(record), ranks, tally)
     if not earlier:
         todo = unfinished.remaining(order)
@@ -107,8 +115,9 @@ def test() -> None:
             raise RunStopped("the test was not finished, and nothing is compared")
         if not results:
             unfinished.stop()
-        seconds, drawn = unfinished.seconds, cfg.Eval.visualize
-        strips = draw_episodes(evaluator, order, tally.rows, drawn, extremes=True) if drawn else {}
+        seconds, drawn, strips = unfinished.seconds, cfg.Eval.visualize, {}
+        if drawn and isinstance(evaluator, Evaluator):
+            strips = draw_episodes(evaluator, order, tally.rows, drawn, extremes=True)
     for seed, scores in results.items():
         log.info(f"seed {seed}: {scores.line()}")
 
@@ -131,8 +140,10 @@ def test() -> None:
         if earlier:
             verify.compare_results(cfg.Eval.verify, earlier, result, log.info)
         else:
-            write_rows(rows_path, tally.rows, record)
-            write(folder, result, strips)
+            if isinstance(evaluator, Evaluator):
+                write_rows(rows_path, tally.rows, record)
+                write_pictures(folder, strips)
+            write_result(folder / evaluator.file_name, result)
             unfinished.remove()
     distributed.close()
 
@@ -182,10 +193,14 @@ def open_log(folder: Path) -> None:
     add_log_file(folder / "test.log")
 
 
-def write(folder: Path, result: dict, strips: dict[str, list[np.ndarray]]) -> None:
-    """Write `result.json` and the pictures; remove pictures of an earlier test."""
-    atomic_write(folder / "result.json", json.dumps(result, indent=1).encode())
-    log.info(f"written: {folder / 'result.json'}")
+def write_result(path: Path, result: dict) -> None:
+    """Write the result."""
+    atomic_write(path, json.dumps(result, indent=1).encode())
+    log.info(f"written: {path}")
+
+
+def write_pictures(folder: Path, strips: dict[str, list[np.ndarray]]) -> None:
+    """Write the pictures; remove those of an earlier test."""
     for name in GALLERIES:
         path = folder / f"{name}.png"
         if name in strips:

@@ -4,64 +4,28 @@ Everything is computed in float64: there, another order of summation moves no pi
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from helpers.small import balance_heads
+from helpers.double import CPU, System
 from torch import Tensor
 
-from model import build_model
 from model.amformer import plain
-from model.backbones import LITE0, load_pretrained, pixel_statistics
 from util.config import load_config
-from util.data.dataset import EpisodeDataset, collate, open_episodes
+from util.data.dataset import EpisodeDataset, collate
 from util.data.demo.make import make_demo
 from util.data.episodes import EpisodeSampler
-from util.data.transform import EvalTransform
 from util.evaluate import evaluator as evaluate
-from util.evaluate.evaluator import EvaluatedEpisode, Evaluator, QueryScorer
+from util.evaluate.evaluator import EvaluatedEpisode, QueryScorer
 from util.evaluate.metrics import argmax_channels, object_iou
 from util.evaluate.order import Task, evaluation_order
 from util.evaluate.scores import Scores, ScoreTotals, add_confusions
 from util.evaluate.tally import Tally
 from util.runtime.distributed import Ranks
 
-CPU = torch.device("cpu")
-ALONE = Ranks(0, 1, CPU)
 SEEDS, COUNT = [5, 6], 8  # episodes a seed
-
-
-class Float64Transform(EvalTransform):
-    """`EvalTransform` with images in float64."""
-
-    def to_tensors(self, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-        image, label = super().to_tensors(image, label)
-        return image.double(), label
-
-
-class System:
-    """A model with random weights that finds objects, and episodes for it, in float64."""
-
-    def __init__(self, cfg, *, pretrained: bool = False):
-        torch.manual_seed(0)
-        self.cfg, self.model = cfg, build_model(cfg).eval().double()
-        if pretrained:
-            load_pretrained(self.model.encoder.base.backbone, LITE0, "package")
-        self.episodes, _ = open_episodes(cfg, "val", 1)
-        self.episodes.transform = Float64Transform(cfg.sizes["Data.size"], *pixel_statistics(LITE0))
-        with torch.no_grad():
-            for head in self.model.object_mining.heads:
-                head[-1].weight *= 100
-        first = collate([self.episodes[i] for i in range(4)])
-        balance_heads(self.model, first.query, first.support, first.support_mask)
-
-    def evaluator(self, ranks: Ranks = ALONE, **options: object) -> Evaluator:
-        cfg = replace(self.cfg, Eval=replace(self.cfg.Eval, **options))
-        return Evaluator(self.model, self.episodes, cfg, ranks)
 
 
 @pytest.fixture(scope="module")

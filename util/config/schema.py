@@ -220,6 +220,13 @@ class EvalSection:
     )
     seeds: Seeds = key(tuple(range(321, 331)), "seeds of the test, one pass each")
     episodes: int = key(1000, "test episodes per seed", ge=1)
+    protocol: Literal["fss", "gfss_bam", "gfss_diam"] = key(
+        "fss", "test: novel classes alone, or with the base classes in one map, as BAM or DIaM"
+    )
+    way: int = key(1, "test: novel classes of an episode (N), in one map", ge=1)
+    merge_tau: Number = key(
+        0.5, "gfss: probability above which a pixel is novel (BAM: 0.9)", gt=0, lt=1
+    )
     val_episodes: int = key(1000, "episodes of a validation", ge=1)
     val_seed: int = key(321, "seed of the validation episodes", ge=0)
     verify: Text = key("", "result.json to repeat and compare; writes nothing", neutral=True)

@@ -64,7 +64,10 @@ _TYPES = {
     "string": "text",
     "array": "a list",
 }
-_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+_BOUNDS = {
+    **{"minimum": "at least", "exclusiveMinimum": "above"},
+    **{"maximum": "at most", "exclusiveMaximum": "below"},
+}
 
 
 def check_together(config: Config, source: str) -> None:
@@ -102,8 +105,27 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
         yield "Data.flip has no effect with Data.augment, which flips, too; remove one of them"
     if len(set(config.Eval.seeds)) < len(config.Eval.seeds):
         yield "Eval.seeds names a seed twice; remove one"
+    yield from _mistakes_in_protocol(config)
     if len(set(config.Eval.control)) < len(config.Eval.control):
         yield "Eval.control names a control twice; remove one"
+
+
+def _mistakes_in_protocol(config: Config) -> Iterator[str]:
+    options, one_map = config.Eval, ""
+    if options.way > 1:
+        one_map = f"Eval.way {options.way}"
+    if options.protocol != "fss":
+        one_map = f"Eval.protocol {options.protocol}"
+        if options.way > 1:
+            yield f"Eval.way has no effect with {one_map}; remove one of them"
+        if config.Data.trained_on:
+            yield f"{one_map} needs the base classes of its own data set; remove Data.trained_on"
+    elif options.merge_tau != 0.5:
+        yield "Eval.merge_tau has no effect with Eval.protocol fss; remove it"
+    if one_map and options.visualize:
+        yield f"Eval.visualize is not possible with {one_map}; remove one of them"
+    if one_map and options.batch_size > 1:
+        yield f"Eval.batch_size has no effect with {one_map}, whose classes run together; remove it"
 
 
 def _mistakes_in_training(config: Config) -> Iterator[str]:

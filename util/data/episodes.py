@@ -9,6 +9,7 @@ from util.data.lists import FoldList
 # Independent random streams of one seed.
 QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
 OTHER_CLASS, SHUFFLED_MASK, RANDOM_SUPPORT, ABSENT_CLASS = range(4, 8)
+WAYS, GENERALIZED, SUPPORT_SET = range(8, 11)
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,16 @@ class EpisodeSampler:
             number = index % len(self.fold.images) if in_list else self._passes(index)
             query = self.fold.images[number]
             class_id = int(rng.choice(self.fold.classes_of[query]))
-            candidates = self.fold.by_class[class_id]
+        return EpisodePlan(index, query, class_id, self.draw_supports(query, class_id, rng))
+
+    def draw_supports(self, query: str, class_id: int, rng: np.random.Generator) -> tuple[str, ...]:
+        """Draw K images of a class, all different; none is the query."""
+        candidates = self.fold.by_class[class_id]
         # One more than needed, because the query may be among them.
         drawn = rng.choice(len(candidates), min(self.shot + 1, len(candidates)), replace=False)
         supports = [candidates[i] for i in drawn if candidates[i] != query][: self.shot]
         assert len(supports) == self.shot, f"class {class_id} has too few images for {self.shot}"
-        return EpisodePlan(index, query, class_id, tuple(supports))
+        return tuple(supports)
 
     def rng(self, index: int) -> np.random.Generator:
         """Return the random generator for the augmentation of episode `index`."""

@@ -46,6 +46,8 @@ class Evaluator:
     queries together need at most half of `Eval.cache_gb`. Supports have the rest.
     """
 
+    file_name = "result.json"  # of a test
+
     def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):
         self.model, self.episodes, self.cfg, self.ranks = model, episodes, cfg, ranks
         self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
@@ -68,8 +70,6 @@ class Evaluator:
         size = len(self.classes), self.cfg.num_base_classes, self.ranks.device
         return Tally({seed: ScoreTotals(*size) for seed in order.seeds})
 
-    @timed("evaluation")
-    @torch.no_grad()
     def run(
         self,
         order: EvaluationOrder,
@@ -85,29 +85,56 @@ class Evaluator:
         `tally` holds what this rank has counted before. In the end it holds the counts and the rows
         of all ranks; if stopped, those of this rank.
 
-        `on_progress` gets the number of episodes that are done on this rank, `on_episode` each of
-        them. `on_group` is called after each group, when the tally is complete, and then `stop` is
-        asked; it stops all ranks. The model's mode is restored.
+        `on_episode` gets each episode of this rank; the others are those of `fill`.
+        """
+        tally = tally or self.tally(order)
+
+        def score(query: QueryScorer, prediction: Prediction, group: list[Task]) -> None:
+            for row, task in enumerate(group):
+                target, record = query.score(prediction, row, task, tally)
+                if on_episode:
+                    iou = iou_of(record)
+                    on_episode(EvaluatedEpisode(task, prediction, row, target, iou, query.resize))
+
+        if not self.fill(
+            order, tally, score, on_progress=on_progress, on_group=on_group, stop=stop
+        ):
+            return {}
+        names = self.names, self.base_names
+        return {seed: total.scores(*names, order.count) for seed, total in tally.totals.items()}
+
+    @timed("evaluation")
+    @torch.no_grad()
+    def fill(
+        self,
+        order: EvaluationOrder,
+        tally: Tally,
+        score: Callable[["QueryScorer", Prediction, list[Task]], None],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        on_group: Callable[[], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Predict this rank's groups, and gather the rows of all ranks; return False if stopped.
+
+        `score` adds a group, with its query and its prediction, to the tally. `on_progress` gets
+        the number of tasks that are done on this rank. `on_group` is called after each group, when
+        the tally is complete, and then `stop` is asked; it stops all ranks. The model's mode is
+        restored.
         """
         was_training = self.model.training
         if not self.cfg.Method.fix_bn:  # ranks have learned different batch norm statistics
             distributed.broadcast_parameters(self.model)
         self.model.eval()
-        tally, done = tally or self.tally(order), 0
+        done = 0
         try:
             with speed.autocast(self.cfg.Eval.precision, self.ranks.device):
                 for number, query, prediction in self._predict(order):
-                    for row, task in enumerate(order.every[number]):
-                        target, record = query.score(prediction, row, task, tally)
-                        if on_episode:
-                            iou = iou_of(record)
-                            on_episode(
-                                EvaluatedEpisode(task, prediction, row, target, iou, query.resize)
-                            )
-                        done += 1
-                        if on_progress:
-                            on_progress(done)
+                    score(query, prediction, order.every[number])
                     tally.groups.add(number)
+                    done += len(order.every[number])
+                    if on_progress:
+                        on_progress(done)
                     if on_group:
                         on_group()
                     if stop and stop():
@@ -115,10 +142,9 @@ class Evaluator:
         finally:
             self.model.train(was_training)
         if stop and distributed.any_rank([stop()], self.ranks)[0]:
-            return {}
+            return False
         tally.gather_rows()
-        names = self.names, self.base_names
-        return {seed: total.scores(*names, order.count) for seed, total in tally.totals.items()}
+        return True
 
     def _predict(self, order: EvaluationOrder) -> Iterator[tuple[int, "QueryScorer", Prediction]]:
         """Yield for each of this rank's groups its number, its query and its prediction."""

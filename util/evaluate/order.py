@@ -82,5 +82,12 @@ def evaluation_order(
         for _, kind in groupby(tasks, key=lambda task: task.control):
             same = list(kind)
             groups += [same[i : i + size] for i in range(0, len(same), size)]
+    return share_groups(groups, count, seeds, ranks)
+
+
+def share_groups(
+    groups: list[list[Task]], count: int, seeds: Sequence[int], ranks: Ranks
+) -> EvaluationOrder:
+    """Share out groups, those of a query next to each other; `count` episodes are of each seed."""
     order = EvaluationOrder(tuple(seeds), count, ranks, groups, ())
     return order.share(range(len(groups)))

@@ -3,8 +3,9 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -23,6 +24,22 @@ PRIOR_CHANNELS = ("f5", "f4")  # named after the features that they compare
 
 # Novel class -> "predicted" or "object" -> label -> pixels; see `name_confusion`.
 Confusion = dict[str, dict[str, dict[str, int]]]
+
+
+class SeedTotals(Protocol):
+    """Everything that is counted of one seed."""
+
+    def parts(self) -> list[Totals]:
+        """Return it, in a fixed order."""
+        ...
+
+
+class SeedScores(Protocol):
+    """The scores of one seed, by any protocol."""
+
+    def columns(self) -> dict[str, float]:
+        """Return the name of each score in tables -> its value in percent."""
+        ...
 
 
 @dataclass
@@ -56,6 +73,21 @@ class Scores:
             f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  "
             f"meta {self.meta.miou:.2f}  base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
         )
+
+    def columns(self) -> dict[str, float]:
+        """Return the name of each score in tables -> its value in percent."""
+        columns: dict[str, float] = {}
+        for kind in ("final", "meta", "prior"):
+            columns |= score_columns(kind, getattr(self, kind))
+        columns["base mIoU"] = self.base_miou
+        return columns | {f"  base {name}": iou for name, iou in self.base_classes.items()}
+
+
+def score_columns(kind: str, score: Score) -> dict[str, float]:
+    """Return the name of each part of a score in tables -> its value in percent."""
+    whole = {"mIoU": score.miou, "FB-IoU": score.fb_iou, "pIoU": score.p_iou}
+    columns = {f"{kind} {name}": value for name, value in whole.items()}
+    return columns | {f"  {kind} {name}": iou for name, iou in score.classes.items()}
 
 
 class ScoreTotals:
@@ -128,7 +160,7 @@ def add_confusions(parts: Iterable[Confusion]) -> Confusion:
     return {name: {k: dict(c) for k, c in kinds.items()} for name, kinds in total.items()}
 
 
-def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
+def summarize(runs: Sequence[SeedScores]) -> dict[str, dict[str, float]]:
     """Return mean, standard deviation and best value of every score over the seeds.
 
     The names are those of the table.
@@ -142,7 +174,7 @@ def summarize(runs: list[Scores]) -> dict[str, dict[str, float]]:
     }
 
 
-def format_table(runs: dict[int, Scores]) -> str:
+def format_table(runs: Mapping[int, SeedScores]) -> str:
     """Return a table: for each score its mean, deviation, best value and value in each seed."""
     columns, summary = _columns(list(runs.values())), summarize(list(runs.values()))
     width = max(map(len, columns))
@@ -156,18 +188,8 @@ def format_table(runs: dict[int, Scores]) -> str:
     return "\n".join(lines)
 
 
-def _columns(runs: list[Scores]) -> dict[str, list[float]]:
-    """Return the name of each score -> its value in each run."""
-    columns: dict[str, list[float]] = {}
-    for kind in ("final", "meta", "prior"):
-        scores: list[Score] = [getattr(run, kind) for run in runs]
-        columns[f"{kind} mIoU"] = [s.miou for s in scores]
-        columns[f"{kind} FB-IoU"] = [s.fb_iou for s in scores]
-        columns[f"{kind} pIoU"] = [s.p_iou for s in scores]
-        for name in scores[0].classes:
-            columns[f"  {kind} {name}"] = [s.classes[name] for s in scores]
-    columns["base mIoU"] = [run.base_miou for run in runs]
-    for name in runs[0].base_classes:
-        if all(name in run.base_classes for run in runs):
-            columns[f"  base {name}"] = [run.base_classes[name] for run in runs]
-    return columns
+def _columns(runs: Sequence[SeedScores]) -> dict[str, list[float]]:
+    """Return the name of each score that all runs have -> its value in each run."""
+    each = [run.columns() for run in runs]
+    common = [name for name in each[0] if all(name in columns for columns in each)]
+    return {name: [columns[name] for columns in each] for name in common}

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from util.evaluate.order import Task
-from util.evaluate.scores import ScoreTotals
+from util.evaluate.scores import SeedTotals
 from util.runtime import distributed
 
 Row = dict[str, Any]
@@ -17,6 +17,8 @@ Row = dict[str, Any]
 
 Place = tuple[str, int, int]
 """Control, seed and number of an episode."""
+
+Counts = TypeVar("Counts", bound=SeedTotals)
 
 AREAS = [f"{kind}_{part}" for kind in ("final", "meta") for part in ("bg_i", "bg_u", "i", "u")]
 
@@ -54,10 +56,10 @@ def place_of(task: Task) -> Place:
 
 
 @dataclass
-class Tally:
+class Tally(Generic[Counts]):
     """The counts of some groups of an evaluation; between two groups it is complete."""
 
-    totals: dict[int, ScoreTotals]  # of each seed
+    totals: dict[int, Counts]  # of each seed
     rows: list[Row] = field(default_factory=list)
     groups: set[int] = field(default_factory=set)  # numbers of those that are counted
 
