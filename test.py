@@ -8,6 +8,9 @@ Prints a table and writes `result.json`, `episodes.parquet` (a row of each episo
 into the run's folder. `Eval.visualize=6`, which is `--visualize 6` of `python test.py`, also draws
 episodes: `episodes.png` (evenly spread), `worst.png` and `best.png` (lowest and highest IoU).
 
+`Eval.way` and `Eval.protocol` test several classes in one map (docs/protocol.md). The result is then
+`result_2way.json`, `result_gfss_bam.json` or `result_gfss_diam.json`.
+
 A test that was stopped (Ctrl-C, SIGTERM, a power failure) goes on when the same command is typed.
 
     python test.py --verify exp/pascal/split0_resnet50/result.json
@@ -89,7 +92,7 @@ def test() -> None:
         beside = episodes_beside(episodes.sampler, count, seeds, shares_beside(cfg.Eval))
         order = todo = evaluator.order(count, seeds, beside.tasks)
     else:
-        report += evaluator.protocol.report(count)
+        report += evaluator.report(count)
         order = todo = evaluator.order(count, seeds)
     for line in [*report, *options, count_parameters(model)]:
         log.info(line)

@@ -355,8 +355,7 @@ def test_stopped_protocol_goes_on_to_the_same_numbers(
     ("words", "told"),
     [
         (["Eval.way=2", "Eval.protocol=gfss_bam"], ["Eval.way has no effect", "gfss_bam"]),
-        (["Eval.way=2", "Eval.visualize=3"], ["Eval.visualize", "Eval.way 2"]),
-        (["Eval.protocol=gfss_diam", "Eval.visualize=1"], ["Eval.visualize", "gfss_diam"]),
+        (["Eval.way=2", "Eval.batch_size=3"], ["Eval.batch_size", "Eval.way 2"]),
         (["Eval.protocol=gfss_bam", "Eval.batch_size=2"], ["Eval.batch_size has no effect"]),
         (["Eval.merge_tau=0.9"], ["Eval.merge_tau has no effect"]),
         (["Eval.merge_tau=1.0"], ["Eval.merge_tau wants a number, above 0 and below 1"]),

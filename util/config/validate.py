@@ -122,8 +122,6 @@ def _mistakes_in_protocol(config: Config) -> Iterator[str]:
             yield f"{one_map} needs the base classes of its own data set; remove Data.trained_on"
     elif options.merge_tau != 0.5:
         yield "Eval.merge_tau has no effect with Eval.protocol fss; remove it"
-    if one_map and options.visualize:
-        yield f"Eval.visualize is not possible with {one_map}; remove one of them"
     if one_map and options.batch_size > 1:
         yield f"Eval.batch_size has no effect with {one_map}, whose classes run together; remove it"
 

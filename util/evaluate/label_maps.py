@@ -135,6 +135,11 @@ class MapEvaluator:
         self.labels = ["background", *self.protocol.base, *self.evaluator.names]
         self.file_name = f"result_{self.protocol.name}.json"  # beside that of the one-way test
 
+    def report(self, count: int) -> list[str]:
+        """Return what to say before a test of `count` episodes for each seed."""
+        absent = "no controls, absent objects, rows of episodes or pictures"
+        return [*self.protocol.report(count), f"{self.protocol.name}: {absent}"]
+
     def order(self, count: int, seeds: Sequence[int]) -> EvaluationOrder:
         """Return this rank's share of the episodes, of which each seed has at most `count`.
 
