@@ -8,7 +8,7 @@ Prints a table and writes `result.json`, `episodes.parquet` (a row of each episo
 into the run's folder. `Eval.visualize=6`, which is `--visualize 6` of `python test.py`, also draws
 episodes: `episodes.png` (evenly spread), `worst.png` and `best.png` (lowest and highest IoU).
 
-`Eval.way` and `Eval.protocol` test several classes in one map (docs/protocol.md). The result is then
+`Eval.way` and `Eval.protocol` test several classes in one map (docs/protocol.md). Its file is then
 `result_2way.json`, `result_gfss_bam.json` or `result_gfss_diam.json`.
 
 A test that was stopped (Ctrl-C, SIGTERM, a power failure) goes on when the same command is typed.
