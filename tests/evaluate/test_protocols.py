@@ -375,6 +375,9 @@ def test_more_classes_or_supports_than_there_are_is_refused(demo: System) -> Non
         return lambda: open_evaluator(demo.model, demo.episodes, cfg, ALONE)
 
     refused(["Eval.way wants at most the", "given 6"], opens(way=6))
+    many = NWay(demo.episodes.sampler, 2)
+    many.base = ["a class"] * 254
+    refused(["2way: one map holds at most 254 classes"], MapEvaluator, demo.evaluator(), many)
     evaluator = opened(demo, "gfss_diam")
     evaluator.protocol.novel_of = {name: [1, 2] for name in evaluator.protocol.images}
     refused(["supports without another novel class", "Data.shot"], evaluator.order, 1, [5])

@@ -19,6 +19,7 @@ from util.evaluate.metrics import Totals, argmax_channels, histogram, ratio, sum
 from util.evaluate.order import EvaluationOrder, Task, share_groups
 from util.evaluate.scores import Confusion, SeedScores
 from util.evaluate.tally import Row, Tally
+from util.runtime import UserError
 
 KINDS = ("final", "meta")
 
@@ -124,7 +125,10 @@ class MapProtocol(Protocol):
 
 @dataclass
 class MapEvaluator:
-    """Scores a model by a `MapProtocol`, as `Evaluator` does in the one-way protocol."""
+    """Scores a model by a `MapProtocol`, as `Evaluator` does in the one-way protocol.
+
+    Raises `UserError` if the map would hold more than 254 classes.
+    """
 
     evaluator: Evaluator
     protocol: MapProtocol
@@ -133,6 +137,9 @@ class MapEvaluator:
         first = 1 + len(self.protocol.base)
         self.label_of = {c: first + i for i, c in enumerate(self.evaluator.classes)}
         self.labels = ["background", *self.protocol.base, *self.evaluator.names]
+        if len(self.labels) > IGNORE:
+            what = f"{self.protocol.name}: one map holds at most {IGNORE - 1} classes"
+            raise UserError(f"{what}, and these are {len(self.labels) - 1}; use Eval.protocol fss")
         self.file_name = f"result_{self.protocol.name}.json"  # beside that of the one-way test
 
     def report(self, count: int) -> list[str]:
