@@ -28,8 +28,8 @@ PROTOCOL = [
     Fault(
         "published configs with permuted queries",
         "util/config/schema.py",
-        '"list", "queries: the list\'s own order',
-        '"permuted", "queries: the list\'s own order',
+        '        "list",\n        "queries: the list\'s own order',
+        '        "permuted",\n        "queries: the list\'s own order',
         "data/test_protocol.py -k published_configs_take",
     ),
     Fault(
