@@ -31,12 +31,20 @@ import numpy as np
 
 from model.backbones import pixel_statistics
 from util import speed
-from util.checkpoint import checkpoint_path, read_checkpoint, require_unseen, trained_model
+from util.checkpoint import (
+    checkpoint_path,
+    read_checkpoint,
+    require_unseen,
+    trained_model,
+    training_of_stages,
+    with_known_classes,
+)
 from util.checkpoint.load import presence_threshold
 from util.config import to_dict
 from util.config.schema import EvalSection
 from util.data import open_episodes
 from util.data.controls import ABSENT
+from util.data.leaks import find_leaks, format_leaks
 from util.evaluate import GALLERIES, Evaluator, draw_episodes, save_strips
 from util.evaluate.beside import (
     Beside,
@@ -65,6 +73,7 @@ def test() -> None:
     stop = Stop(ranks.is_main)
     path = checkpoint_path(cfg)
     state = read_checkpoint(path)
+    cfg = with_known_classes(cfg, state, path)
     require_unseen(state, path, cfg)
     model = trained_model(cfg, state, path)
     model.to(ranks.device)
@@ -73,6 +82,7 @@ def test() -> None:
     with distributed.main_first(ranks):  # rank 0 writes the fold lists
         episodes, report = open_episodes(cfg, "val", cfg.Eval.val_seed, *statistics)
     fold = episodes.sampler.fold
+    leaks = find_leaks(fold, cfg.Data, *training_of_stages(state, path))
     evaluator = open_evaluator(model, episodes, cfg, ranks)
     record = {
         "checkpoint": str(path),
@@ -126,6 +136,7 @@ def test() -> None:
 
     if ranks.is_main:
         log.info(format_table(results))
+        log.info(format_leaks(leaks))
         by_seed = {str(seed): asdict(scores) for seed, scores in results.items()}
         # In the file, confusions are summed over the seeds.
         confusion = add_confusions(scores.pop("confusion") for scores in by_seed.values())
@@ -133,6 +144,7 @@ def test() -> None:
             "summary": summarize(list(results.values())),
             "seeds": by_seed,
             "confusion": confusion,
+            "leaks": leaks,
             **score_beside(tally.rows, beside, presence_threshold(state, path)),
             "cost": {
                 "seconds": seconds,

@@ -56,7 +56,7 @@ def train() -> None:
 
     torch.manual_seed(options.seed)  # the same weights on every rank ...
     model = build_model(cfg)
-    load_base_learner(model.encoder.base, cfg)
+    base_learner = load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     report += more + speed.set_up(model, cfg, ranks.device)
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
@@ -65,7 +65,7 @@ def train() -> None:
     if options.sub_epoch_val and not any(map(batches.is_middle, range(batches.total + 1))):
         raise UserError("Train.sub_epoch_val: no epoch of this run has a middle; remove it")
     trainer = AdversarialTrainer(model, cfg, batches.total, ranks, warmup)
-    run = AdversarialRun(trainer, cfg, ranks, batches)
+    run = AdversarialRun(trainer, cfg, ranks, batches, base_learner)
     report += [*run.start(), count_parameters(model)]
     evaluator = Evaluator(model, tests, cfg, ranks)
     progress = Progress(batches.total, options.print_freq, batches.start, ranks.is_main)

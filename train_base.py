@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from util import speed
 from util.config import to_dict
 from util.data import Batches, open_base_images, skipped_by_all_ranks
+from util.data.leaks import stage_one_leaks
 from util.reproduce import record_environment
 from util.runtime import Progress, Stop, distributed, main
 from util.runtime.log import log
@@ -36,6 +37,7 @@ def train_base() -> None:
         augmented, plain = (base_learner.transform(cfg, train=train) for train in (True, False))
         images, report = open_base_images(cfg, "train", augmented, base.seed)
         tests, more = open_base_images(cfg, "val", plain, None)
+    leaks = stage_one_leaks(cfg)
     batches = Batches(len(images), base.batch_size, base.epochs, ranks, base.max_iterations)
 
     seed_everything(base.seed + ranks.rank)
@@ -71,7 +73,8 @@ def train_base() -> None:
     if lost := skipped_by_all_ranks(images, ranks):
         log.info(f"{lost} images that could not be read were skipped")
     if run.ended():
-        run.finish({"environment": record_environment(cfg, ranks, {}), "config": to_dict(cfg)})
+        record = {"environment": record_environment(cfg, ranks, {}), "config": to_dict(cfg)}
+        run.finish(record | {"leaks": leaks})
     run.close()
     distributed.close()
 

@@ -1,5 +1,6 @@
 """Folds: the classes of a data set, and which of them are novel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
@@ -69,6 +70,21 @@ def is_wide(classes: int) -> bool:
 def around_255(items: tuple[T, ...], ignored: T) -> tuple[T, ...]:
     """Return the items so that none is in place 255, counted from 1; there, `ignored` is put."""
     return (*items[: IGNORE - 1], ignored, *items[IGNORE - 1 :]) if is_wide(len(items)) else items
+def canonical_name(name: str) -> str:
+    """Return a form of a class name that is equal for all names of that class.
+
+    Case, spaces, `_` and `-` do not count, and PASCAL's names are COCO's (`COCO_NAMES`). Other
+    synonyms are different names.
+    """
+    bare = _bare(name)
+    return _SYNONYMS.get(bare, bare)
+
+
+def _bare(name: str) -> str:
+    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+_SYNONYMS = {_bare(pascal): _bare(coco) for pascal, coco in COCO_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -78,8 +94,8 @@ class Fold:
     Attributes:
         names: class names; class id = position + 1.
         novel: ids of the classes that are never trained on, ascending.
-        trained_on: the fold of COCO that the model was trained on, if it is tested on PASCAL; None:
-            the model is trained on this fold.
+        trained_on: the fold that the model was trained on, if it is tested on another data set;
+            None: the model is trained on this fold.
         unused: ids of the classes that are neither novel nor trained on; 255 is no class.
     """
 
@@ -108,6 +124,11 @@ class Fold:
         """
         return around_255(self.base, IGNORE)
 
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """Names of the base classes, in the order of `channels`."""
+        return tuple(self.names[c - 1] for c in self.channels)
+
     def classes(self, subset: str) -> tuple[int, ...]:
         """Return the ids of the classes that episodes segment: base in 'train', novel in 'val'."""
         return self.base if subset == "train" else self.novel
@@ -118,7 +139,8 @@ class Fold:
         It is uint8 [256], and longer or int16 for more classes than fit. `base_table()[label]`
         numbers base classes 1, 2, ... as `channels`, keeps 255, and is 0 elsewhere. It replaces the
         `base_annotation/` folders of the published code. If the model was trained on another data
-        set, the numbers are those of that set's base classes.
+        set, the numbers are those of that set's base classes of the same name (`canonical_name`),
+        and 0 for the others.
         """
         import numpy as np  # not for `--help`: it takes a quarter of a second
 
@@ -127,10 +149,10 @@ class Fold:
         if self.trained_on is None:
             table[list(self.channels)] = np.arange(1, len(self.channels) + 1)
         else:
-            numbers, learned = self.trained_on.base_table(), self.trained_on.names
+            names = map(canonical_name, self.trained_on.base_names)
+            numbers = {name: number for number, name in enumerate(names, 1)}
             for c in self.base:
-                name = self.names[c - 1]
-                table[c] = numbers[learned.index(COCO_NAMES.get(name, name)) + 1]
+                table[c] = numbers.get(canonical_name(self.names[c - 1]), 0)
         table[IGNORE] = IGNORE
         return table
 
@@ -168,6 +190,32 @@ def coco_to_pascal(split: int, use_split_coco: bool = True) -> Fold:
     return Fold(names, tuple(novel), learned)
 
 
+def other_fold(
+    names: tuple[str, ...], novel: Sequence[str], known: tuple[str, ...], overlap: str = "refuse"
+) -> Fold:
+    """Return the fold of a test on a data set that the model was not trained on.
+
+    It tests the classes `novel` of the data set's `names`, without any all of them, but none that
+    has the name of one of the classes `known`, the base classes of the model in the order of its
+    channels. With the `overlap` 'remove', such classes are left out; else they are an error. Raises
+    `UserError` in that case, or if `novel` names an unknown class, or no class is left to test.
+    """
+    _require_names("novel", novel, names)
+    trained = set(map(canonical_name, known))
+    asked = [name for name in names if not novel or name in novel]
+    tested = [name for name in asked if canonical_name(name) not in trained]
+    if seen := ", ".join(name for name in asked if name not in tested):
+        if overlap == "refuse":
+            mistake = f"the model was trained on {seen}, which this config tests as novel"
+            remedy = "name others in Data.novel, or set Data.overlap=remove to leave them out"
+            raise UserError(f"Data.overlap refuse: {mistake}; {remedy}")
+        if not tested:
+            mistake = f"the model was trained on every class that is to be tested ({seen})"
+            raise UserError(f"Data.overlap remove: {mistake}; name others in Data.novel")
+    numbers = tuple(c for c, name in enumerate(names, 1) if name in tested)
+    return Fold(names, numbers, Fold(known, ()))
+
+
 class _FoldKeys(Protocol):
     """The keys of a config's `Data` section that name a fold."""
 
@@ -187,6 +235,10 @@ class _FoldKeys(Protocol):
     def novel(self) -> tuple[str, ...]: ...
     @property
     def base(self) -> tuple[str, ...]: ...
+    @property
+    def known(self) -> tuple[str, ...]: ...
+    @property
+    def overlap(self) -> str: ...
 
 
 def fold_of(data: _FoldKeys) -> Fold:
@@ -195,20 +247,20 @@ def fold_of(data: _FoldKeys) -> Fold:
     For a custom data set without `classes`, the names are read from its `classes.txt`; those of the
     fold's novel and base classes, where not given, from `novel_<split>.txt` and `base.txt`. Without
     that one, every class that is not novel is a base class. Raises `UserError` if the data set, the
-    fold or a class is unknown, a base class is novel, no class is left to train on, or a list of
-    names cannot be used.
+    fold or a class is unknown, a base class is novel, no class is left to train on, a list of names
+    cannot be used, or as `other_fold`.
     """
-    if data.trained_on:
+    if data.trained_on == "coco":
         return coco_to_pascal(data.split, data.use_split_coco)
+    if data.trained_on:
+        names = CLASSES.get(data.data_set) or data.classes or read_classes(data.data_root)
+        return other_fold(names, data.novel, data.known, data.overlap)
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
     names, (novel, base) = data.classes or read_classes(data.data_root), fold_names(data)
     place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
-    for key, given in (("novel", novel), ("base", base)):
-        for name in given:
-            if name not in place:
-                known = ", ".join(names) if len(names) < 100 else f"{len(names)} others"
-                raise UserError(f"Data.{key}: no class is named {name!r}; there is {known}")
+    _require_names("novel", novel, names)
+    _require_names("base", base, names)
     if both := set(novel) & set(base):
         raise UserError(f"Data.base: {min(both)!r} is novel, too; remove it from one of the two")
     if not place.keys() - set(novel):
@@ -232,6 +284,14 @@ def fold_names(data: _FoldKeys) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return data.novel, data.base
     base = data.base or (_read_names(listed[1]) if listed[1].is_file() else ())
     return _read_names(listed[0]), base
+
+
+def _require_names(key: str, given: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `UserError` for the first name given in a key that is no class."""
+    for name in given:
+        if name not in names or name == IGNORED:
+            known = ", ".join(names) if len(names) < 100 else f"{len(names)} others"
+            raise UserError(f"Data.{key}: no class is named {name!r}; there is {known}")
 
 
 def read_classes(data_root: str | Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import test as test_entry
 import train as train_entry
 import train_base as base_entry
 from util.checkpoint.file import read_checkpoint
-from util.checkpoint.load import require_unseen
+from util.checkpoint.origin import require_unseen
 from util.config import config_from, load_config
 from util.data.dataset import open_episodes
 from util.data.lists import list_name, write_lists
@@ -97,7 +97,8 @@ def test_cross_domain_config_refuses_to_train(voc: list[str]) -> None:
     refused(["Data.trained_on coco", "only tests", "config/coco/"], open_episodes, cfg, "train", 1)
     wrong = ["Data.trained_on=coco", "Data.data_set=coco"]
     refused(["Data.trained_on", "pascal"], load_config, FOLD_1, wrong)
-    refused(["Data.trained_on wants '' or coco"], load_config, FOLD_1, ["Data.trained_on=ade"])
+    unknown = ["Data.trained_on=ade"]
+    refused(["Data.trained_on wants '', coco or other"], load_config, FOLD_1, unknown)
 
 
 def test_checkpoint_trained_on_a_tested_class_is_refused() -> None:

@@ -48,6 +48,17 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     return refused
 
 
+LEAKS = {
+    "backbone": "backbone: may have seen them",
+    "not_tested": ["<i>sofa</i>"],
+    "stage one": {
+        **{"images": 5953, "test_images": 0, "objects": "background"},
+        "classes": {"cat": {"images": 1240, "pixels": 98765, "left_out": 0}, "dog": None},
+    },
+    "stage two": {"unknown": "lists/x/train.json: no table of the masks"},
+}
+
+
 def result(cfg, mious: dict[int, float], **more: object) -> dict:
     """Return what test.py writes for two classes; `mious`: test seed -> mIoU."""
 
@@ -101,7 +112,7 @@ def write_run(folder: Path, seed: int, *, tested: bool = True) -> Path:
         confusion = {name: {"predicted": counts, "object": counts} for name in ("cat", "dog")}
         extra = {"cost": {"seconds": 75.0, "episodes_per_s": 4.0, "peak_memory_gb": 0.5}}
         extra |= {"environment": {"packages": {"torch": "9.9.9"}, "code": {"commit": "abc123"}}}
-        content = result(cfg, {1: 50.0, 2: 52.0}, confusion=confusion, **extra)
+        content = result(cfg, {1: 50.0, 2: 52.0}, confusion=confusion, leaks=LEAKS, **extra)
         (folder / "result.json").write_text(json.dumps(content))
         for name in GALLERIES:
             save_strips(
@@ -149,6 +160,27 @@ def test_page_shows_controls_of_each_class_and_absent_objects(
     ):
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page, cells
     assert "<h4>other_class</h4>" in page and "has no control" not in page
+
+
+def test_page_shows_what_training_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested, untested = write_run(tmp_path / "a", 1), write_run(tmp_path / "b", 2, tested=False)
+    older = write_run(tmp_path / "c", 3)
+    content = json.loads((older / "result.json").read_text())
+    (older / "result.json").write_text(json.dumps({**content, "leaks": None}))
+    run(monkeypatch, tested, untested, older, "--out", tmp_path / "all.html")
+    text = (tmp_path / "all.html").read_text()
+    assert_self_contained(text)
+    [section] = re.findall(r'<section id="leaks">.*?</section>', text, re.S)
+    first, second, third = section.split("<h3>")[1:]
+    for words in (
+        *("<th>stage one</th>", "<td>cat</td>", "1,240 (98,765 px)"),
+        *("stage one: 5,953 images, 0 of the test; novel objects are background", "may have seen"),
+        *("stage two: unknown: lists/x/train.json: no table", "training: dog"),
+        "&lt;i&gt;sofa",
+    ):
+        assert words in first, words
+    assert "<i>sofa" not in text and "<td>dog" not in section
+    assert "Not tested yet" in second and "test the run again" in third
 
 
 def test_page_of_one_run_is_self_contained_and_complete(

@@ -220,6 +220,10 @@ def after_custom_data(checkout: Path, said: str) -> None:
     classes = result["seeds"]["321"]["final"]["classes"]
     assert sorted(classes) == ["cat", "dog", "horse", "train"]
     assert (checkout / "exp/mine/split0_lite0/episodes.png").is_file()
+    other = json.loads((checkout / "exp/mine/fromdemo_lite0/result.json").read_text())
+    removed, tested = other["leaks"]["not_tested"], other["seeds"]["321"]["final"]["classes"]
+    assert {"car", "couch", "tv"} <= set(removed) and not set(removed) & set(tested)
+    assert {"airplane", "zebra"} <= set(tested)
 
 
 def after_changing_the_model(checkout: Path, said: str) -> None:

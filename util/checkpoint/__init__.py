@@ -1,7 +1,8 @@
 """Checkpoints: the file format, loading weights into models, resuming, published weights.
 
-`file` reads and writes, `load` fills models, `resume` chooses what a run resumes from. `convert`
-is the command that turns published weights into ours and back, by `renaming` them.
+`file` reads and writes, `load` fills models, `origin` says what a checkpoint was trained on,
+`resume` chooses what a run resumes from. `convert` is the command that turns published weights into
+ours and back, by `renaming` them.
 """
 
 import lazy_loader

@@ -6,7 +6,13 @@ from .file import (
     state_dict_in,
     write_checkpoint,
 )
-from .load import checkpoint_path, load_base_learner, load_checkpoint, require_unseen, trained_model
+from .load import (
+    checkpoint_path,
+    load_base_learner,
+    load_checkpoint,
+    trained_model,
+)
+from .origin import require_unseen, training_of_stages, with_known_classes
 
 __all__ = [
     "checkpoint_path",
@@ -19,5 +25,7 @@ __all__ = [
     "state_dict_differences",
     "state_dict_in",
     "trained_model",
+    "training_of_stages",
+    "with_known_classes",
     "write_checkpoint",
 ]

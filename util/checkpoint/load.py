@@ -1,7 +1,6 @@
 """Weight files -> models: the base learner for stage two, and the checkpoint for a test."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,33 @@ from model import AMFormer, build_model
 from model.base_learner import BaseLearner
 from model.published import base_from_published
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, state_dict_in
-from util.config import KEYS, Config, config_from
-from util.folds import COCO_NAMES, fold_of
+from util.checkpoint.origin import require_base_classes, trained_config
+from util.config import Config
 from util.runtime import UserError, timed
 
 _KSHOT = "ensemble.kshot."
 
 
 @timed("base learner read")
-def load_base_learner(base: BaseLearner, cfg: Config) -> None:
+def load_base_learner(base: BaseLearner, cfg: Config) -> dict[str, Any] | None:
     """Load the base learner from `Method.pre_weight`: a file of our stage one, or one of BAM.
 
-    Raises `UserError` if the file is missing, torn, or of another architecture.
+    Returns what the file says of its training, for `origin.training_of_stages`; None if nothing.
+    Raises `UserError` if the file is missing, torn, of another architecture, or was trained on
+    other classes.
     """
     path = cfg.Method.pre_weight
     if not Path(path).is_file():
         remedy = "train.sh makes it, or: python train_base.py --config FILE"
         raise UserError(f"Method.pre_weight: there is no file {path!r}; {remedy}")
-    weights = state_dict_in(read_checkpoint(path), "state_dict", path)
+    content = read_checkpoint(path)
+    weights = state_dict_in(content, "state_dict", path)
     load_state_dict_strictly(base, base_from_published(weights, base.state_dict()), path)
+    trained = trained_config(content, path)
+    if trained is None:
+        return None
+    require_base_classes(trained, cfg, f"Method.pre_weight: {path}")
+    return {name: content.get(name) for name in ("config", "images")}
 
 
 def checkpoint_path(cfg: Config) -> Path:
@@ -83,25 +90,3 @@ def presence_threshold(state: dict[str, Any], path: Path) -> float | None:
     if threshold is not None and not (isinstance(threshold, float) and math.isfinite(threshold)):
         raise UserError(f"{path}: its presence_threshold is no number; name another file")
     return threshold
-
-
-def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
-    """Raise `UserError` if a checkpoint was trained on a class that the config tests as novel.
-
-    One without a config (published weights) is accepted, one with an unreadable config is not.
-    """
-    if "config" not in state:
-        return
-    config = state["config"]
-    data = config.get("Data") if isinstance(config, Mapping) else None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: its config does not say what was trained on; name another file")
-    known = {key: value for key, value in data.items() if f"Data.{key}" in KEYS}
-    trained = fold_of(config_from({"Data": known}, str(path)).Data).learned
-    tested = fold_of(cfg.Data)
-    seen = {trained.names[c - 1] for c in trained.base}
-    names = [tested.names[c - 1] for c in tested.novel]
-    if leaked := [n for n in names if not seen.isdisjoint((n, COCO_NAMES.get(n, n)))]:
-        mistake = f"was trained on {', '.join(leaked)}, which this config tests as novel"
-        remedy = "give the config or Eval.weight of the fold that it was trained on"
-        raise UserError(f"{path}: {mistake}; {remedy}")

@@ -64,12 +64,26 @@ class DataSection:
         "drop", "training images that hold a novel object: left out, or the object is background"
     )
     split: int = key(0, "the fold, 0 to 3; custom: any number, part of the lists' names", ge=0)
-    trained_on: Annotated[Literal["", "coco"], _EMPTY_TEXT] = key(
-        "", "coco: test only, on the PASCAL classes that are novel in this fold of COCO"
+    trained_on: Annotated[Literal["", "coco", "other"], _EMPTY_TEXT] = key(
+        "",
+        "coco: test only, on the PASCAL classes that are novel in this fold of COCO; other: test"
+        " only, a model of any other data set",
+    )
+    known: Texts = key(
+        (),
+        "trained_on other: names of the model's base classes, in the order of its channels; []: as"
+        " the checkpoint says",
+    )
+    overlap: Literal["refuse", "remove"] = key(
+        "refuse",
+        "trained_on other: classes to test whose names are among the model's base classes are an"
+        " error, or left out",
     )
     classes: Texts = key((), "custom: class names in the order of their ids; []: as classes.txt")
     novel: Texts = key(
-        (), "custom: names of the novel classes of this fold; []: as novel_<split>.txt"
+        (),
+        "custom: names of the novel classes of this fold; []: as novel_<split>.txt; trained_on"
+        " other: of the classes to test, [] for all",
     )
     base: Texts = key(
         (), "custom: names of the classes to train on; []: as base.txt, or all that are not novel"

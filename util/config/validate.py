@@ -78,13 +78,20 @@ def check_together(config: Config, source: str) -> None:
 
 def _mistakes_in_data(config: Config) -> Iterator[str]:
     data, base = config.Data, config.Base
+    of_other = data.trained_on == "other"
     if data.data_set != "custom":
         if data.split >= FOLDS:
             yield f"Data.split wants at most {FOLDS - 1}, given {data.split}"
-        if data.classes or data.novel or data.base:
+        if data.classes or data.base or data.novel and not of_other:
             keys = "Data.classes, Data.novel and Data.base"
             yield f"{keys} have no effect without data_set custom; remove them"
-    elif data.classes and data.novel:  # else they are in a file, see `with_class_names`
+    if data.base and of_other:
+        yield "Data.base has no effect with trained_on other; Data.known names the base classes"
+    if (data.known or data.overlap != "refuse") and not of_other:
+        yield "Data.known and Data.overlap have no effect without trained_on other; remove them"
+    # The names of a custom data set may be in a file, see `with_class_names`.
+    is_named = bool(data.classes) if data.data_set == "custom" else of_other
+    if is_named and (data.novel or of_other):
         try:
             fold_of(data)
         except UserError as error:
@@ -97,7 +104,7 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
     for name, (low, high) in (("Data.scale", data.scale), ("Base.scale", base.scale)):
         if low > high:
             yield f"{name} wants the smaller number first, given [{low:g}, {high:g}]"
-    if data.trained_on and data.data_set != "pascal":
+    if data.trained_on == "coco" and data.data_set != "pascal":
         yield "Data.trained_on coco needs Data.data_set pascal; set it, or remove Data.trained_on"
     if not data.use_split_coco and "coco" not in (data.data_set, data.trained_on):
         yield "Data.use_split_coco false has no effect without Data.data_set coco; remove it"

@@ -10,7 +10,7 @@ from util.data.episodes import BASE_AUGMENTATION, ShuffledPasses, generator
 from util.data.lists import list_of
 from util.data.loading import SkippingDataset
 from util.data.source import Source, open_source
-from util.data.tables import load_table
+from util.data.tables import Table, load_table
 from util.data.transform import EvalTransform
 from util.folds import fold_of
 from util.runtime.errors import UserError
@@ -63,15 +63,28 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
 def open_base_images(
     cfg: Config, subset: str, transform: EvalTransform, seed: int | None
 ) -> tuple[BaseLearnerDataset, list[str]]:
-    """Open the images on which a base learner is trained ('train') or validated ('val').
+    """Open the images of `list_base_images` as samples.
+
+    Returns a line, too, if `Data.missing: skip` left out images. Raises `UserError` if data is
+    missing or broken.
+    """
+    data, source = cfg.Data, open_source(cfg.Data, subset)
+    table = load_table(source, data.list_dir)
+    images, report = list_base_images(table, cfg, subset, source)
+    skip, numbers = subset == "train" and data.broken == "skip", fold_of(data).base_table()
+    return BaseLearnerDataset(source, images, transform, numbers, seed, skip), report
+
+
+def list_base_images(
+    table: Table, cfg: Config, subset: str, source: Source
+) -> tuple[list[str], list[str]]:
+    """Return the images on which a base learner is trained ('train') or validated ('val').
 
     These are all images of the subset, in which novel objects are background, as in BAM; for
     training with `Base.train_list: fold` those of the fold's training list. Returns a line, too, if
-    `Data.missing: skip` left out images. Raises `UserError` if data is missing or broken.
+    `Data.missing: skip` left out images. Raises `UserError` if images are missing.
     """
-    data, source = cfg.Data, open_source(cfg.Data, subset)
-    fold, table = fold_of(data), load_table(source, data.list_dir)
-    images = list(table)
+    data, images = cfg.Data, list(table)
     if subset == "train" and cfg.Base.train_list == "fold":
         images = list_of(table, data, "train")[0].images
     listed = images
@@ -79,9 +92,9 @@ def open_base_images(
     if listed and not images:
         what = f"{source.images}: has none of the {len(listed)} listed images, {listed[0]} first"
         raise UserError(f"{what}; unpack them, or check Data.data_root")
+    fold = fold_of(data)
     if subset == "train" and not any(c in table[i] for i in images for c in fold.base):
         what = f"{source.masks}: none of the {len(images)} masks has a pixel of a base class"
         names = ", ".join(fold.names[c - 1] for c in fold.base)
         raise UserError(f"{what} ({names}); label such objects, or check the masks' numbers")
-    skip = subset == "train" and data.broken == "skip"
-    return BaseLearnerDataset(source, images, transform, fold.base_table(), seed, skip), report
+    return images, report

@@ -19,11 +19,7 @@ from torch import Tensor
 from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 from util.config import Config
 from util.data.episodes import EpisodePlan, EpisodeSampler
-from util.data.lists import (
-    check_shots,
-    list_of,
-    restrict_to_images,
-)
+from util.data.lists import list_on_disk
 from util.data.loading import SkippingDataset
 from util.data.source import Source, open_source
 from util.data.tables import load_table
@@ -217,14 +213,7 @@ def open_episodes(
     too few images.
     """
     data, source, fold = cfg.Data, open_source(cfg.Data, subset), fold_of(cfg.Data)
-    listed, report = list_of(load_table(source, data.list_dir), data, subset)
-    images, left_out = source.find_images(listed.images, data.missing)
-    report += left_out
-    if data.missing == "skip":
-        listed, left_out = restrict_to_images(listed, images, data.shot)
-        report += left_out
-    else:
-        check_shots(listed, data.shot)
+    listed, report = list_on_disk(load_table(source, data.list_dir), data, subset, source)
     train = subset == "train"
     size = cfg.sizes["Data.size"]
     if not train:

@@ -21,7 +21,7 @@ from pathlib import Path
 from util import ROOT
 from util.config import DataSection
 from util.data.fss_list import find_fss_list, read_fss_list
-from util.data.source import open_source, subsets
+from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, fingerprint, load_table
 from util.folds import FOLDS, Fold, fold_of
 from util.runtime.cli import main
@@ -178,6 +178,24 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
 
 
+def list_on_disk(
+    table: Table, data: DataSection, subset: str, source: Source
+) -> tuple[FoldList, list[str]]:
+    """Return the list of a config (`list_of`) as a run uses it, and a line for what was left out.
+
+    With `Data.missing: skip`, it is restricted to what is on disk. Raises `UserError` if an image
+    is absent otherwise, or a class has too few images for K shots.
+    """
+    listed, report = list_of(table, data, subset)
+    images, left_out = source.find_images(listed.images, data.missing)
+    report += left_out
+    if data.missing == "skip":
+        listed, left_out = restrict_to_images(listed, images, data.shot)
+        return listed, report + left_out
+    check_shots(listed, data.shot)
+    return listed, report
+
+
 def compare_with_published(name: str, fold: FoldList) -> list[str] | None:
     """Compare a list with the published one of that name, such as `pascal/train_0` (`list_name`).
 
@@ -216,7 +234,7 @@ def list_name(data: DataSection, subset: str) -> str:
 
 def every_fold(data: DataSection) -> Iterator[DataSection]:
     """Yield the `Data` section once for every fold of its data set."""
-    if data.data_set == "custom":
+    if data.data_set == "custom" or data.trained_on == "other":
         yield data
         return
     conventions = (True, False) if "coco" in (data.data_set, data.trained_on) else (True,)

@@ -280,7 +280,8 @@ def open_source(data: DataSection, subset: str) -> Source:
     trained on another data set.
     """
     if subset not in subsets(data):
-        remedy = f"train with one of config/{data.trained_on}/"
+        which = "coco/" if data.trained_on == "coco" else ", without that key"
+        remedy = f"train with one of config/{which}"
         raise UserError(f"Data.trained_on {data.trained_on}: this config only tests; {remedy}")
     classes = len(fold_of(data).names)
     return Source(data.data_root, data.data_set, subset, classes, data.cache)

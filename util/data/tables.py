@@ -27,8 +27,10 @@ def fingerprint(ids: Iterable[str]) -> int:
     return zlib.crc32("\n".join(ids).encode())
 
 
-def load_table(source: Source, list_dir: str | Path) -> Table:
+def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Table:
     """Return the table of a subset; read the masks only if it is not stored in `list_dir` yet.
+
+    Without `build`, no mask is read, and a table that is not stored is an error, too.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
     replaces that of another data set. Raises `UserError` if the stored table belongs to other
@@ -44,6 +46,9 @@ def load_table(source: Source, list_dir: str | Path) -> Table:
         if source.data_set != "custom" or stored.get("data_set") != "custom":
             remedy = "delete it to rebuild it, or set Data.list_dir"
             raise UserError(f"{path}: made from other images than {source.root} lists; {remedy}")
+    if not build:
+        remedy = "python -m util.data.lists CONFIG makes it"
+        raise UserError(f"{path}: no table of the masks of {source.root}; {remedy}")
     table = build_table(source, ids)
     _write_table(path, header, table)
     return table

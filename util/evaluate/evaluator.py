@@ -55,8 +55,7 @@ class Evaluator:
         fold = episodes.sampler.fold
         self.classes = sorted(fold.by_class)  # the novel classes with enough images
         self.names = [fold.name(c) for c in self.classes]
-        learned = fold_of(cfg.Data).learned  # COCO's fold, for a model of COCO tested on PASCAL
-        self.base_names = [learned.names[c - 1] for c in learned.channels]
+        self.base_names = list(fold_of(cfg.Data).learned.base_names)
 
     def order(
         self, count: int, seeds: Sequence[int], beside: Iterable[Task] = ()

@@ -12,6 +12,7 @@ import cv2
 import jinja2
 
 from util.config import Config, flatten, to_dict
+from util.data.leaks import leak_notes, leak_table
 from util.evaluate.visualize import COLORS, GALLERIES
 from util.report.charts import Chart, bar_chart, line_chart
 from util.report.runs import Record
@@ -96,6 +97,8 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         controls=_controls,
         absent=_absent,
         confusion=_confusion,
+        leak_table=leak_table,
+        leak_notes=leak_notes,
         rare=RARE,
         pictures=_pictures,
         mask_colors=COLORS,

@@ -27,6 +27,7 @@ class Record:
     result: dict[str, Any] | None  # what test.py wrote; None before a test
     environment: dict[str, Any] | None  # `util.reproduce.environment`, recorded by the test
     base_learner: dict[str, Any] | None = None  # scores of stage one, if this is a run of it
+    leaks: dict[str, Any] | None = None  # `util.data.leaks.Leaks`, recorded beside the scores
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
@@ -73,8 +74,8 @@ def read_run(folder: Path, name: str) -> Record:
     else:
         raise UserError(f"{config_path}: missing; copy it from the original folder of the run")
     curves, seconds = read_curves(files)
-    environment = (written or {}).get("environment")
-    return Record(name, folder, config, curves, seconds, result, environment, base_learner)
+    environment, leaks = ((written or {}).get(key) for key in ("environment", "leaks"))
+    return Record(name, folder, config, curves, seconds, result, environment, base_learner, leaks)
 
 
 def _read_config(path: Path) -> dict[str, dict[str, Any]]:

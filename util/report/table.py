@@ -25,7 +25,7 @@ from util.report.runs import is_base_learner, read_result
 from util.reproduce.compare import numeric_keys
 from util.runtime.errors import UserError
 
-PER_RUN = {"Data.split", "Data.novel", "Train.seed", "Base.seed", "Eval.seeds"}
+PER_RUN = {"Data.split", "Data.novel", "Data.known", "Train.seed", "Base.seed", "Eval.seeds"}
 BESIDE = {"Eval.control", "Eval.control_share", "Eval.absent"}  # they change no score of the table
 PUBLISHED = Path(__file__).with_name("published.yaml")
 

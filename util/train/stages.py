@@ -82,7 +82,11 @@ class BaseLearnerRun(Run):
             if not scores:  # the pictures are those of an earlier run
                 (self.path / PREDICTIONS).unlink(missing_ok=True)
             write_checkpoint(
-                self.target, state_dict=base_to_published(weights), base_miou=scores.get("miou")
+                self.target,
+                state_dict=base_to_published(weights),
+                base_miou=scores.get("miou"),
+                config=self.setting["config"],  # what stage two records of this one
+                images=self.setting["images"],
             )
             result = {"base_learner": scores | {"epoch": self.best_epoch or self.epoch}, **record}
             atomic_write(self.path / "result.json", json.dumps(result, indent=1).encode())
@@ -94,15 +98,24 @@ class BaseLearnerRun(Run):
 
 
 class AdversarialRun(Run):
-    """Stage two's run in the folder `Train.save_path`."""
+    """Stage two's run in the folder `Train.save_path`.
+
+    Its checkpoints hold `base_learner`, what `load_base_learner` told of stage one.
+    """
 
     key, section, kinds = "Train.save_path", "Train", resume.ADVERSARIAL_STATE
 
     def __init__(
-        self, trainer: AdversarialTrainer, cfg: Config, ranks: Ranks, batches: Batches
+        self,
+        trainer: AdversarialTrainer,
+        cfg: Config,
+        ranks: Ranks,
+        batches: Batches,
+        base_learner: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
         self.threshold: float | None = None  # of presence, at the last validation
+        self.base_learner = base_learner
 
     def _is_validation_due(self) -> bool:
         middle = self.options.sub_epoch_val and self.batches.is_middle(self.done)
@@ -124,7 +137,8 @@ class AdversarialRun(Run):
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
         self.threshold = state.get("presence_threshold")
+        self.base_learner = state.get("base_learner")  # its weights are in the checkpoint, too
 
     def _state(self, areas: ClassTotals) -> dict[str, Any]:
         known = {} if self.threshold is None else {"presence_threshold": self.threshold}
-        return super()._state(areas) | known
+        return super()._state(areas) | known | {"base_learner": self.base_learner}
