@@ -70,6 +70,8 @@ def is_wide(classes: int) -> bool:
 def around_255(items: tuple[T, ...], ignored: T) -> tuple[T, ...]:
     """Return the items so that none is in place 255, counted from 1; there, `ignored` is put."""
     return (*items[: IGNORE - 1], ignored, *items[IGNORE - 1 :]) if is_wide(len(items)) else items
+
+
 def canonical_name(name: str) -> str:
     """Return a form of a class name that is equal for all names of that class.
 

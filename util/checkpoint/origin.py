@@ -70,7 +70,7 @@ def training_of_stages(
 
 def _trained(record: Mapping[str, Any], path: str | Path) -> Trained | None:
     config = trained_config(record, path)
-    return config and Trained(config, record.get("images"))
+    return Trained(config, record.get("images")) if config else None
 
 
 def with_known_classes(cfg: Config, state: Mapping[str, Any], path: Path) -> Config:
