@@ -108,7 +108,7 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
     if isinstance(content, dict) and "environment" in content:
         content = content.get("config")  # a result.json
     elif isinstance(content, dict):
-        bases, lines = content.pop("_base_", []), _lines(path, path.read_bytes())
+        bases, lines = content.pop("_base_", []), lines_of(path, path.read_bytes())
         bases = [bases] if isinstance(bases, str) else bases
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
             given = shorten(bases)
@@ -155,19 +155,22 @@ def _assign_all(config: Config, sections: object, source: Callable[[str], str]) 
     return config
 
 
-def _lines(path: Path, text: bytes) -> dict[str, int]:
-    """Return the line of each section and each `Section.key`; refuse one that is given twice."""
+def lines_of(path: Path, text: bytes, depth: int = 2) -> dict[str, int]:
+    """Return the line of each key of a YAML file by the names that lead to it, joined by dots.
+
+    A key is looked for in so many levels of mappings. Raises `UserError` for one given twice.
+    """
     lines: dict[str, int] = {}
 
-    def add(mapping: yaml.Node | None, prefix: str = "") -> None:
+    def add(mapping: yaml.Node | None, prefix: str, depth: int) -> None:
         assert isinstance(mapping, yaml.MappingNode)
         for key, value in mapping.value:
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if name in lines:
                 raise UserError(f"{path}:{line}: {name} is in line {lines[name]}, too; join them")
             lines[name] = line
-            if not prefix and isinstance(value, yaml.MappingNode):
-                add(value, f"{name}.")
+            if depth > 1 and isinstance(value, yaml.MappingNode):
+                add(value, f"{name}.", depth - 1)
 
-    add(yaml.compose(text, Loader=yaml.SafeLoader))
+    add(yaml.compose(text, Loader=yaml.SafeLoader), "", depth)
     return lines

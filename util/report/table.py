@@ -13,7 +13,7 @@ equal, apart from the fold and the seeds.
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 Seeds = tuple[int, int]  # (training seed, test seed)
 Cell = tuple[float, float | None]  # (mean, standard deviation)
 Result = tuple[Path, dict[str, Any]]  # a result.json and its content
+Difference = tuple[float, tuple[float, float] | None]  # (mean, 95 % interval)
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Row:
     folds: dict[int, Cell] = field(default_factory=dict)  # fold -> mIoU
     mean: Cell | None = None  # mIoU over all folds
     fb_iou: Cell | None = None  # FB-IoU over all folds
+    difference: Difference | None = None  # of the mIoU to another row, in a sweep
     runs: int = 0  # number of results in this row; 0 for a published row
 
     @property
@@ -67,7 +69,7 @@ def gather(folder: Path) -> list[Row]:
     groups: dict[tuple[str, int, str], list[Result]] = {}
     for path in paths:
         result = read_result(path)
-        groups.setdefault(_group(result), []).append((path, result))
+        groups.setdefault(group_of(result), []).append((path, result))
     ours: dict[tuple[str, int], list[Row]] = {}
     for (data, shot, backbone), results in sorted(groups.items(), key=lambda group: group[0]):
         ours.setdefault((data, shot), []).extend(_rows(data, shot, backbone, results))
@@ -88,7 +90,7 @@ def published_rows() -> list[Row]:
     return rows
 
 
-def _group(result: dict[str, Any]) -> tuple[str, int, str]:
+def group_of(result: dict[str, Any]) -> tuple[str, int, str]:
     """Return (data, shot, backbone) of a result."""
     data, method = result["config"]["Data"], result["config"]["Method"]
     trained_on = f"{data['trained_on']}2" if data.get("trained_on") else ""
@@ -105,7 +107,7 @@ def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> lis
         setting = " ".join(f"{name}={key.get(name, '(absent)')}" for name in differing)
         settings.setdefault(setting, []).append(result)
     named = sorted(settings.items())
-    return [_filled(Row(data, backbone, shot, setting), members) for setting, members in named]
+    return [fill(Row(data, backbone, shot, setting), members) for setting, members in named]
 
 
 def setting_keys(result: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +116,17 @@ def setting_keys(result: dict[str, Any]) -> dict[str, Any]:
     return keys | {"checkpoint": Path(result["checkpoint"]).stem}
 
 
-def _filled(row: Row, results: list[Result]) -> Row:
-    """Return the row with its cells filled in."""
+def fill(
+    row: Row,
+    results: Sequence[Result],
+    folds: Iterable[int] = range(FOLDS),
+    scored: str = "final",
+) -> Row:
+    """Return the row with its cells filled in: a mean if all `folds` are there.
+
+    `scored` is final, meta or prior. Raises `UserError` if two results are of the same fold and
+    seeds.
+    """
     row.runs = len(results)
     scores: dict[int, dict[Seeds, tuple[float, float]]] = {}
     taken: dict[tuple[int, Seeds], Path] = {}
@@ -129,10 +140,10 @@ def _filled(row: Row, results: list[Result]) -> Row:
                 mistake = f"{which} is also in {other}, with the same setting"
                 raise UserError(f"{path}: {mistake}; move one of them elsewhere")
             taken[fold, seeds] = path
-            final = found["final"]
-            scores.setdefault(fold, {})[seeds] = (final["miou"], final["fb_iou"])
+            score = found[scored]
+            scores.setdefault(fold, {})[seeds] = (score["miou"], score["fb_iou"])
     row.folds = {fold: _cell([miou for miou, _ in of.values()]) for fold, of in scores.items()}
-    if set(scores) == set(range(FOLDS)):
+    if set(scores) == set(folds):
         row.mean, row.fb_iou = (_over_folds(scores, which) for which in (0, 1))
     return row
 
@@ -152,11 +163,11 @@ def _over_folds(scores: dict[int, dict[Seeds, tuple[float, float]]], which: int)
     return statistics.fmean(means), _cell(of_seed)[1]
 
 
-def _heads(rows: Sequence[Row]) -> tuple[list[str], list[int]]:
+def _heads(rows: Sequence[Row], folds: Iterable[int]) -> tuple[list[str], list[int]]:
     """Return the titles of the columns, and the folds among them."""
-    folds = sorted({fold for row in rows for fold in row.folds} | set(range(FOLDS)))
+    shown = sorted({fold for row in rows for fold in row.folds} | set(folds))
     names = ["data", "shots", "backbone", "setting", "source"]
-    return [*names, *(f"fold {fold}" for fold in folds), "mean", "FB-IoU"], folds
+    return [*names, *(f"fold {fold}" for fold in shown), "mean", "FB-IoU"], shown
 
 
 def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
@@ -172,16 +183,27 @@ def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
     return [*names, *map(text, cells)]
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the table in Markdown."""
-    heads, folds = _heads(rows)
-    lines = [heads, ["---"] * len(heads), *(_texts(row, folds, "-", " ± ") for row in rows)]
+def _difference(row: Row, dash: str) -> str:
+    if row.difference is None:
+        return dash
+    mean, interval = row.difference
+    return f"{mean:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def as_markdown(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str:
+    """Return the table in Markdown; with a column for differences if a row has one."""
+    heads, folds = _heads(rows, folds)
+    lines = [_texts(row, folds, "-", " ± ") for row in rows]
+    if any(row.difference for row in rows):
+        heads.append("difference")
+        lines = [[*line, _difference(row, "-")] for row, line in zip(rows, lines, strict=True)]
+    lines = [heads, ["---"] * len(heads), *lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_latex(rows: Sequence[Row]) -> str:
     """Return the table as a LaTeX tabular."""
-    heads, folds = _heads(rows)
+    heads, folds = _heads(rows, range(FOLDS))
     escapes = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"})
 
     def line(cells: list[str]) -> str:
@@ -195,15 +217,23 @@ def as_latex(rows: Sequence[Row]) -> str:
     return "".join([*lines, r"\hline", "\n", r"\end{tabular}", "\n"])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return the table as CSV: all digits, a column for each mean and each deviation."""
-    heads, folds = _heads(rows)
+def as_csv(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str:
+    """Return the table as CSV: all digits, a column for each mean and each deviation.
+
+    If a row has a difference, three more columns hold it and the ends of its interval.
+    """
+    heads, folds = _heads(rows, folds)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*heads[:5], *(n for head in heads[5:] for n in (head, f"{head} std"))])
+    differ = any(row.difference for row in rows)
+    more = ["difference", "difference low", "difference high"] if differ else []
+    writer.writerow([*heads[:5], *(n for head in heads[5:] for n in (head, f"{head} std")), *more])
     for row in rows:
         cells = [*(row.folds.get(fold) for fold in folds), row.mean, row.fb_iou]
         names = [row.data, row.shot, row.backbone, row.setting, row.source]
         numbers = [number for cell in cells for number in (cell or (None, None))]
+        if differ:
+            mean, interval = row.difference or (None, None)
+            numbers += [mean, *(interval or (None, None))]
         writer.writerow([*names, *("" if n is None else repr(n) for n in numbers)])
     return text.getvalue()

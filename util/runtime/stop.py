@@ -19,6 +19,9 @@ ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+STOPPED = "stopped at iteration"
+"""What a run that was asked to stop prints, as it ends with status 0 then, too."""
+
 APART = 1.0  # seconds from which on another signal counts as a second one
 
 

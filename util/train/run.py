@@ -24,7 +24,7 @@ from util.runtime.cost import Cost
 from util.runtime.files import atomic_write, require_not_held, sweep
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.runtime.stop import resume_command
+from util.runtime.stop import STOPPED, resume_command
 from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.curves import Curves
@@ -264,7 +264,7 @@ class Run:
         if stopping or saving or self._snapshot:
             self.save()
         if stopping:
-            log.info(f"stopped at iteration {self.done}; resume with:\n{resume_command()}")
+            log.info(f"{STOPPED} {self.done}; resume with:\n{resume_command()}")
         return stopping
 
     @property
