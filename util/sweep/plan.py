@@ -156,31 +156,28 @@ def plan(sweep: Sweep, path: Path) -> list[Run]:
     Settings with the same stage one share a base learner. Runs that a table needs together come
     together: all settings and folds of a seed.
     """
-    bases: dict[str, BaseLearner] = {}
+    bases: dict[Path, BaseLearner] = {}
     runs = []
     for seed in sweep.seeds:
         for fold in sweep.folds:
-            plain = _stage_one_keys_without_setting(sweep, path, fold)
+            first: dict[str, Any] = {}  # keys of stage one in the first setting
             for setting in sweep.settings:
                 cfg = config_of(sweep, path, setting, fold, {"Data.split": fold})
-                base = _base_learner_path(sweep, fold, plain, stage_one_keys(to_dict(cfg)))
-                if str(base) not in bases:
-                    bases[str(base)] = _base_learner(sweep, path, setting, fold, base)
-                runs.append(_run(sweep, path, setting, fold, seed, bases[str(base)]))
+                keys = stage_one_keys(to_dict(cfg))
+                first = first or keys
+                target = _base_learner_path(sweep, fold, first, keys)
+                if target not in bases:
+                    bases[target] = _base_learner(sweep, path, setting, fold, target)
+                runs.append(_run(sweep, path, setting, fold, seed, bases[target]))
     return runs
 
 
-def _stage_one_keys_without_setting(sweep: Sweep, path: Path, fold: int) -> dict[str, Any]:
-    bare = sweep.model_copy(update={"settings": {"": {}}})
-    return stage_one_keys(to_dict(config_of(bare, path, "", fold, {"Data.split": fold})))
-
-
 def _base_learner_path(
-    sweep: Sweep, fold: int, plain: Mapping[str, Any], keys: Mapping[str, Any]
+    sweep: Sweep, fold: int, first: Mapping[str, Any], keys: Mapping[str, Any]
 ) -> Path:
-    """Return the given path; for a setting that changes stage one, one that the change names."""
+    """Return the given path; for another stage one than the first setting's, a path of its own."""
     path = Path(sweep.base_learner.replace("{fold}", str(fold)))
-    changed = {name: value for name, value in keys.items() if value != plain[name]}
+    changed = {name: value for name, value in keys.items() if value != first[name]}
     if not changed:
         return path
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()

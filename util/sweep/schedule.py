@@ -27,7 +27,7 @@ class Schedule:
         bases = dict.fromkeys(run.base for run in left if not run.base.is_finished())
         self._waiting: list[Unit] = [*bases, *left]
         self._total, self._running = len(self._waiting), dict[Unit, float]()
-        todo = f"{len(left)} to do, with {len(bases)} base learners to train first"
+        todo = f"{len(left)} to do; base learners to train first: {len(bases)}"
         log.info(f"{len(runs)} runs: {len(self.finished)} are finished, {todo}")
 
     def run(self) -> None:

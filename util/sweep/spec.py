@@ -108,7 +108,8 @@ def _say(model: type[BaseModel], error: ErrorDetails) -> str:
         return f"unknown key {name}; {nearest(name, model.model_fields)}"
     if error["type"] == "missing":
         return f"{name} is missing; docs/sweeps.md has an example"
-    return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, given {shorten(error['input'])}"
+    wanted = f"{error['msg'][0].lower()}{error['msg'][1:]}".replace("tuple", "list")
+    return f"{name}: {wanted}, given {shorten(error['input'])}"
 
 
 def _product(axes: Mapping[str, list[Any]], path: Path) -> dict[str, Overrides]:
