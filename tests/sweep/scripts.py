@@ -14,9 +14,26 @@ from pathlib import Path
 
 sys.path.insert(0, os.environ["SWEEP_TEST_ROOT"])
 from util.config import load_config, save_config, to_dict
+from util.evaluate.records import write_records
 from util.runtime.stop import STOPPED, Stop
 
 SCORES = {"baseline": 50.0, "no_game": 53.0}  # of seed 1; each next seed has one more
+
+IMAGES = 20  # queries of the test
+
+
+def rows(miou: float, shot: int) -> list[dict]:
+    """Return episodes of one class with this mIoU in percent; it varies with the query."""
+    basic = {"seed": 321, "control": "", "class_id": 1, "class_name": "cat", "height": 100,
+             "width": 200, "object_pixels": 9000, "presence": 0.5}  # fmt: skip
+    basic |= {f"{kind}_u": 10000 for kind in ("final", "meta")}
+    basic |= {f"{kind}_bg_{area}": 10000 for kind in ("final", "meta") for area in "iu"}
+    varied = [{f"{kind}_i": int(100 * miou) + (-1) ** n * int(miou) for kind in ("final", "meta")}
+              for n in range(IMAGES)]  # fmt: skip
+    return [
+        {**basic, **counts, "number": n, "query": f"q{n}", "supports": ["s"] * shot}
+        for n, counts in enumerate(varied)
+    ]
 
 
 def main() -> None:
@@ -57,7 +74,9 @@ def main() -> None:
         means = {f"{kind} mIoU": {"mean": miou} for kind in ("final", "meta")}
         result = {"checkpoint": str(run / "best.pth"), "checkpoint_sha256": digest}
         result |= {"config": to_dict(cfg), "summary": means}
-        result["seeds"] = {"321": {"final": score, "meta": score, "episodes": 1}}
+        result["seeds"] = {"321": {"final": score, "meta": score, "episodes": IMAGES}}
+        result["environment"] = {"lists": {"val": 1234}}
+        write_records(run / "episodes.parquet", rows(miou, cfg.Data.shot), {})
         (run / "result.json").write_text(json.dumps(result))
 
 

@@ -91,6 +91,10 @@ def test_sweep_trains_the_base_learner_once_then_each_run_and_ends_with_a_table(
         "baseline", "no_game", "baseline, meta", "no_game, meta"
     ]  # fmt: skip
     assert [float(row["fold 0"]) for row in rows] == [50.5, 53.5, 50.5, 53.5]
+    for row in rows[1::2]:
+        numbers = [float(row[f"difference{end}"]) for end in (" low", "", " high")]
+        assert numbers[1] == pytest.approx(3) and numbers == sorted(numbers)
+    assert rows[0]["difference"] == rows[2]["difference"] == ""
 
 
 def test_finished_sweep_starts_nothing_and_gives_the_same_table(
@@ -251,6 +255,24 @@ def test_base_learner_of_another_stage_one_is_refused(
     (folder / "init/base0/config.yaml").write_text(yaml.safe_dump(config))
     assert sweep() == 2
     assert "init/base0: is of another stage one (Base.epochs 77 -> 5)" in capsys.readouterr().err
+
+
+def test_setting_tested_on_other_episodes_has_no_difference_and_a_warning_says_why(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    five = {"Data.shot": 5, "Eval.kshot": "ensemble"}
+    change(folder, settings={"baseline": None, "no_game": five})
+    assert sweep() == 0
+    said = capsys.readouterr()
+    assert "warning: no difference: " in said.err and "supports is" in said.err
+    assert "difference" not in (folder / "out/sweep.md").read_text()
+
+
+def test_run_without_a_record_of_its_episodes_is_tested_again(folder: Path) -> None:
+    assert sweep() == 0
+    (folder / "out/split0/baseline/seed1/episodes.parquet").unlink()
+    assert sweep() == 0
+    assert begun(folder) == sorted([*ALL, "train.py", "test.py"])
 
 
 def test_cores_are_shared_fairly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def read_settings(folders: Sequence[Path]) -> list[Setting]:
     first = settings[0].runs[0]
     for setting in settings:
         for run in setting.runs:
-            _require_same_episodes(first, run)
+            require_same_episodes(first, run)
     return settings
 
 
@@ -126,7 +126,7 @@ def _read_setting(folder: Path, name: str) -> Setting:
     if not paths:
         remedy = "run test.sh, which writes it into the folder of a run"
         raise UserError(f"{folder}: no episodes.parquet or episodes.csv in it or below; {remedy}")
-    runs = [_read_run(path) for path in paths]
+    runs = [read_run(path) for path in paths]
     first, keys = runs[0], setting_keys(runs[0].result)
     for index, run in enumerate(runs):
         if changed := tree_differences(keys, setting_keys(run.result)):
@@ -140,7 +140,8 @@ def _read_setting(folder: Path, name: str) -> Setting:
     return Setting(name, runs)
 
 
-def _read_run(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """Read the episodes of a run and the result beside them; raises as `read_settings`."""
     wanted = ("checkpoint", "checkpoint_sha256", "seeds", "config", "environment")
     result = read_result(path.with_name("result.json"), wanted)
     table = read_records(path)
@@ -154,7 +155,7 @@ def _read_run(path: Path) -> Run:
     return Run(path.parent, result, table.combine_chunks())
 
 
-def _require_same_episodes(first: Run, run: Run) -> None:
+def require_same_episodes(first: Run, run: Run) -> None:
     """Refuse a run whose episodes are not those of the first one, in one line with the reason."""
     what = f"--compare: {run.folder} and {first.folder} were tested on different episodes"
     then, now = (each.result["environment"]["lists"] for each in (first, run))
@@ -188,7 +189,7 @@ def compare_settings(settings: Sequence[Setting]) -> Comparison:
     """Compare each setting with the first one."""
     first = settings[0]
     table = first.runs[0].table
-    names, episodes = _episodes(table)
+    names, episodes = episodes_of(table)
     parts = {}
     for setting in settings:
         pixels = setting.pixels("final")
@@ -198,7 +199,7 @@ def compare_settings(settings: Sequence[Setting]) -> Comparison:
     return Comparison(first, pairs, episodes.sizes[0], len(table), parts)
 
 
-def _episodes(table: pa.Table) -> tuple[list[str], Episodes]:
+def episodes_of(table: pa.Table) -> tuple[list[str], Episodes]:
     """Return the names of the classes, by id, and which episode has which."""
     ids, which = np.unique(table["class_id"].to_numpy(), return_inverse=True)
     by_id = dict(zip(table["class_id"].to_pylist(), table["class_name"].to_pylist(), strict=True))

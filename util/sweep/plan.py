@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from util.config import Config, to_dict
+from util.report.compare import FILES
+from util.report.table import BESIDE
 from util.reproduce.compare import Tree, numeric_keys, tree_differences
 from util.reproduce.environment import file_hash
 from util.reproduce.verify import read_result
@@ -18,7 +20,7 @@ from util.runtime.errors import UserError
 from util.sweep.spec import Sweep, as_words, config_of
 
 LOG = "sweep.log"
-TEST_ONLY = frozenset({"Eval.seeds", "Eval.episodes"})
+TEST_ONLY = frozenset({"Eval.seeds", "Eval.episodes", *BESIDE})
 """Keys with which a trained run can be tested again."""
 
 _OF_EPISODES = frozenset(
@@ -103,9 +105,14 @@ class Run(Unit):
         """File that the test writes."""
         return self.folder / "result.json"
 
+    @property
+    def records(self) -> Path | None:
+        """File with the episodes of the test, if there is one."""
+        return next((p for name in FILES if (p := self.folder / name).is_file()), None)
+
     def is_finished(self) -> bool:
         """Return whether the test of this config and of this checkpoint is done."""
-        if not self.result.is_file():
+        if not self.result.is_file() or not self.records:
             return False
         found = read_result(self.result, ("config", "checkpoint", "checkpoint_sha256"))
         checkpoint = Path(found["checkpoint"])
