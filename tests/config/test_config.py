@@ -19,7 +19,7 @@ from util.config import (
 from util.folds import fold_of
 from util.runtime.errors import UserError
 
-FOLD_FILES = sorted(path for path in ROOT.glob("config/[a-z]*/*.yaml"))
+FOLD_FILES = sorted(p for p in ROOT.glob("config/[a-z]*/*.yaml") if p.parent.name != "sweeps")
 R50 = ROOT / "config/pascal/pascal_split0_resnet50.yaml"
 
 

@@ -236,6 +236,12 @@ def after_faq(checkout: Path, said: str) -> None:
     assert (checkout / "exp/demo/split0_lite0/episodes.png").is_file()
 
 
+def after_sweeps(checkout: Path, said: str) -> None:
+    assert "4 runs: 0 are finished" in said and "4 runs: 4 are finished, 0 to do" in said
+    assert said.count("| no_game, meta | ours, 2 runs |") == 2 and "failed" not in said
+    assert len(list((checkout / "exp/sweeps/demo").rglob("episodes.parquet"))) == 4
+
+
 def after_config(checkout: Path, said: str) -> None:
     assert said.splitlines() == ["0.0002", "0.0001"]
 

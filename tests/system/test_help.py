@@ -143,6 +143,7 @@ DEMO = ["--config", "config/demo/demo_split0_lite0.yaml", "--gpus", "0"]
          "--query", "b.jpg", "--out", "nowhere"],
         ["-m", "util.predict.app", "--checkpoint", "nowhere.pth"],
         ["-m", "util.report", "nowhere"],
+        ["-m", "util.sweep", "nowhere.yaml"],
         ["-m", "util.checkpoint.convert", "same.pth", "same.pth"],
         ["-m", "util.data.lists", "nowhere.yaml"],
         ["-m", "util.bench", "--repeat", "0"],

@@ -20,7 +20,7 @@ gpus=$3
 exp=$1
 dataset=$2
 if [ ! -d "config/$2" ]; then
-    fail "error: no data set $2 in config/; there is:$(ls config | sed '/^_/d; s/^/ /' | tr -d '\n')"
+    fail "error: no data set $2 in config/; there is:$(ls config | sed '/^_/d; /^sweeps$/d; s/^/ /' | tr -d '\n')"
 elif [ ! -f "$config" ]; then
     fail "error: no $config; EXP_NET can be:$(ls "config/$2" | sed "s/^$2_/ /; s/\.yaml$//" | tr -d '\n')"
 fi

@@ -78,7 +78,7 @@ class Slurm:
         try:
             from submitit import SlurmExecutor
         except ImportError:
-            raise UserError("--slurm needs submitit; install it: pip install submitit") from None
+            raise UserError("--slurm needs submitit; install it: pip install submitit==1.5.4") from None
         try:
             self._executor = SlurmExecutor(folder, max_num_timeout=_TIMES)
         except RuntimeError:
