@@ -115,6 +115,18 @@ def test_sweep_on_slurm_survives_stop_requeue_and_kill_and_gives_the_table_of_on
         assert json.loads(path.read_text())["seeds"] == mine["seeds"]
 
 
+def test_refusal_of_slurm_is_one_line(
+    slurm: dict[str, str], overrides: dict[str, object], tmp_path: Path
+) -> None:
+    words = [str(sweep_file(tmp_path, overrides, "refused")), "--slurm", "partition=nowhere"]
+    done = subprocess.run(
+        [sys.executable, "-m", "util.sweep", *words], cwd=ROOT, env=slurm, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: --slurm: ") and "invalid partition" in done.stderr
+
+
 def queue(environment: dict[str, str]) -> list[str]:
     return said(["squeue", "--noheader", "--format=%i %j"], environment).splitlines()
 

@@ -17,6 +17,9 @@ from typing import Any
 ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
 """What `util.runtime.launch` and Slurm's `--signal=USR1` send; never counts as a second signal."""
 
+QUEUE_AGAIN: Any = getattr(signal, "SIGUSR2", None)
+"""Submitit's signal to a job of Slurm whose time is nearly over: all its processes get it."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED = "stopped at iteration"
@@ -94,6 +97,19 @@ class Stop:
                 # print, not log: this is a thread, and the log's console may be busy.
                 text = "finishing this iteration and saving; send the signal again to exit at once"
                 print(f"\n{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def hidden_from_children(number: Any) -> Iterator[None]:
+    """Inside `with`, processes are started that never get this signal; None: of another system."""
+    if number is None:
+        yield
+        return
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {number})  # a mask is inherited
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def guard_worker(_: int = 0) -> None:

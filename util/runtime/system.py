@@ -82,16 +82,18 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path, *, inherited: bool = False) -> Iterator[bool]:
     """Lock a folder itself, so that no lock file lies in it; yield False if another has the lock.
 
-    Forked workers share the lock, so it is held until the last of them has ended. Where there are
-    no locks, as on some network folders and on Windows, nothing is locked.
+    Forked workers share the lock, so it is held until the last of them has ended; with `inherited`
+    also programs that are started with `close_fds=False`. Where there are no locks, as on some
+    network folders and on Windows, nothing is locked.
     """
     if fcntl is None:
         yield True
         return
     number, free = os.open(folder, os.O_RDONLY), True
+    os.set_inheritable(number, inherited)
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

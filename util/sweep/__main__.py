@@ -10,23 +10,19 @@ let the runs save, and end the sweep.
 """
 
 import argparse
-import fcntl
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 from util.runtime.log import log
-from util.runtime.parallel import cores
 from util.runtime.stop import Stop
+from util.runtime.system import cores, locked
 from util.sweep.spec import SlurmOptions, Sweep, read_sweep, validated
 
 if TYPE_CHECKING:
@@ -54,8 +50,14 @@ def sweep() -> None:
     from util.sweep.schedule import Schedule
 
     runs = plan(spec, args.sweep)
-    with _lock(Path(spec.out)) as held, Stop() as stop:
-        schedule = Schedule(runs, _pool(spec, args, options, held), stop)
+    folder = Path(spec.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Runs inherit the lock: those that a killed sweep leaves behind keep others out.
+    with locked(folder, inherited=True) as free, Stop() as stop:
+        if not free:
+            mistake = "another sweep, or a run that it left behind, is at work there"
+            raise UserError(f"{folder}: {mistake}; wait for it, or stop it")
+        schedule = Schedule(runs, _pool(spec, args, options), stop)
         schedule.run()
     if stop.requested:
         done = f"{len(schedule.finished)} of {len(runs)} runs are finished"
@@ -91,11 +93,11 @@ def _slurm_options(spec: Sweep, args: argparse.Namespace) -> SlurmOptions:
         name, equals, text = word.partition("=")
         if not equals:
             raise UserError(f"command line: --slurm: {word!r} is no option; write KEY=VALUE")
-        words[name] = yaml.safe_load(text)
+        words[name] = int(text) if text.isdecimal() else text
     return validated(SlurmOptions, options.model_dump() | words, "command line: --slurm")
 
 
-def _pool(spec: Sweep, args: argparse.Namespace, options: SlurmOptions, held: int) -> "Pool":
+def _pool(spec: Sweep, args: argparse.Namespace, options: SlurmOptions) -> "Pool":
     from util.runtime.distributed import check_gpus
     from util.sweep.pools import Local, Slurm
 
@@ -105,25 +107,9 @@ def _pool(spec: Sweep, args: argparse.Namespace, options: SlurmOptions, held: in
         check_gpus(args.gpus)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(n) for n in range(args.gpus)]
-        return Local(devices[: args.gpus], max(1, cores() // args.gpus), held)
+        return Local(devices[: args.gpus], max(1, cores() // args.gpus))
     jobs = args.jobs or cores()
-    return Local([""] * jobs, max(1, cores() // jobs), held)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[int]:
-    """Keep other sweeps out of a folder, as long as this process or a run of it lives.
-
-    Yields the open file that the runs have to inherit.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "sweep.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mistake = "another sweep, or a run that it left behind, is at work there"
-            raise UserError(f"{folder}: {mistake}; wait for it, or stop it") from None
-        yield file.fileno()
+    return Local([""] * jobs, max(1, cores() // jobs))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Where units run: on cores or GPUs of this machine, or as jobs of Slurm."""
 
+import io
 import shlex
 import subprocess
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from threading import Thread
 from typing import Protocol
@@ -37,9 +39,9 @@ class Local:
 
     period = 0.2
 
-    def __init__(self, devices: Sequence[str], threads: int, held: int) -> None:
-        """Give each unit so many CPU threads, and the open file `held`."""
-        self._devices, self._threads, self._held = list(devices), threads, held
+    def __init__(self, devices: Sequence[str], threads: int) -> None:
+        """Give each unit so many CPU threads."""
+        self._devices, self._threads = list(devices), threads
         self._at_work: dict[Unit, tuple[Thread, Work, str]] = {}
 
     def free(self) -> int:  # noqa: D102 (as in `Pool`, also below)
@@ -51,7 +53,7 @@ class Local:
         if device:
             environment["CUDA_VISIBLE_DEVICES"] = device
         arguments = _arguments(unit, 1 if device else 0)
-        work = Work(unit.scripts, arguments, unit.log, environment, (self._held,))
+        work = Work(unit.scripts, arguments, unit.log, environment)
         thread = Thread(target=work, daemon=True)
         self._at_work[unit] = (thread, work, device)
         thread.start()
@@ -77,12 +79,16 @@ class Slurm:
         """Submit at most so many jobs at once; `folder` gets the files of submitit."""
         try:
             from submitit import SlurmExecutor
+            from submitit.core.utils import FailedJobError
         except ImportError:
-            raise UserError("--slurm needs submitit; install it: pip install submitit==1.5.4") from None
+            raise UserError(
+                "--slurm needs submitit; install it: pip install submitit==1.5.4"
+            ) from None
         try:
             self._executor = SlurmExecutor(folder, max_num_timeout=_TIMES)
         except RuntimeError:
             raise UserError("--slurm: there is no srun on this machine's PATH") from None
+        self._refused = FailedJobError
         self._options, self._at_once = options, at_once
         self._jobs: dict[Unit, str] = {}
         self._missing: set[Unit] = set()  # at the last look
@@ -106,9 +112,11 @@ class Slurm:
         environment = {"OMP_NUM_THREADS": str(self._options.cpus)}
         arguments = _arguments(unit, self._options.gpus)
         self._executor.update_parameters(job_name=name)
+        work = QueuedWork(unit.scripts, arguments, unit.log, environment)
         try:
-            job = self._executor.submit(QueuedWork(unit.scripts, arguments, unit.log, environment))
-        except subprocess.CalledProcessError as error:
+            with redirect_stderr(io.StringIO()):  # submitit prints the error, too
+                job = self._executor.submit(work)
+        except self._refused as error:
             raise UserError(f"--slurm: {' '.join(str(error).split())}") from None
         self._jobs[unit] = job.job_id
         return f"is queued as job {job.job_id}"

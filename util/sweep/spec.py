@@ -63,10 +63,10 @@ def read_sweep(path: Path) -> Sweep:
 
     Raises `UserError` for the first mistake, in one line that names file and key.
     """
-    text, content = read_yaml(path)
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: wants keys such as `config:`, given {shorten(content)}")
-    lines = lines_of(path, text, depth=3)
+    lines = lines_of(path, path.read_bytes(), depth=3)
     sweep = validated(Sweep, content, str(path), lines)
     for name, values in (("folds", sweep.folds), ("seeds", sweep.seeds)):
         if len(set(values)) < len(values):

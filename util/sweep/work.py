@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from util import ROOT
-from util.runtime.stop import STOPPED
+from util.runtime.stop import QUEUE_AGAIN, STOPPED, hidden_from_children
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
-
-QUEUE_AGAIN = signal.SIGUSR2
-"""Submitit's signal to a job whose time is nearly over; Slurm sends it to all its processes."""
 
 
 @dataclass
@@ -31,7 +28,6 @@ class Work:
     arguments: tuple[str, ...]
     log: Path
     environment: dict[str, str]
-    held: tuple[int, ...] = ()  # file descriptors that the processes keep open
     stopping: bool = False
     _child: subprocess.Popen | None = field(default=None, init=False)
 
@@ -52,18 +48,14 @@ class Work:
         """Run a script; return whether it has done all its work."""
         with open(self.log, "ab") as log:
             begin = log.tell()
-            # A mask is inherited. Only `checkpoint` answers this signal.
-            old = signal.pthread_sigmask(signal.SIG_BLOCK, {QUEUE_AGAIN})
-            try:
+            with hidden_from_children(QUEUE_AGAIN):  # `QueuedWork` answers it
                 # A session of its own: Ctrl-C in a terminal is for the sweep to answer, once.
                 self._child = subprocess.Popen(
                     [sys.executable, str(ROOT / script), *self.arguments],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                     env={**os.environ, **self.environment}, start_new_session=True,
-                    pass_fds=self.held,
+                    close_fds=False,  # it inherits the lock of the sweep
                 )  # fmt: skip
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, old)
             if self.stopping:  # since the last look
                 self._child.terminate()
             status = self._child.wait()
