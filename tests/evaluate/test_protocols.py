@@ -360,6 +360,8 @@ def test_stopped_protocol_goes_on_to_the_same_numbers(
         (["Eval.merge_tau=0.9"], ["Eval.merge_tau has no effect"]),
         (["Eval.merge_tau=1.0"], ["Eval.merge_tau wants a number, above 0 and below 1"]),
         (["Eval.protocol=gfss_bam", "Data.trained_on=coco"], ["remove Data.trained_on"]),
+        (["Eval.protocol=gfss_bam", "Eval.order=classes"], ["Eval.order classes", "permuted"]),
+        (["Eval.protocol=gfss_diam", "Eval.order=classes"], ["gfss_diam does not"]),
         (["Eval.protocol=gfss"], ["Eval.protocol wants fss, gfss_bam or gfss_diam"]),
         (["Eval.way=0"], ["Eval.way wants an integer, at least 1"]),
     ],

@@ -125,6 +125,9 @@ def _mistakes_in_protocol(config: Config) -> Iterator[str]:
         one_map = f"Eval.protocol {options.protocol}"
         if options.way > 1:
             yield f"Eval.way has no effect with {one_map}; remove one of them"
+        if options.order == "classes":
+            remedy = "set list or permuted"
+            yield f"Eval.order classes asks for novel classes in turn, {one_map} does not; {remedy}"
         if config.Data.trained_on:
             yield f"{one_map} needs the base classes of its own data set; remove Data.trained_on"
     elif options.merge_tau != 0.5:
