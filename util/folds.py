@@ -204,7 +204,8 @@ def other_fold(
     """
     _require_names("novel", novel, names)
     trained = set(map(canonical_name, known))
-    asked = [name for name in names if not novel or name in novel]
+    place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
+    asked = [name for name in place if not novel or name in novel]
     tested = [name for name in asked if canonical_name(name) not in trained]
     if seen := ", ".join(name for name in asked if name not in tested):
         if overlap == "refuse":
@@ -214,8 +215,7 @@ def other_fold(
         if not tested:
             mistake = f"the model was trained on every class that is to be tested ({seen})"
             raise UserError(f"Data.overlap remove: {mistake}; name others in Data.novel")
-    numbers = tuple(c for c, name in enumerate(names, 1) if name in tested)
-    return Fold(names, numbers, Fold(known, ()))
+    return Fold(names, tuple(place[name] for name in tested), Fold(known, ()))
 
 
 class _FoldKeys(Protocol):
@@ -255,8 +255,10 @@ def fold_of(data: _FoldKeys) -> Fold:
     if data.trained_on == "coco":
         return coco_to_pascal(data.split, data.use_split_coco)
     if data.trained_on:
-        names = CLASSES.get(data.data_set) or data.classes or read_classes(data.data_root)
-        return other_fold(names, data.novel, data.known, data.overlap)
+        names, novel = CLASSES.get(data.data_set, ()), data.novel
+        if not names:
+            names, (novel, _) = data.classes or read_classes(data.data_root), fold_names(data)
+        return other_fold(names, novel, data.known, data.overlap)
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
     names, (novel, base) = data.classes or read_classes(data.data_root), fold_names(data)
@@ -275,10 +277,13 @@ def fold_of(data: _FoldKeys) -> Fold:
 def fold_names(data: _FoldKeys) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the novel and of the base classes of a custom fold; (): all others.
 
-    They are those of `novel` and `base`, else of the files that `fold_of` names. Raises `UserError`
-    if there is no novel class, or a file cannot be used.
+    They are those of `novel` and `base`, else of the files that `fold_of` names. Of a test with
+    `trained_on`, only the former: the classes to test, () for all. Raises `UserError` if there is
+    no novel class otherwise, or a file cannot be used.
     """
     listed = Path(data.data_root, f"novel_{data.split}.txt"), Path(data.data_root, "base.txt")
+    if data.trained_on:
+        return data.novel or (_read_names(listed[0]) if listed[0].is_file() else ()), ()
     if not data.novel and not listed[0].is_file():
         what = f"Data.novel names no class, and there is no {listed[0]}"
         raise UserError(f"{what}; name the classes that this fold holds out")

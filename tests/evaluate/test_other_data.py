@@ -197,6 +197,29 @@ def test_published_data_set_can_be_tested_on_a_model_of_another_one(data_set: st
     assert table[0] == 0 and table[255] == 255 and fold.learned.base_names == ("ball", "Cup", "TV")
 
 
+@pytest.mark.parametrize("name", ["isic", "deepglobe", "chestx"])
+def test_config_of_a_set_without_base_classes_tests_all_its_classes(
+    tmp_path: Path, name: str
+) -> None:
+    bases = [
+        str(ROOT / "config" / part) for part in ("pascal/pascal_split0_resnet50.yaml", "_base_")
+    ]
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump({"_base_": [bases[0], f"{bases[1]}/{name}.yaml"]}))
+    (tmp_path / "classes.txt").write_text("lung\n")
+    cfg = with_class_names(load_config(path, [f"Data.data_root={tmp_path}"]))
+    state = {"config": to_dict(load_config(bases[0]))}
+    full = with_known_classes(cfg, state, Path("best.pth"))
+    fold = fold_of(full.Data)
+    assert (fold.names, fold.novel, full.num_base_classes) == (("lung",), (1,), 15)
+    assert not fold.base_table()[:255].any()
+    # FSS-1000 has such a file; its other classes are for training.
+    (tmp_path / "classes.txt").write_text("lung\nheart\nbone\n")
+    (tmp_path / "novel_0.txt").write_text("bone\nlung\n")
+    cfg = with_class_names(load_config(path, [f"Data.data_root={tmp_path}"]))
+    assert fold_of(cfg.Data).novel == (1, 3) and cfg.Data.novel == ("bone", "lung")
+
+
 def test_config_of_a_checkpoint_names_the_known_classes() -> None:
     path = ROOT / "config/coco/coco_split1_resnet50.yaml"
     coco = load_config(path)
@@ -250,6 +273,13 @@ def test_nothing_left_to_test_is_refused() -> None:
     refused(["no class is named 'cow'"], other_fold, ("cat", "dog"), ["cow"], ("sheep",))
 
 
+def test_id_255_is_no_class_to_test() -> None:
+    names = tuple(f"kind {c}" if c != 255 else "ignored" for c in range(1, 301))
+    fold = other_fold(names, (), ("Kind_7",), "remove")
+    assert fold.novel == tuple(c for c in range(1, 301) if c not in (7, 255))
+    assert fold.base_table()[[7, 8, 255, 300]].tolist() == [1, 0, 255, 0]
+
+
 def test_lists_of_a_test_on_other_data_are_written_once(tmp_path: Path) -> None:
     write_rectangles(tmp_path / "data", "custom", 4)
     data = data_config(
@@ -257,6 +287,6 @@ def test_lists_of_a_test_on_other_data_are_written_once(tmp_path: Path) -> None:
         trained_on="other", min_pixels=90,
     ).Data  # fmt: skip
     assert write_lists(data) == []
-    [path] = [p for p in (tmp_path / "lists").iterdir() if p.name != "val.json"]
+    [path] = (tmp_path / "lists").glob("val_*.json")
     assert path.name == "val_0_other.json" and len(json.loads(path.read_text())["by_class"]) == 4
     assert torch.equal(torch.from_numpy(fold_of(data).base_table()[:255]), torch.zeros(255).byte())

@@ -49,10 +49,7 @@ def with_class_names(config: Config) -> Config:
     data = config.Data
     if data.data_set != "custom":
         return config
-    names = fold_of(data).names
-    if data.trained_on:  # a test: it has no base classes of its own
-        return replace(config, Data=replace(data, classes=names))
-    novel, base = fold_names(data)
+    names, (novel, base) = fold_of(data).names, fold_names(data)
     return replace(config, Data=replace(data, classes=names, novel=novel, base=base))
 
 

@@ -83,7 +83,7 @@ class DataSection:
     novel: Texts = key(
         (),
         "custom: names of the novel classes of this fold; []: as novel_<split>.txt; trained_on"
-        " other: of the classes to test, [] for all",
+        " other: of the classes to test, [] without that file: all",
     )
     base: Texts = key(
         (), "custom: names of the classes to train on; []: as base.txt, or all that are not novel"
