@@ -3,6 +3,7 @@
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -61,9 +62,12 @@ def cluster() -> Iterator[dict[str, str]]:
     def start(*words: str) -> None:
         with open(folder / "daemons.log", "ab") as log:
             daemons.append(
-                subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    words, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
             )
 
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest then cleans up
     try:
         _write_files(folder)
         munge = folder / "munge"
@@ -78,7 +82,11 @@ def cluster() -> Iterator[dict[str, str]]:
         wait(lambda: said(words, environment).split() == ["idle"] * len(NODES), folder)
         yield environment
     finally:
-        subprocess.run(["scancel", "--me"], env=environment, capture_output=True, timeout=60)
+        end = time.monotonic() + 90
+        while said(["squeue", "--noheader"], environment) and time.monotonic() < end:
+            said(["scancel", "--me"], environment)
+            time.sleep(1)
+        signal.signal(signal.SIGTERM, old)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
