@@ -153,6 +153,7 @@ def test_sweep_of_the_oddities_names_every_switch(monkeypatch: pytest.MonkeyPatc
             {"folds": [0, 4], "config": "config/demo/demo_split0_lite0.yaml"},
             "s.yaml: settings.baseline: Data.split wants at most 3, given 4",
         ),
+        ({"common": {"Eval.way": 2}}, "s.yaml: settings.baseline: the table of a sweep has one-w"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml: cannot read this config file"),
     ],
 )

@@ -140,6 +140,9 @@ def config_of(sweep: Sweep, path: Path, setting: str, fold: int, more: Overrides
     for name, value in more.items():
         config = assign(config, name, value, str(path))
     check_together(config, source)
+    if config.Eval.protocol != "fss" or config.Eval.way != 1:
+        mistake = "the table of a sweep has one-way scores; remove Eval.protocol and Eval.way"
+        raise UserError(f"{source}: {mistake}, and test the runs with them after it")
     return with_class_names(config)
 
 
