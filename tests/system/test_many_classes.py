@@ -12,8 +12,12 @@ from helpers.other_sets import Drawn, make_fss1000, make_pascal_part
 import test as test_entry
 import train as train_entry
 import train_base as base_entry
+from model import Prediction
 from util.checkpoint.file import read_checkpoint
 from util.data.source import Source
+from util.evaluate.evaluator import QueryScorer
+from util.evaluate.order import Task
+from util.evaluate.tally import Row, Tally
 from util.folds import IGNORED
 
 SMALL = (
@@ -73,20 +77,20 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Drawn]:
 def test_overlapping_parts_are_scored_with_all_their_pixels(
     parts: tuple[Path, Drawn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unions of a model that finds everything: pixels of the images, not of visible parts."""
     folder, drawn = parts
     config = "pascal_part/pascal_part_split0_resnet50.yaml"
     call(base_entry.train_base, config, folder, "Base.val_images=2")
     call(train_entry.train, config, folder, "Train.feature_store=true")
     seen: list[tuple[str, int, torch.Tensor]] = []
-    from util.evaluate.evaluator import QueryScorer
-
     score = QueryScorer.score
 
-    def recorded(self, prediction, row, plan, totals):
-        target, iou = score(self, prediction, row, plan, totals)
-        seen.append((plan.query, plan.class_id, target))
-        return target, iou
+    def recorded(
+        self: QueryScorer, prediction: Prediction, row: int, task: Task, tally: Tally
+    ) -> tuple[torch.Tensor, Row]:
+        target, record = score(self, prediction, row, task, tally)
+        if not task.control:
+            seen.append((task.plan.query, task.plan.class_id, target))
+        return target, record
 
     monkeypatch.setattr(QueryScorer, "score", recorded)
     call(test_entry.test, config, folder, "Eval.episodes=25")
