@@ -125,7 +125,7 @@ def test_strip_shows_every_stage_under_its_title(
     image = np.full((40, 60, 3), 100, np.uint8)
     episodes = SimpleNamespace(
         source=SimpleNamespace(load=lambda name: (image, None)),
-        load_pair=lambda *_: (None, example.target, None),
+        load_pair=lambda *_, **_roles: (None, example.target, None),
         sampler=SimpleNamespace(fold=SimpleNamespace(name=lambda c: "cat")),
         transform=EvalTransform((64, 64)),
     )
