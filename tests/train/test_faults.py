@@ -145,7 +145,7 @@ def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> Non
     state = read_checkpoint(tmp_path / resume.LAST)
     wanted = {"model", "optimizer_g", "optimizer_d", "scalers", "iteration", "validated", "best"}
     wanted |= {"stale", "random", "config", "versions", "ranks", "images", "launch", "run"}
-    wanted |= {"areas"}
+    wanted |= {"areas", "base_learner"}
     assert state.keys() == wanted
     assert set(state["random"][0]) == {"torch", "cuda", "numpy", "python"}
 
