@@ -212,9 +212,14 @@ _HELD = {
 """What a folder may hold that tools must keep out of -> names of files and folders that tell."""
 
 
-def require_not_held(folder: Path, option: str) -> None:
-    """Raise `UserError` if a folder, which messages call `option`, holds a data set or a run."""
+def require_not_held(folder: Path, option: str, *, own_run: bool = False) -> None:
+    """Raise `UserError` if a folder, which messages call `option`, holds a data set or a run.
+
+    With `own_run`, the run there belongs to the caller.
+    """
     for what, marks in _HELD.items():
+        if own_run and what == "a run":
+            continue
         if found := [name for name in marks if os.path.lexists(folder / name)]:
             where = f"{option} {folder}: holds {what} ({found[0]})"
             raise UserError(f"{where}, where nothing else may be written; {_ANOTHER}")

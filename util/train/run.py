@@ -183,8 +183,9 @@ class Run:
         config = self.path / "config.yaml"
         if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
             raise UserError(f"{config}: is not of a run; name another {self.key}")
-        if not config.exists():
-            require_not_held(self.path, self.key)
+        if not config.exists():  # checkpoints alone may be a run that was copied there
+            is_ours = bool(resume.find_candidates(self.path, self.kinds)[0])
+            require_not_held(self.path, self.key, own_run=is_ours)
         save_config(self.cfg, config)
         for name in resume.CHECKPOINTS:
             sweep(self.path / name)
