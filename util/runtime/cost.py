@@ -32,7 +32,7 @@ class Cost:
             "iterations_per_s": self.iterations / max(train, 1e-9),
             "train_s": train,
             "validation_s": now - self.last,
-            "resident_peak_gb": peak_gb(self.device),  # of this rank since its process began
+            "peak_memory_gb": peak_gb(self.device),  # of this rank since its process began
         }
         self.begin, self.iterations = now, 0
         return taken
