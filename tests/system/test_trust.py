@@ -54,7 +54,7 @@ def faults(text: str) -> list[str]:
     return found
 
 
-# Its reader refuses every name in a pickle, so nothing can run; see tests/data/test_prepare_sets.py.
+# Its reader refuses every name in a pickle, so nothing can run (tests/data/test_prepare_sets.py).
 PLAIN_DATA = {"lvis.py": ["pickle"]}
 
 
