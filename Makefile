@@ -29,7 +29,7 @@ demo: env  ## draw the demo data, train on it and test
 	NET=lite0 sh test.sh split0 demo 0
 
 test: env  ## run the tests
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: env  ## run ruff, the type checker, and a syntax check of the shell scripts
 	$(VENV)/bin/ruff check .

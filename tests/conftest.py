@@ -41,6 +41,15 @@ def restore_warning_options() -> Iterator[None]:
     sys.warnoptions[:] = before
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, as processes of `helpers.runs` do: sums have the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real images of VOC 2012 and COCO 2014 in a data folder as docs/data.md lays it out.

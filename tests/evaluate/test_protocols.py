@@ -305,6 +305,7 @@ def result(folder: Path, name: str) -> dict:
     return json.loads((folder / f"result_{name}.json").read_text())
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", RUNS)
 def test_test_writes_a_result_of_its_own_on_one_and_two_ranks_that_verify_repeats(
     small_run: SimpleNamespace, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
@@ -321,7 +322,6 @@ def test_test_writes_a_result_of_its_own_on_one_and_two_ranks_that_verify_repeat
         assert score in one["summary"] and score in table
     assert sum(n for row in one["confusion"]["final"].values() for n in row.values()) > 0
 
-    torch.set_num_threads(1)
     log = tmp_path / "two.log"
     ranks = start_ranks([*words, f"Train.save_path={tmp_path}/two"], log, 2, script="test.py")
     for rank, process in enumerate(ranks):

@@ -113,6 +113,7 @@ def test_docs_show_the_error_message_of_an_unsuitable_size(monkeypatch: pytest.M
     )
     monkeypatch.setattr(sys, "argv", command.split())
     monkeypatch.setattr(train_base, "open_base_images", lambda *_: ([0] * 12, []))
+    monkeypatch.setattr(train_base, "stage_one_leaks", lambda _: {})
     with pytest.raises(UserError) as refusal:
         train_base.train_base()
     assert str(refusal.value) == expected

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from helpers import entries
 from helpers.runs import CONFIG, StopAt, finish, make_data, same, start, start_ranks, wait_for
 
@@ -23,6 +22,7 @@ from util.runtime.cli import main
 from util.train.run import LOG
 
 TOTAL = 7
+pytestmark = pytest.mark.usefixtures("one_thread")  # as the processes that `start` starts
 EVERY = "Train.save_minutes=1e-9"  # a checkpoint after every iteration
 
 
@@ -44,12 +44,9 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    """Run train.py in this process, on one thread as `start` does."""
+    """Run train.py in this process."""
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(CONFIG), "--gpus", "0", *words])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     main(train_entry.train)
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
