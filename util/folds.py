@@ -1,12 +1,15 @@
 """Folds: the classes of a data set, and which of them are novel."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 from model.constants import IGNORE
 from util.runtime.errors import UserError
+from util.runtime.log import log
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +73,28 @@ def is_wide(classes: int) -> bool:
 def around_255(items: tuple[T, ...], ignored: T) -> tuple[T, ...]:
     """Return the items so that none is in place 255, counted from 1; there, `ignored` is put."""
     return (*items[: IGNORE - 1], ignored, *items[IGNORE - 1 :]) if is_wide(len(items)) else items
+
+
+def clean_name(name: str) -> str:
+    """Return a class name as a line of a text file can hold it: '' if nothing remains of it.
+
+    Line breaks and other control characters become spaces, and several spaces become one; none
+    remains at the ends. A letter and its accent become one character (NFC).
+    """
+    blank = ("Cc", "Cs")  # control characters, and halves of characters
+    bare = "".join(" " if unicodedata.category(c) in blank else c for c in name)
+    return unicodedata.normalize("NFC", " ".join(bare.split()))
+
+
+@cache
+def warn_of_background(path: str, names: tuple[str, ...]) -> None:
+    """Warn, once for a file, if its first class name says that it means no class."""
+    if _bare(names[0]) == "background":
+        log.warning(
+            "%s: its first class is %r, so that pixels of 1 are an object of this name; 0 is"
+            " background in any mask, so remove the name if 1 means %s there",
+            path, names[0], repr(names[1]) if len(names) > 1 else "another class",
+        )  # fmt: skip
 
 
 def canonical_name(name: str) -> str:
@@ -262,6 +287,10 @@ def fold_of(data: _FoldKeys) -> Fold:
     if data.data_set != "custom":
         return published_fold(data.data_set, data.split, data.use_split_coco)
     names, (novel, base) = data.classes or read_classes(data.data_root), fold_names(data)
+    if len(names) == 1:
+        what = f"{data.data_root}: has a single class, {names[0]!r}, which cannot be split into"
+        remedy = "label a second class, or only test on it (Data.trained_on)"
+        raise UserError(f"{what} classes to train on and to hold out; {remedy}")
     place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
     _require_names("novel", novel, names)
     _require_names("base", base, names)
@@ -314,6 +343,7 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
     if is_wide(len(names)) and names[IGNORE - 1] != IGNORED:
         what = f"{path}: line {IGNORE} is {names[IGNORE - 1]!r}, but {IGNORE} means ignored"
         raise UserError(f"{what}; write {IGNORED!r} there, and give that class the next id")
+    warn_of_background(str(path), names)
     return names
 
 

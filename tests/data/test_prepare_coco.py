@@ -12,7 +12,8 @@ from helpers.downloads import SQUARE, make_coco, pack, run, snapshot, times
 from pycocotools import mask as coco_mask
 
 from util.data.image_io import read_label
-from util.data.prepare.coco_json import decode_run_lengths, load_instances, rasterize
+from util.data.prepare.coco_json import load_instances
+from util.data.prepare.shapes import decode_run_lengths, rasterize
 from util.data.source import SUBSETS, Source
 from util.folds import published_fold
 
@@ -199,7 +200,7 @@ def test_annotations_without_a_segmentation_give_a_warning(tmp_path: Path) -> No
     content = json.loads(path.read_text())
     content["annotations"][1]["segmentation"] = []
     path.write_text(json.dumps(content))
-    assert "1 annotations have no segmentation" in prepare(coco, tmp_path).err
+    assert "left out 1 annotations without a segmentation" in prepare(coco, tmp_path).err
     mask = tmp_path / "MSCOCO2014/masks/val2014/COCO_val2014_000000000071.png"
     assert not read_label(mask).any()
 

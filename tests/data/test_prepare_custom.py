@@ -33,7 +33,7 @@ def prepare(labels: Path, *more: object) -> SimpleNamespace:
 def test_labeled_images_become_a_data_set_that_source_reads(labels: Path) -> None:
     result, out = prepare(labels), labels.parent / "out"
     assert result.status == 0 and "2 images of 80 classes; 5 files created" in result.out
-    assert "1 images have no annotation" in result.err
+    assert "left out 1 images that have no annotation" in result.err
     assert sorted(read_classes(out)) == sorted(CLASSES["coco"])
     source = Source(out, "custom", "train", 80)
     image, label = source.load("COCO_val2014_000000000070")
@@ -60,9 +60,10 @@ def test_mistakes_are_one_line_with_status_2(labels: Path) -> None:
     photo = labels.parent / "photos" / content["images"][0]["file_name"]
     photo.unlink()
     refused(prepare(labels), photo.name, "no such image")
-    content["images"][0]["file_name"] = photo.with_suffix(".png").name
     content["images"][1]["file_name"] = f"more/{photo.name}"
-    refused(prepare(save(labels, content)), photo.name, "same name")
+    write_jpeg(labels.parent / "photos/more" / photo.name)
+    write_jpeg(photo)
+    refused(prepare(save(labels, content)), photo.stem, "two images of the same name")
     refused(prepare(labels.with_name("gone.json")), "gone.json", "cannot be read")
 
 

@@ -10,6 +10,9 @@ from PIL import Image, ImageOps
 
 from util.runtime.errors import UserError
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""How the names of pictures end, in upper or lower case."""
+
 
 class UnreadableFile(UserError):
     """An image or its mask is missing or damaged; the message names the file."""

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from util.runtime.errors import UserError
@@ -152,6 +152,15 @@ class Outputs:
         with suppress(OSError):  # a folder is in its place
             return _digest(path) in self._own.get(name, ())
         return False
+
+    def listed(self) -> list[str]:
+        """Return the names that the list holds and that are there, changed since or not."""
+        inside = (name for name in self._own if ".." not in PurePosixPath(name).parts)
+        return [name for name in inside if os.path.lexists(self.folder / name)]
+
+    def remove(self, name: str) -> None:
+        """Remove a file that was claimed, or of which `may_replace` is true; it may be gone."""
+        (self.folder / name).unlink(missing_ok=True)
 
     def mark(self) -> None:
         """Make the folder the tool's own, before it has listed anything."""

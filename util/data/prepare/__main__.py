@@ -58,6 +58,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             if name == "custom":
                 text = "classes may overlap: keep all pixels of each (docs/custom_data.md)"
                 add("--overlap", action="store_true", help=text)
+                text = "remove what earlier runs made, and nobody changed, that the labels lack"
+                add("--prune", action="store_true", help=text)
             text = "copy pictures of a folder instead of linking to it"
             add("--copy", action="store_true", help=text)
             command.add_overwrite()
@@ -81,7 +83,8 @@ def run_prepare(arguments: list[str] | None = None) -> None:
         elif args.command == "coco":
             prepare.prepare_coco(args.coco, args.out, *how)
         elif args.command == "custom":
-            prepare.prepare_custom(args.images, args.labels, args.out, *how, overlap=args.overlap)
+            more = args.overlap, args.prune
+            prepare.prepare_custom(args.images, args.labels, args.out, *how, *more)
         else:
             call = getattr(prepare, f"prepare_{args.command}")
             call(getattr(args, "from"), args.out, *how)

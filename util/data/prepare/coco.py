@@ -33,7 +33,7 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int, overwrite: boo
     masks: list[Job] = []
     for subset, (archive, name) in zip(SUBSETS, files, strict=True):
         path, part = archive.path / name, f"{subset}{year}"
-        instances = parse_instances(archive.read(name), str(path))
+        instances = parse_instances(archive.read(name), str(path), "download the file again")
         images = _images_by_name(instances, path)
         for picture, image in images.items():
             target = root / "masks" / part / f"{PurePosixPath(picture).stem}.png"
@@ -81,10 +81,12 @@ def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage
         what = f"has {len(instances.names)} categories, but COCO has {len(CLASSES['coco'])}"
         raise damaged(path, what, "download annotations_trainval2014.zip again")
     images = [image for image in instances.images if image.id in instances.annotations]
-    by_name = {PurePosixPath(image.file_name).name: image for image in images}
-    if len({PurePosixPath(name).stem for name in by_name}) < len(images):
-        raise UserError(f"{path}: two images have the same name; download or correct the file")
-    return by_name
+    objects = [each for own in instances.annotations.values() for each in own]
+    text = (
+        "%s: as in the published masks, %d images without an annotation are left out, and %d crowds"
+    )
+    log.info(text, path, len(instances.images) - len(images), sum(a["iscrowd"] for a in objects))
+    return {PurePosixPath(image.file_name).name: image for image in images}
 
 
 def _find_pictures(
@@ -99,7 +101,7 @@ def _find_pictures(
         zipped = f"{target.name}.zip"
         what = f"contains no pictures: neither a folder {target.name} with .jpg files nor {zipped}"
         raise damaged(f"{_OPTION} {download.path}", what, f"download {zipped} from cocodataset.org")
-    jobs, wanted = [], {name: f"{image.id:012d}.jpg" for name, image in images.items()}
+    jobs, wanted = [], {name: f"{image.id:0>12}.jpg" for name, image in images.items()}
     for archive, folder in places:
         available = archive.files(folder, ".jpg")
         found = {name: old for name, old in wanted.items() if old in available}

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from util.data.prepare.archive import Archive, damaged, join
+from util.data.prepare.earlier import CLASSES_FILE, old_files
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
@@ -41,7 +42,12 @@ class Job:
 
 
 def build(
-    out: Path, phases: list[list[Job]], workers: int, what: str, overwrite: bool = False
+    out: Path,
+    phases: list[list[Job]],
+    workers: int,
+    what: str,
+    overwrite: bool = False,
+    prune: bool | None = None,
 ) -> None:
     """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
@@ -51,14 +57,28 @@ def build(
     line that is logged at the end. Only one process at a time may build in `out`. Files that
     another than `util.data.prepare` made are only replaced with `overwrite`.
 
+    Pictures and masks of earlier runs that are not among the jobs are named, and with `prune`
+    removed (None: the command has no such option), but none that was changed since. If the jobs
+    change `out`/classes.txt, every mask is created anew. That file must not come after the masks.
+
     Raises:
         UserError: the first one that a job raises, in the order of the jobs; or a file cannot be
-            written, or the disk is too small; or something else made it.
+            written, or the disk is too small; or something else made it; or a mask would keep the
+            numbers of other classes.
         RunStopped: a worker was killed.
     """
-    pending = [[job for job in jobs if not _is_complete(job)] for jobs in phases]
     outputs = Outputs(out, "prepare", overwrite=overwrite)
+    every = [job for jobs in phases for job in jobs]
+    table = next((job for job in every if job.target == out / CLASSES_FILE), None)
+    renumbered = table is not None and not _is_complete(table)
+    undone = {_name(job, out) for job in every if not _is_complete(job)}
+    # Removed before the classes change: so they are created anew, even after a kill.
+    stale = [_name(job, out) for job in every if renumbered and _is_computed_mask(job, out)]
+    undone.update(stale)
+    pending = [[job for job in jobs if _name(job, out) in undone] for jobs in phases]
     outputs.claim(_name(job, out) for jobs in pending for job in jobs if not _is_torn(job))
+    names = {_name(job, out) for job in every}
+    removed = old_files(outputs, names, renumbered, prune) if table else []
     if count := sum(map(len, pending)):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
@@ -73,10 +93,18 @@ def build(
         for folder in folders:
             for part in folder.glob(".*.part"):  # from a run that was killed
                 part.unlink()
+        for name in (*removed, *stale):
+            outputs.remove(name)
         for jobs in pending:
             for _ in on_processes(partial(_create, outputs), jobs, workers, _KILLED):
                 progress.update()
-    log.info("%s; %s", what, f"{count} files created" if count else "nothing to do")
+    done = [f"{count} files created"] if count else []
+    done += [f"{len(removed)} removed"] if removed else []
+    log.info("%s; %s", what, ", ".join(done) or "nothing to do")
+
+
+def _is_computed_mask(job: Job, out: Path) -> bool:
+    return callable(job.content) and job.target.parent == out / "masks"
 
 
 def _is_complete(job: Job) -> bool:

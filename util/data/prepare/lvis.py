@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from util.data.prepare.archive import damaged
-from util.data.prepare.coco_json import draw_classes, read_polygon
 from util.data.prepare.pictures import (
     Picture,
     build_pictures,
@@ -19,6 +18,7 @@ from util.data.prepare.pictures import (
     warn_left_out,
     warn_unlike,
 )
+from util.data.prepare.shapes import draw_classes, read_polygon
 from util.runtime.errors import UserError
 from util.runtime.progress import bar
 
@@ -118,7 +118,7 @@ def _shape(shape: Any) -> Any:
 
 def _draw(path: Path, shapes_of: dict[int, list[Any]]) -> dict[int, np.ndarray]:
     """Return where each class is (bool [H,W]); polygons are filled as those of COCO here."""
-    width, height = picture_size(path)
+    height, width = picture_size(path)
     shapes = ((class_id, shape) for class_id, own in shapes_of.items() for shape in own)
     try:
         return draw_classes(shapes, height, width)

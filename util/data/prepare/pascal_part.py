@@ -10,7 +10,6 @@ import numpy as np
 
 from util.data.image_io import read_image
 from util.data.prepare.archive import damaged
-from util.data.prepare.coco_json import decode_run_lengths
 from util.data.prepare.pictures import (
     Picture,
     build_pictures,
@@ -19,6 +18,7 @@ from util.data.prepare.pictures import (
     warn_left_out,
     warn_unlike,
 )
+from util.data.prepare.shapes import decode_run_lengths
 from util.runtime.errors import UserError
 from util.runtime.progress import bar
 

@@ -13,12 +13,14 @@ from PIL import Image
 from util.data.image_io import UnreadableFile
 from util.data.layers import draw_layers, layers_png
 from util.data.prepare.archive import Archive, damaged
+from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
 from util.folds import IGNORED, MAX_CLASSES, around_255
 from util.runtime.errors import UserError
 from util.runtime.log import log
 
 _MASK_BYTES = 4000  # about that of a mask of COCO
+_ORIENTATION = 0x0112  # of EXIF; from 5 on, a picture lies on its side
 _THRESHOLD = 128  # of a mask's brightness, as in the code of HSNet and PATNet
 
 
@@ -69,12 +71,16 @@ def build_pictures(
         jobs.append(_picture_job(out / "images", picture, copy))
         target = out / "masks" / f"{picture.name}.png"
         masks.append(Job(target, partial(_mask, picture, len(ids)), _MASK_BYTES))
-    for name, lines in {"classes.txt": ids, **lists}.items():
-        text = "".join(f"{line}\n" for line in lines).encode()
-        jobs.append(Job(out / name, text, len(text)))
+    jobs += [text_job(out / name, lines) for name, lines in {CLASSES_FILE: ids, **lists}.items()]
     count = len(ids) - (IGNORED in ids)
     what = f"{out}: {len(masks)} images of {count} classes"
     build(out, [jobs, masks], workers, what, overwrite)
+
+
+def text_job(target: Path, lines: Iterable[str]) -> Job:
+    """Return the job that writes a text file of these lines."""
+    text = "".join(f"{line}\n" for line in lines).encode()
+    return Job(target, text, len(text))
 
 
 def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
@@ -90,7 +96,7 @@ def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
 def _mask(picture: Picture, classes: int) -> bytes:
     masks = picture.draw()
     if isinstance(picture.content, Path):
-        width, height = picture_size(picture.content)
+        height, width = picture_size(picture.content)
         for mask in masks.values():
             if mask.shape != (height, width):
                 rows, columns = mask.shape
@@ -102,13 +108,14 @@ def _mask(picture: Picture, classes: int) -> bytes:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture from its header.
+    """Return height and width of a picture from its header, rotated as `read_image` does.
 
     Raises `UserError` if it cannot be read.
     """
     try:
         with Image.open(path) as image:
-            return image.size
+            is_rotated = image.getexif().get(_ORIENTATION, 1) >= 5 and image.format != "TIFF"
+            return image.size if is_rotated else (image.height, image.width)
     except (OSError, SyntaxError) as error:
         raise damaged(path, f"cannot be read as an image ({error})") from None
 
@@ -149,10 +156,10 @@ def files_by_stem(folder: Path, *suffixes: str) -> dict[str, Path]:
     return found
 
 
-def warn_left_out(given: Path, names: Iterable[str], what: str) -> None:
-    """Warn about what is left out, if anything."""
+def warn_left_out(given: Path | str, names: Iterable[str], what: str) -> None:
+    """Warn about what is left out of a folder or file, if anything."""
     if names := list(names):
-        log.warning("--from %s: left out %d %s, such as %s", given, len(names), what, names[0])
+        log.warning("%s: left out %d %s, such as %s", given, len(names), what, names[0])
 
 
 def warn_unlike(given: Path, found: Mapping[str, int], published: Mapping[str, int]) -> None:
