@@ -53,7 +53,8 @@ def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], wo
                 raise UserError(f"{path}: no such mask; prepare the data set again")
             for split, table in tables.items():
                 target = base_annotation_folder(root, data_set, subset, split) / f"{image_id}.png"
-                jobs.append(Job(target, partial(_base_label_png, path, table), path.stat().st_size))
+                label = partial(_base_label_png, path, table)
+                jobs.append(Job(target, label, path.stat().st_size, source=path))
     build(out, [jobs], workers, f"{out}: {len(jobs)} labels")
 
 

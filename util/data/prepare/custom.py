@@ -56,7 +56,7 @@ def prepare_custom(
         content, size = partial(Path.read_bytes, path), path.stat().st_size
         name = PurePosixPath(image.file_name)
         target = out / "images" / name.name
-        jobs.append(Job(target, content, size, True) if copy else Job(target, path.resolve()))
+        jobs.append(Job(target, content, size, True, path) if copy else Job(target, path.resolve()))
         masks.append(Job(out / "masks" / f"{name.stem}.png", mask, len(mask)))
     if not masks:
         what = "no annotation has a pixel in its image, so that no mask can be drawn"

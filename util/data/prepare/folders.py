@@ -119,11 +119,12 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
     warn_left_out(given, unknown, "images that class_id.csv does not name")
     pictures, unmasked = [], []
     for path, class_id in classes.items():
-        if mask := masks.get(f"{path.stem}_segmentation"):
+        if mask := masks.pop(f"{path.stem}_segmentation", None):
             pictures.append(Picture(path.stem, path, partial(_bright, {class_id: mask})))
         else:
             unmasked.append(path.stem)
     warn_left_out(given, unmasked, "images without a mask")
+    warn_left_out(given, masks, "masks without an image of a class")
     build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
@@ -160,7 +161,8 @@ def prepare_deepglobe(
             if name not in own:
                 raise damaged(path, f"has no mask {folder / 'groundtruth' / name}.png", _AGAIN)
             tiles.setdefault(name, path)
-            masks.setdefault(name, {})[class_id] = own[name]
+            masks.setdefault(name, {})[class_id] = own.pop(name)
+        warn_left_out(folder, own, "masks without a tile in origin")
     pictures = [Picture(n, path, partial(_bright, masks[n])) for n, path in tiles.items()]
     build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 

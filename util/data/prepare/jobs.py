@@ -32,13 +32,15 @@ class Job:
     `content` is its bytes; or a function that returns them, called in a worker process; or the
     absolute path that `target` becomes a symbolic link to. `size` is in bytes. With `is_copy` it is
     exact, and an existing file of this size is complete. Otherwise it is approximate, and a file
-    with computed content is complete if it ends as a PNG does.
+    with computed content is complete if it ends as a PNG does. A file that is older than `source`,
+    which its content is made of, is not complete.
     """
 
     target: Path
     content: bytes | Callable[[], bytes] | Path
     size: int = 0
     is_copy: bool = False
+    source: Path | None = None
 
 
 def build(
@@ -114,7 +116,10 @@ def _is_complete(job: Job) -> bool:
             return os.readlink(target) == str(content) if target.is_symlink() else target.exists()
         if isinstance(content, bytes):
             return target.read_bytes() == content
-        size = os.stat(target).st_size
+        state = os.stat(target)
+        if job.source and state.st_mtime_ns < os.stat(job.source).st_mtime_ns:
+            return False
+        size = state.st_size
         if job.is_copy or size < len(_PNG_END):
             return job.is_copy and size == job.size
         with open(target, "rb") as file:

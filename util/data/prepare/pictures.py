@@ -89,7 +89,7 @@ def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
         return Job(folder / f"{picture.name}.png", content)
     target = folder / f"{picture.name}{content.suffix.lower()}"
     if copy:
-        return Job(target, partial(Path.read_bytes, content), content.stat().st_size, True)
+        return Job(target, partial(Path.read_bytes, content), content.stat().st_size, True, content)
     return Job(target, content.resolve())
 
 

@@ -67,6 +67,8 @@ def prepare_voc(
         )
     names = {f"{image_id}.jpg": f"{image_id}.jpg" for image_id in masks}
     pictures = picture_jobs(voc_archive, join(base, "JPEGImages"), names, root / "JPEGImages", copy)
+    if bare := voc_archive.files(join(base, "JPEGImages"), ".jpg").keys() - names:
+        log.info("%s: %d pictures have no mask and are left out", root, len(bare))
     build(
         root.parent,
         [pictures, [*masks.values()], texts],
