@@ -82,10 +82,9 @@ def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage
         raise damaged(path, what, "download annotations_trainval2014.zip again")
     images = [image for image in instances.images if image.id in instances.annotations]
     objects = [each for own in instances.annotations.values() for each in own]
-    text = (
-        "%s: as in the published masks, %d images without an annotation are left out, and %d crowds"
-    )
-    log.info(text, path, len(instances.images) - len(images), sum(a["iscrowd"] for a in objects))
+    counts = len(instances.images) - len(images), sum(each["iscrowd"] for each in objects)
+    text = "%s: as in the published masks, without %d images that have no annotation and %d crowds"
+    log.info(text, path, *counts)
     return {PurePosixPath(image.file_name).name: image for image in images}
 
 

@@ -260,13 +260,14 @@ def _image(image_id: Id, entry: dict[str, Any], size_of: SizeOf | None) -> Insta
     given = entry.get("file_name")
     if not isinstance(given, str) or not given or "\0" in given:
         raise UserError(f"image {image_id} has no file_name")
-    name = unicodedata.normalize("NFC", given.replace("\\", "/"))
-    path = PurePosixPath(name)
+    path = PurePosixPath(unicodedata.normalize("NFC", given.replace("\\", "/")))
     is_absolute = path.is_absolute() or PureWindowsPath(given).is_absolute()
     if is_absolute or ".." in path.parts or not path.name:
         raise UserError(f"file_name {given!r} of image {image_id} points outside the image folder")
+    name = str(path)
     own = dict(zip(("height", "width"), size_of(name), strict=True)) if size_of else {}
-    size = {key: whole(entry.get(key, own.get(key))) for key in ("height", "width")}
+    size: dict[str, Any] = {key: whole(entry.get(key)) for key in ("height", "width")}
+    size = {key: own.get(key) if side is None else side for key, side in size.items()}
     for key, value in size.items():
         if type(value) is not int or not 0 < value <= _MAX_SIDE:
             raise UserError(f"image {image_id} has {key} {value!r}, not 1 to {_MAX_SIDE} pixels")

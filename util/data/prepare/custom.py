@@ -129,7 +129,7 @@ def _drawn(
             covered += [f"one in {image.file_name}"] * below
             progress.update()
     warn_left_out(labels, outside, "annotations without a pixel in their image")
-    warn_left_out(labels, covered, "annotations that later ones cover (--overlap keeps them)")
+    warn_left_out(labels, covered, "annotations that other classes cover (--overlap keeps them)")
     warn_left_out(labels, empty, "images of whose annotations no pixel can be drawn")
     return drawn
 
@@ -139,14 +139,17 @@ def _draw(
 ) -> tuple[bytes | None, int, int]:
     """Return an image's mask, None without a pixel; and two numbers of shapes.
 
-    The first ones have no pixel in the image, and of the second ones, others leave none.
+    The first ones have no pixel in the image, and of the second ones, other classes leave none.
     """
-    height, width = image.height, image.width
-    shapes = [a["segmentation"] for a in instances.annotations[image.id] if a["segmentation"]]
-    pixels = np.bincount(draw_in_order(shapes, height, width).ravel(), minlength=len(shapes) + 1)
-    if not pixels[1:].any():
-        return None, len(shapes), 0
-    hidden = [shape for shape, count in zip(shapes, pixels[1:], strict=True) if not count]
-    outside = sum(not draw_in_order([shape], height, width).any() for shape in hidden)
-    covered = 0 if overlap else len(hidden) - outside
+    own = [a for a in instances.annotations[image.id] if a["segmentation"]]
+    top = draw_in_order([a["segmentation"] for a in own], image.height, image.width)
+    pixels = np.bincount(top.ravel(), minlength=len(own) + 1)[1:]
+    if not pixels.any():
+        return None, len(own), 0
+    outside = covered = 0
+    for hidden in np.flatnonzero(pixels == 0):
+        alone = draw_in_order([own[hidden]["segmentation"]], image.height, image.width)
+        above = {own[number - 1]["category_id"] for number in np.unique(top[alone > 0])}
+        outside += not above
+        covered += bool(above) and own[hidden]["category_id"] not in above and not overlap
     return mask_png(instances, image, overlap, crowds=True), outside, covered

@@ -1,0 +1,413 @@
+"""Label files of any tool: what is taken, what is counted, and what is refused in one message."""
+
+import codecs
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers.downloads import make_coco, refused, run, snapshot
+from helpers.label_files import (
+    BOX,
+    HEIGHT,
+    NAMES,
+    WIDTH,
+    four_photos,
+    labels,
+    masks,
+    photo,
+    prepare,
+)
+from helpers.pictures import data_config
+from helpers.trials import lay
+
+from util.data.image_io import read_label
+from util.folds import clean_name, fold_of, read_classes
+from util.runtime.errors import UserError
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    return four_photos(tmp_path)
+
+
+def same(found: Path, wanted: Path) -> None:
+    a, b = masks(found), masks(wanted)
+    assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in b)
+
+
+# --- what tools write is taken -------------------------------------------------------------------
+
+
+def each(key: str, change: Callable[[Any], Any], *names: str) -> Callable[[dict], None]:
+    """Changes the values of some names in all entries of a list."""
+
+    def do(content: dict) -> None:
+        for entry in content[key]:
+            for name in names:
+                entry[name] = change(entry[name])
+
+    return do
+
+
+def both(*changes: Callable[[dict], None]) -> Callable[[dict], None]:
+    return lambda content: [change(content) for change in changes] and None
+
+
+def run_lengths(kind: type) -> Callable[[dict], None]:
+    """Masks as run-length codes whose numbers are of this type."""
+
+    def do(content: dict) -> None:
+        for entry in content["annotations"]:
+            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+            cv2.fillPoly(mask, [np.array(entry["segmentation"]).reshape(-1, 2)], 1)
+            pixels = np.concatenate([[0], mask.T.ravel(), [2]])
+            ends = np.flatnonzero(np.diff(pixels))
+            counts = [kind(n) for n in np.diff([0, *ends]).tolist()]
+            entry |= {"segmentation": {"counts": counts, "size": [kind(HEIGHT), kind(WIDTH)]}}
+            entry["iscrowd"] = 1
+
+    return do
+
+
+def uuid(number: int) -> str:
+    return f"c0ffee-{number:02d}"
+
+
+TAKEN: dict[str, Callable[[dict], None]] = {
+    "ids as floats": both(
+        each("images", float, "id"), each("annotations", float, "image_id", "category_id", "id")
+    ),
+    "ids of images as texts": each("images", str, "id"),
+    "ids in annotations as texts": each("annotations", str, "image_id", "category_id"),
+    "ids that are no numbers": both(
+        each("images", uuid, "id"), each("annotations", uuid, "image_id", "category_id"),
+        each("categories", uuid, "id"),
+    ),
+    "sizes as floats and texts": both(
+        each("images", float, "width"), each("images", lambda n: f"{n}.0", "height")
+    ),
+    "no sizes": each("images", lambda _: None, "width", "height"),
+    "no width": lambda c: [image.pop("width") for image in c["images"]] and None,
+    "one id for all annotations": each("annotations", lambda _: 7, "id"),
+    "no ids of annotations": lambda c: [a.pop("id") for a in c["annotations"]] and None,
+    "flat polygons": each("annotations", lambda s: s[0], "segmentation"),
+    "polygons of floats": each("annotations", lambda s: [[v + 0.25 for v in s[0]]], "segmentation"),
+    "crowds": each("annotations", lambda _: 1, "iscrowd"),
+    "crowds as true, texts and nothing": lambda c: [
+        a.update(iscrowd=v) for a, v in zip(c["annotations"], (True, "1", None, False, 1.0, 0),
+                                            strict=True)] and None,
+    "crowds as run-length codes": run_lengths(int),
+    "run-length codes of floats": run_lengths(float),
+    "backslashes": each("images", lambda n: f".\\{n}", "file_name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_what_tools_write_gives_the_masks_of_a_plain_file(case: str, here: Path) -> None:
+    content = labels()
+    assert prepare(here, content, "plain").err == ""
+    TAKEN[case](content)
+    assert json.dumps(content) != json.dumps(labels())
+    result = prepare(here, content)
+    assert result.status == 0 and result.err == "", result
+    same(here / "out", here / "plain")
+    assert read_classes(here / "out") == NAMES
+    first = masks(here / "out")
+    # By hand: 10 x 10 pixels of the first class, and in the even ones as many of the first again.
+    assert np.bincount(first["p1"].ravel()).tolist() == [500, 100]
+    assert np.bincount(first["p2"].ravel()).tolist() == [400, 100, 100]
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [lambda t: codecs.BOM_UTF8 + t.encode(), lambda t: t.encode("utf-16"),
+     lambda t: t.encode("utf-16-be"), lambda t: t.replace("\n", "\r\n").encode()],
+    ids=["UTF-8 with a mark", "UTF-16", "UTF-16 without a mark", "CRLF"],
+)  # fmt: skip
+def test_label_file_of_any_editor_is_read(encode: Callable[[str], bytes], here: Path) -> None:
+    content = labels()
+    content["categories"][0]["name"] = "Tasse à thé"
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    assert prepare(here, encode(text)).status == 0
+    assert read_classes(here / "out")[0] == "Tasse à thé"
+
+
+def test_file_of_an_old_code_page_is_said_to_be_no_utf_8(here: Path) -> None:
+    content = json.dumps(labels(), ensure_ascii=False).replace("cup", "thé").encode("cp1252")
+    refused(prepare(here, content), "no UTF-8 text", "save it as UTF-8, or export the labels again")
+
+
+@pytest.mark.parametrize("disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("text", ["NFC", "NFD"])
+def test_names_with_accents_are_found_in_both_forms_and_become_one(
+    disk: str, text: str, here: Path
+) -> None:
+    name, content = "café_über", labels()
+    photo(here / "photos" / unicodedata.normalize(disk, f"{name}.jpg"))
+    content["images"][0]["file_name"] = unicodedata.normalize(text, f"{name}.jpg")
+    assert prepare(here, content).status == 0
+    nfc = unicodedata.normalize("NFC", name)
+    assert (here / f"out/masks/{nfc}.png").is_file()
+    assert (here / f"out/images/{nfc}.jpg").read_bytes()
+
+
+# --- what is not used is counted -----------------------------------------------------------------
+
+
+def test_everything_left_out_is_counted_with_its_reason(here: Path) -> None:
+    content = labels()
+    photo(here / "photos/stranger.webp")
+    photo(here / "photos/._p1.jpg")
+    (here / "photos/notes.txt").write_text("no picture")
+    for number in (5, 6, 7):
+        photo(here / f"photos/p{number}.jpg")
+        content["images"].append({**content["images"][0], "id": number,
+                                  "file_name": f"p{number}.jpg"})  # fmt: skip
+    more = [
+        (1, [[4, 4, 9, 9]]),  # two points
+        (1, [[], [1, 1], BOX]),  # no point, one point, a polygon
+        (2, []), (6, None),  # boxes only
+        (2, [[90, 90, 95, 90, 95, 95]]), (7, [[-9, 1, -5, 1, -5, 9]]),  # outside
+        (3, [[4, 4, 6, 4, 6, 6]]), (3, [BOX]),
+        (4, {"counts": [HEIGHT * WIDTH], "size": [HEIGHT, WIDTH]}),  # an empty code
+    ]  # fmt: skip
+    content["annotations"] += [
+        {"id": 100 + n, "image_id": i, "category_id": 3, "segmentation": shape}
+        for n, (i, shape) in enumerate(more)
+    ]
+    result = prepare(here, content)
+    assert result.status == 0 and "4 images of 3 classes" in result.out
+    told = [line.partition("left out ")[2] for line in result.err.splitlines()]
+    assert told == [
+        "2 annotations without a segmentation, such as annotation 102",
+        "3 polygons of fewer than three points, such as annotation 100",
+        "1 pictures that labels.json does not name, such as stranger.webp",
+        "1 images that have no annotation, such as p5.jpg",
+        "3 annotations without a pixel in their image, such as one in p2.jpg",
+        # The spoon on the cup in p1; in p3, one spoon covers others.
+        "1 annotations that other classes cover (--overlap keeps them), such as one in p1.jpg",
+        "2 images of whose annotations no pixel can be drawn, such as p6.jpg",
+    ]
+    assert sorted(masks(here / "out")) == ["p1", "p2", "p3", "p4"]
+    again = prepare(here, content, "overlap", "--overlap").err
+    assert "other classes cover" not in again and "3 annotations without a pixel" in again
+
+
+@pytest.mark.parametrize("shape", [[], None, [[1, 1, 2, 2]], [[99, 99, 110, 99, 110, 110]]])
+def test_labels_without_a_pixel_are_refused_for_that_reason(shape: Any, here: Path) -> None:
+    content = labels()
+    each("annotations", lambda _: shape, "segmentation")(content)
+    refused(prepare(here, content), "no annotation has a pixel", "export polygons or masks")
+    assert not (here / "out").exists()
+
+
+def test_crowds_of_coco_stay_left_out_and_are_counted(tmp_path: Path) -> None:
+    coco = make_coco(tmp_path / "coco")
+    path = coco / "annotations/instances_val2014.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    result = run("coco", "--coco", coco, "--out", tmp_path)
+    assert "published masks, without 1 images that have no annotation and 1 crowds" in result.out
+    mask = tmp_path / "MSCOCO2014/masks/val2014/COCO_val2014_000000000071.png"
+    assert not read_label(mask).any()
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_come_in_one_message_of_at_most_ten(here: Path) -> None:
+    content = labels()
+    content["annotations"][0]["category_id"] = 9
+    content["images"][1]["width"] = "wide"
+    content["categories"][2]["name"] = " "
+    (here / "photos/p3.jpg").unlink()
+    content["annotations"][3]["segmentation"] = [["1", 2, 3, 4, 5, 6]]
+    result = prepare(here, content)
+    refused(
+        result, "5 mistakes: ", "category 3 has no name", "image 2 has width 'wide'",
+        "photos/p3.jpg: no such image", "annotation 1 has category_id 9",
+        "annotation 4 has a polygon that is not a list", "export the labels again, or correct",
+    )  # fmt: skip
+    assert "download" not in result.err
+    photo(here / "photos/p3.jpg")
+    content = labels()
+    each("annotations", lambda _: "triangle", "segmentation")(content)
+    content["annotations"] *= 4
+    result = prepare(here, content)
+    refused(result, "24 mistakes: ", "and 14 more; export")
+    assert result.err.count("neither polygons nor a code") == 10
+
+
+def test_mistake_in_an_image_or_category_is_told_once_not_for_each_annotation(here: Path) -> None:
+    content = labels()
+    content["images"][1]["file_name"] = "../p2.jpg"
+    content["categories"][0]["name"] = ""
+    result = prepare(here, content)
+    refused(result, "2 mistakes: category 1 has no name; file_name '../p2.jpg'")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("p1.gif", ["p1.gif is no picture that can be used", ".jpg"]),
+        (".p1.jpg", [".p1.jpg is no picture that can be used"]),
+        ("more/p1.jpg", ["photos/more/p1.jpg: no such image", "--images"]),
+        ("C:\\photos\\p1.jpg", ["points outside"]),
+        ("..\\p1.jpg", ["points outside"]),
+        ("\\\\server\\p1.jpg", ["points outside"]),
+        ("p9.jpg", ["p9.jpg: no such image"]),
+    ],
+)
+def test_picture_that_training_would_not_find_is_refused(
+    name: str, words: list[str], here: Path
+) -> None:
+    content = labels()
+    content["images"][0]["file_name"] = name
+    refused(prepare(here, content), *words)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_size_before_a_camera_turned_the_picture_is_refused(orientation: int, here: Path) -> None:
+    photo(here / "photos/p1.jpg", orientation)
+    content = labels()
+    result = prepare(here, content)
+    refused(result, "p1.jpg has 30x20 pixels in the labels, but its file 20x30 (turned upright)")
+    content["images"][0] |= {"width": HEIGHT, "height": WIDTH}
+    assert prepare(here, content).status == 0
+    assert masks(here / "out")["p1"].shape == (WIDTH, HEIGHT)
+
+
+# --- names of categories -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("cup\n(tea)", "cup (tea)"), ("  cup\t", "cup"), ("tea\r\ncup", "tea cup"),
+     ("tea\u2028cup", "tea cup"), ("cup\x00\x85", "cup"), ("cafe\u0301", "caf\u00e9"),
+     ("\ud83dcup", "cup"), ("hot \xa0 dog", "hot dog")],
+)  # fmt: skip
+def test_name_that_a_line_cannot_hold_is_cleaned_and_said(
+    given: str, kept: str, here: Path
+) -> None:
+    content = labels()
+    content["categories"][0]["name"] = given
+    result = prepare(here, content)
+    assert result.status == 0 and f"which becomes {kept!r}" in result.err
+    assert read_classes(here / "out") == (kept, "plate", "spoon")
+    assert clean_name(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("", "category 1 has no name"), (" \n", "category 1 has no name"), (None, "has no name"),
+     (5, "category 1 has no name"), ("plate", "'plate'"), ("plate ", "'plate'"),
+     ("pla\nte", None), ("\u200a\x07", "category 1 has no name")],
+)  # fmt: skip
+def test_blank_and_doubled_names_are_refused(given: Any, words: str | None, here: Path) -> None:
+    content = labels()
+    content["categories"][0]["name"] = given
+    result = prepare(here, content)
+    if words is None:  # another name, after all
+        assert result.status == 0
+    else:
+        refused(result, words)
+
+
+def test_category_called_as_what_stands_for_255_is_refused_where_that_is_used(here: Path) -> None:
+    content = labels()
+    content["categories"] += [{"id": i, "name": f"kind {i}"} for i in range(4, 300)]
+    content["categories"][7]["name"] = "ignored"
+    refused(prepare(here, content), "two classes", "'ignored'")
+
+
+@pytest.mark.parametrize("name", ["_background_", "background", "Background", "__background__"])
+def test_background_as_first_class_is_warned_of_at_prepare_and_when_it_is_read(
+    name: str, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = labels()
+    content["categories"][0]["name"] = name
+    result = prepare(here, content)
+    assert result.status == 0
+    warning = f"its first class is {name!r}, so that pixels of 1 are an object of this name"
+    assert warning in result.err and "remove the name if 1 means 'plate'" in result.err
+    caplog.clear()
+    read_classes(here / "out")
+    read_classes(here / "out")
+    assert caplog.text.count(warning) == 1  # once for a file
+    (here / "classes.txt").write_text(f"cup\n{name}\n")
+    caplog.clear()
+    read_classes(here)
+    assert not caplog.text
+
+
+def test_single_category_is_said_to_be_too_few_to_train_on(here: Path) -> None:
+    content = labels()
+    del content["categories"][1:]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1]
+    result = prepare(here, content)
+    assert result.status == 0 and "a single category, which is too few to train on" in result.err
+    for novel in (("cup",), ("spoon",)):  # the reason is the same
+        config = data_config(data_set="custom", data_root=str(here / "out"), novel=novel)
+        with pytest.raises(UserError, match="a single class, 'cup'.*label a second class"):
+            fold_of(config.Data)
+
+
+# --- the trials ----------------------------------------------------------------------------------
+
+
+def trial(folder: Path, labels: str, out: str = "out", *more: str) -> SimpleNamespace:
+    words = ["--images", folder / "photos", "--labels", folder / labels, "--out", folder / out]
+    return run("custom", *words, *more)
+
+
+def test_trial_02_brush_masks_of_cvat_are_drawn(tmp_path: Path) -> None:
+    folder = lay("02_cvat_brush_iscrowd", tmp_path / "t")
+    polygons = lay("01_rerun_keeps_deleted_labels", tmp_path / "polygons")
+    assert trial(polygons, "v1.json").status == 0
+    for name in ("all", "mixed"):
+        result = trial(folder, f"{name}.json", name)
+        assert result.status == 0 and not result.err
+        same(folder / name, polygons / "out")
+    assert sum((mask > 0).sum() for mask in masks(folder / "mixed").values()) > 90_000
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("blank", "category 1 has no name"), ("twice", "'plate'"), ("spaces", "'plate'"),
+     ("newline", ""), ("one", "")],
+)  # fmt: skip
+def test_trial_06_names_are_refused_or_come_back(name: str, words: str, tmp_path: Path) -> None:
+    folder = lay("06_class_names", tmp_path / "t")
+    result = trial(folder, f"{name}.json")
+    if words:
+        refused(result, words)
+    elif name == "one":
+        assert result.status == 0 and "too few to train on" in result.err
+    else:
+        assert result.status == 0
+        assert read_classes(folder / "out") == ("cup (tea)", "plate", "spoon", "lamp")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["flat", "float_ids", "float_size", "ids_twice", "no_width", "polygon4", "string_ids"],
+)
+def test_trial_12_entries_of_other_tools_are_taken(name: str, tmp_path: Path) -> None:
+    folder = lay("12_strict_json", tmp_path / "t")
+    result = trial(folder, f"{name}.json")
+    assert result.status == 0 and "16 images of 4 classes" in result.out
+    left_out = "left out 1 polygons of fewer than three points" in result.err
+    assert left_out == (name == "polygon4") == bool(result.err)
+
+
+def test_trial_16_size_of_the_unturned_picture_is_found_at_once(tmp_path: Path) -> None:
+    folder = lay("16_exif_label_studio", tmp_path / "t")
+    refused(trial(folder, "labels.json"), "photo_0.jpg has 120x160", "its file 160x120")
+    assert not snapshot(folder / "out")
