@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.downloads import refused, run, snapshot
+from helpers.downloads import make_coco, refused, run, snapshot
 from helpers.label_files import four_photos, labels, masks, photo, prepare
 from helpers.other_sets import make_fss1000
 from helpers.trials import lay
@@ -113,6 +113,32 @@ def test_prune_keeps_what_somebody_changed_or_made(here: Path) -> None:
     assert prepare(here, without_class(changed, 3), "out", "--prune").status == 0
 
 
+def test_picture_of_another_format_does_not_stay_beside_its_successor(here: Path) -> None:
+    assert prepare(here, labels()).status == 0
+    content = labels()
+    content["images"][0]["file_name"] = "p1.png"
+    photo(here / "photos/p1.png")
+    before = snapshot(here / "out")
+    refused(
+        prepare(here, content), "images/p1.jpg: is of an earlier run", "images/p1.png", "--prune"
+    )
+    assert snapshot(here / "out") == before
+    assert prepare(here, content, "out", "--prune").status == 0
+    assert sorted(os.listdir(here / "out/images")) == ["p1.png", "p2.jpg", "p3.jpg", "p4.jpg"]
+
+
+def test_base_annotation_is_drawn_anew_for_a_mask_that_changed(tmp_path: Path) -> None:
+    assert run("coco", "--coco", make_coco(tmp_path / "coco"), "--out", tmp_path).status == 0
+    words = ["base", "--dataset", "coco", "--root", tmp_path, "--split", "0", "--workers", "1"]
+    assert run(*words).status == 0 and "nothing to do" in run(*words).out
+    made = tmp_path / "base_annotation/coco/val/0/COCO_val2014_000000000070.png"
+    mask = tmp_path / "MSCOCO2014/masks/val2014" / made.name
+    before, later = made.read_bytes(), made.stat().st_mtime_ns + 10**9
+    Image.fromarray(np.full((10, 12), 2, np.uint8)).save(mask)
+    os.utime(mask, ns=(later, later))
+    assert "1 files created" in run(*words).out and made.read_bytes() != before
+
+
 def test_list_of_made_files_leads_nowhere_else(here: Path) -> None:
     """Somebody else may have written the list."""
     assert prepare(here, labels()).status == 0
@@ -143,7 +169,7 @@ def test_classes_of_a_first_run_that_was_stopped_are_not_mixed_with_others(
     assert sorted(masks(here / "out")) == ["p1", "p2", "p3", "p4"]
 
 
-def test_edited_picture_of_the_same_size_is_copied_again(here: Path) -> None:
+def test_edited_picture_of_the_same_size_is_copied_or_linked_again(here: Path) -> None:
     content = labels()
     content["images"][0]["file_name"] = "p1.bmp"
     photo(here / "photos/p1.bmp")
@@ -154,6 +180,10 @@ def test_edited_picture_of_the_same_size_is_copied_again(here: Path) -> None:
     os.utime(source, ns=(later, later))
     assert prepare(here, content, "out", "--copy").status == 0
     assert copy.read_bytes() == source.read_bytes()
+    os.utime(copy, ns=(later, later))
+    assert "nothing to do" in prepare(here, content).out  # a copy serves as well as a link
+    os.utime(source, ns=(later + 1, later + 1))
+    assert prepare(here, content).status == 0 and copy.is_symlink()
 
 
 def test_downloaded_set_with_other_classes_is_drawn_anew_or_refused(tmp_path: Path) -> None:

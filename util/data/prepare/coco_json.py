@@ -18,15 +18,10 @@ from util.data.prepare.shapes import (
     read_polygon,
     whole,
 )
-from util.folds import (
-    IGNORED,
-    MAX_CLASSES,
-    around_255,
-    clean_name,
-    is_wide,
-)
+from util.folds import IGNORED, MAX_CLASSES, around_255, clean_name, is_wide
 from util.runtime.errors import UserError, refuse
 from util.runtime.log import log
+from util.runtime.progress import bar
 
 _MAX_SIDE = 1 << 15  # pixels
 
@@ -92,8 +87,9 @@ def parse_instances(
     instances = checker.read(loaded)
     refuse(path, checker.mistakes, f"{again}, or correct the file")
     assert instances is not None  # else there is a mistake
-    for names in checker.renamed:
-        log.warning("%s: has the category %s", path, names)
+    if renamed := checker.renamed:
+        text = "%s: %d names of categories do not fit into a line of text, such as %s"
+        log.warning(text, path, len(renamed), renamed[0])
     warn_left_out(path, checker.without, "annotations without a segmentation")
     warn_left_out(path, checker.short, "polygons of fewer than three points")
     return instances
@@ -184,10 +180,12 @@ class _Checker:
         ids = [self._try(_id_of, entry, "image") for entry in entries]
         self._note_repeated([i for i in ids if i is not None], "images of id")
         images: dict[Id, InstanceImage | None] = {}
-        for image_id, entry in zip(ids, entries, strict=True):
-            if image_id is not None:
-                size_of = self._size_of if image_id in annotated else None
-                images[image_id] = self._try(_image, image_id, entry, size_of)
+        with bar(len(entries), "looking at images") as progress:
+            for image_id, entry in zip(ids, entries, strict=True):
+                if image_id is not None:
+                    size_of = self._size_of if image_id in annotated else None
+                    images[image_id] = self._try(_image, image_id, entry, size_of)
+                progress.update()
         known = [image for image in images.values() if image]
         self._note_repeated([image.file_name for image in known], "images of file_name")
         files = {image.file_name for image in known if image.id in annotated}

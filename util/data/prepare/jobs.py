@@ -113,13 +113,13 @@ def _is_complete(job: Job) -> bool:
     target, content = job.target, job.content
     try:
         if isinstance(content, Path):
-            return os.readlink(target) == str(content) if target.is_symlink() else target.exists()
+            is_link = target.is_symlink()
+            return os.readlink(target) == str(content) if is_link else _is_copy(target, content)
         if isinstance(content, bytes):
             return target.read_bytes() == content
-        state = os.stat(target)
-        if job.source and state.st_mtime_ns < os.stat(job.source).st_mtime_ns:
+        if job.source and _is_older(target, job.source):
             return False
-        size = state.st_size
+        size = os.stat(target).st_size
         if job.is_copy or size < len(_PNG_END):
             return job.is_copy and size == job.size
         with open(target, "rb") as file:
@@ -127,6 +127,18 @@ def _is_complete(job: Job) -> bool:
             return file.read() == _PNG_END
     except OSError:
         return False
+
+
+def _is_copy(target: Path, source: Path) -> bool:
+    """Return whether an earlier run may have copied this file, which is to be a link now."""
+    if os.path.samefile(target, source):
+        return True
+    same_size = os.stat(target).st_size == os.stat(source).st_size
+    return same_size and not _is_older(target, source)
+
+
+def _is_older(target: Path, source: Path) -> bool:
+    return os.stat(target).st_mtime_ns < os.stat(source).st_mtime_ns
 
 
 def _is_torn(job: Job) -> bool:

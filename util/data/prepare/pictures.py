@@ -117,7 +117,8 @@ def picture_size(path: Path) -> tuple[int, int]:
             is_rotated = image.getexif().get(_ORIENTATION, 1) >= 5 and image.format != "TIFF"
             return image.size if is_rotated else (image.height, image.width)
     except (OSError, SyntaxError) as error:
-        raise damaged(path, f"cannot be read as an image ({error})") from None
+        what = f"cannot be read as an image ({error})"
+        raise damaged(path, what, "replace it with a whole copy") from None
 
 
 def read_bright(path: Path) -> np.ndarray:
