@@ -35,6 +35,20 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width of a picture, rotated as its EXIF orientation says, from its header.
+
+    Raises `UnreadableFile` as `read_image`, but for damage behind the header.
+    """
+    try:
+        with Image.open(path) as picture:
+            is_rotated = picture.getexif().get(0x0112, 1) >= 5 and picture.format != "TIFF"
+            return picture.size if is_rotated else (picture.height, picture.width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        what = f"{path}: cannot be read as an image ({error})"
+        raise UnreadableFile(f"{what}; fetch or copy the file again") from None
+
+
 MAX_ID = np.iinfo(np.int16).max
 """The largest class id."""
 

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from util.data.image_io import SUFFIXES
+from util.data.image_io import SUFFIXES, image_size
 from util.data.prepare.coco_json import InstanceImage, Instances, load_instances, mask_png
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
-from util.data.prepare.pictures import picture_size, text_job, warn_left_out
+from util.data.prepare.pictures import text_job, warn_left_out
 from util.data.prepare.shapes import draw_in_order
 from util.folds import warn_of_background
 from util.runtime.errors import UserError
@@ -99,7 +99,7 @@ class _Pictures:
 
     def size(self, file_name: str) -> tuple[int, int]:
         """Return height and width of a picture. Raises `UserError` as `path`, or if it is none."""
-        return picture_size(self.path(file_name))
+        return image_size(self.path(file_name))
 
     def others(self, named: set[str]) -> list[str]:
         """Return the pictures in the folders of the `named` ones that are not among them."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from util.data.image_io import image_size
 from util.data.prepare.archive import damaged
 from util.data.prepare.pictures import (
     Picture,
     build_pictures,
     find_folder,
     numbered,
-    picture_size,
     warn_left_out,
     warn_unlike,
 )
@@ -118,7 +118,7 @@ def _shape(shape: Any) -> Any:
 
 def _draw(path: Path, shapes_of: dict[int, list[Any]]) -> dict[int, np.ndarray]:
     """Return where each class is (bool [H,W]); polygons are filled as those of COCO here."""
-    height, width = picture_size(path)
+    height, width = image_size(path)
     shapes = ((class_id, shape) for class_id, own in shapes_of.items() for shape in own)
     try:
         return draw_classes(shapes, height, width)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from util.data.image_io import UnreadableFile
+from util.data.image_io import UnreadableFile, image_size
 from util.data.layers import draw_layers, layers_png
 from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.earlier import CLASSES_FILE
@@ -20,7 +19,6 @@ from util.runtime.errors import UserError
 from util.runtime.log import log
 
 _MASK_BYTES = 4000  # about that of a mask of COCO
-_ORIENTATION = 0x0112  # of EXIF; from 5 on, a picture lies on its side
 _THRESHOLD = 128  # of a mask's brightness, as in the code of HSNet and PATNet
 
 
@@ -96,7 +94,7 @@ def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
 def _mask(picture: Picture, classes: int) -> bytes:
     masks = picture.draw()
     if isinstance(picture.content, Path):
-        height, width = picture_size(picture.content)
+        height, width = image_size(picture.content)
         for mask in masks.values():
             if mask.shape != (height, width):
                 rows, columns = mask.shape
@@ -105,20 +103,6 @@ def _mask(picture: Picture, classes: int) -> bytes:
     else:
         height, width = next(iter(masks.values())).shape
     return layers_png(draw_layers(masks, height, width, classes))
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a picture from its header, rotated as `read_image` does.
-
-    Raises `UserError` if it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            is_rotated = image.getexif().get(_ORIENTATION, 1) >= 5 and image.format != "TIFF"
-            return image.size if is_rotated else (image.height, image.width)
-    except (OSError, SyntaxError) as error:
-        what = f"cannot be read as an image ({error})"
-        raise damaged(path, what, "replace it with a whole copy") from None
 
 
 def read_bright(path: Path) -> np.ndarray:
