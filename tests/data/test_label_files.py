@@ -199,6 +199,15 @@ def test_everything_left_out_is_counted_with_its_reason(here: Path) -> None:
     assert "other classes cover" not in again and "3 annotations without a pixel" in again
 
 
+def test_objects_below_another_are_counted_in_an_image_of_hundreds(here: Path) -> None:
+    content = labels()
+    first = content["annotations"][0]
+    content["annotations"] += [first] * 300 + [{**first, "category_id": 2}]
+    result = prepare(here, content)
+    assert "left out 301 annotations that other classes cover" in result.err
+    assert np.bincount(masks(here / "out")["p1"].ravel()).tolist() == [500, 0, 100]
+
+
 @pytest.mark.parametrize("shape", [[], None, [[1, 1, 2, 2]], [[99, 99, 110, 99, 110, 110]]])
 def test_labels_without_a_pixel_are_refused_for_that_reason(shape: Any, here: Path) -> None:
     content = labels()

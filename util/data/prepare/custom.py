@@ -142,14 +142,15 @@ def _draw(
     The first ones have no pixel in the image, and of the second ones, other classes leave none.
     """
     own = [a for a in instances.annotations[image.id] if a["segmentation"]]
-    top = draw_in_order([a["segmentation"] for a in own], image.height, image.width)
-    pixels = np.bincount(top.ravel(), minlength=len(own) + 1)[1:]
-    if not pixels.any():
+    shapes, size = [a["segmentation"] for a in own], (image.height, image.width)
+    top = draw_in_order(enumerate(shapes, 1), *size, np.uint8 if len(own) < 256 else np.int32)
+    seen = set(np.unique(top).tolist()) - {0}
+    if not seen:
         return None, len(own), 0
     outside = covered = 0
-    for hidden in np.flatnonzero(pixels == 0):
-        alone = draw_in_order([own[hidden]["segmentation"]], image.height, image.width)
-        above = {own[number - 1]["category_id"] for number in np.unique(top[alone > 0])}
+    for number in set(range(1, len(own) + 1)) - seen:
+        alone = draw_in_order([(1, shapes[number - 1])], *size, np.uint8)
+        above = {own[n - 1]["category_id"] for n in np.unique(top[alone == 1])}
         outside += not above
-        covered += bool(above) and own[hidden]["category_id"] not in above and not overlap
+        covered += bool(above) and own[number - 1]["category_id"] not in above and not overlap
     return mask_png(instances, image, overlap, crowds=True), outside, covered

@@ -1,7 +1,7 @@
 """Shapes of objects: polygons and run-length codes of COCO, checked and drawn into masks."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import cv2
@@ -110,21 +110,19 @@ def rasterize(
     cut to int32. pycocotools draws polygons thinner, which gives other lists. `class_of` is that of
     `Instances`.
     """
-    drawn = [a for a in annotations if crowds or not a["iscrowd"]]
-    top = draw_in_order([a["segmentation"] for a in drawn], height, width)
-    classes = [0, *(class_of[a["category_id"]] for a in drawn)]
-    return np.array(classes, np.int16 if is_wide(len(class_of)) else np.uint8)[top]
+    drawn = (a for a in annotations if crowds or not a["iscrowd"])
+    shapes = ((class_of[a["category_id"]], a["segmentation"]) for a in drawn)
+    return draw_in_order(shapes, height, width, np.int16 if is_wide(len(class_of)) else np.uint8)
 
 
-def draw_in_order(shapes: Sequence[Shape], height: int, width: int) -> np.ndarray:
-    """Return the number of the shape that covers a pixel, from 1, the last of several; 0: none.
-
-    It is int32 [height, width].
-    """
-    top = np.zeros((height, width), np.int32)
-    for number, shape in enumerate(shapes, 1):
-        draw_shape(top, shape, number)
-    return top
+def draw_in_order(
+    shapes: Iterable[tuple[int, Shape]], height: int, width: int, kind: type
+) -> np.ndarray:
+    """Return zeros (`kind` [H,W]) with shapes, later ones over earlier ones, of these values."""
+    mask: np.ndarray = np.zeros((height, width), kind)
+    for value, shape in shapes:
+        draw_shape(mask, shape, value)
+    return mask
 
 
 def draw_shape(mask: np.ndarray, shape: Shape, value: int) -> None:
