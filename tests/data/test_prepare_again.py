@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.downloads import make_coco, refused, run, snapshot
-from helpers.label_files import four_photos, labels, masks, photo, prepare
+from helpers.label_files import four_photos, labels, masks, photo, prepare, prepare_trial
 from helpers.other_sets import make_fss1000
 from helpers.trials import lay
 from PIL import Image
@@ -209,15 +209,12 @@ def test_downloaded_set_with_other_classes_is_drawn_anew_or_refused(tmp_path: Pa
 
 def test_trial_01_deleted_class_does_not_leave_its_masks_to_another(tmp_path: Path) -> None:
     folder = lay("01_rerun_keeps_deleted_labels", tmp_path / "t")
-
-    def trial(name: str, out: str, *more: str) -> SimpleNamespace:
-        words = ["--images", folder / "photos", "--labels", folder / f"{name}.json"]
-        return run("custom", *words, "--out", folder / out, *more)
-
-    assert trial("v1", "out").status == 0
+    assert prepare_trial(folder, "v1.json").status == 0
     before = snapshot(folder / "out")
-    refused(trial("v2", "out"), "2 masks would keep their numbers", "masks/photo_0.png", "--prune")
+    told = ["2 masks would keep their numbers", "masks/photo_0.png", "--prune"]
+    refused(prepare_trial(folder, "v2.json"), *told)
     assert snapshot(folder / "out") == before
-    assert trial("v2", "out", "--prune").status == 0 and trial("v2", "fresh").status == 0
+    for out in ("out", "fresh"):
+        assert prepare_trial(folder, "v2.json", out, "--prune").status == 0
     assert snapshot(folder / "out") == snapshot(folder / "fresh")
     assert read_classes(folder / "out") == ("plate", "spoon", "lamp")

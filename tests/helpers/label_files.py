@@ -58,3 +58,9 @@ def prepare(here: Path, content: Any, out: str = "out", *more: str) -> SimpleNam
 
 def masks(folder: Path) -> dict[str, np.ndarray]:
     return {path.stem: read_label(path) for path in sorted((folder / "masks").iterdir())}
+
+
+def prepare_trial(folder: Path, labels: str, out: str = "out", *more: str) -> SimpleNamespace:
+    """Prepare the photographs of a trial from one of its label files."""
+    words = ["--images", folder / "photos", "--labels", folder / labels, "--out", folder / out]
+    return run("custom", *words, *more)

@@ -128,7 +128,7 @@ def _train_noval(sbd: Archive, cls: str, val: bytes, root: Path) -> bytes:
 
 def _ids(content: bytes, name: str) -> list[str]:
     try:
-        ids = content.decode().split()
+        ids = content.decode("utf-8-sig").split()
     except UnicodeDecodeError:
         raise UserError(f"{name}: not a list of images; unpack the download again") from None
     if not ids:
