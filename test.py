@@ -33,7 +33,7 @@ from model.backbones import pixel_statistics
 from util import speed
 from util.checkpoint import (
     checkpoint_path,
-    read_checkpoint,
+    read_checkpoint_once,
     require_unseen,
     trained_model,
     training_of_stages,
@@ -59,7 +59,7 @@ from util.evaluate.records import FORMATS, records_path, write_records
 from util.evaluate.scores import add_confusions, format_table, summarize
 from util.evaluate.tally import Row, Tally
 from util.evaluate.unfinished import Unfinished
-from util.reproduce import file_hash, record_environment, verify
+from util.reproduce import record_environment, verify
 from util.runtime import Progress, RunStopped, Stop, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
 from util.runtime.log import add_log_file, log
@@ -72,7 +72,7 @@ def test() -> None:
     ranks = distributed.init(gpus)
     stop = Stop(ranks.is_main)
     path = checkpoint_path(cfg)
-    state = read_checkpoint(path)
+    state, sha256 = read_checkpoint_once(path)
     cfg = with_known_classes(cfg, state, path)
     require_unseen(state, path, cfg)
     model = trained_model(cfg, state, path)
@@ -86,7 +86,7 @@ def test() -> None:
     evaluator = open_evaluator(model, episodes, cfg, ranks)
     record = {
         "checkpoint": str(path),
-        "checkpoint_sha256": file_hash(path),
+        "checkpoint_sha256": sha256,
         "iteration": state.get("iteration"),
         "environment": record_environment(cfg, ranks, {"val": fold}),
         "config": to_dict(cfg),

@@ -1,12 +1,15 @@
 """Read files of weights without running code in them, and say what is wrong with one."""
 
+import io
 import re
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
+from torch import Tensor
 
 from model.errors import UserError
 
@@ -21,31 +24,75 @@ _FOREIGN = {
 def read_weights(path: Path) -> Any:
     """Return the content of a file of PyTorch or safetensors, on the CPU.
 
-    The checksums of an archive are compared. Raises `UserError` with the one reason: the file is
-    empty, cut off, damaged, something else, or holds Python objects that could run code.
+    Raises `UserError` as `read_content` and `parse_weights` do.
     """
-    begin = b""
+    return parse_weights(read_content(path), path)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a file of weights, read once.
+
+    Raises `UserError` if it is a folder or a device, may not be read, or is larger than the memory.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; name a file in it")
-        with open(path, "rb") as file:
-            begin = file.read(64)
+        if not path.is_file() and path.exists():  # reading a pipe might never end
+            raise UserError(f"{path}: is a pipe or a device; name a file of weights")
+        return path.read_bytes()
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {what}; check the path and its permissions") from None
+    except MemoryError:
+        size = f"{path.stat().st_size / 1e9:.1f} GB"
+        raise UserError(f"{path}: {size} do not fit into memory; name another file") from None
+
+
+def parse_weights(content: bytes, path: Path) -> Any:
+    """Return what these bytes of the file `path` hold, on the CPU.
+
+    The checksums of an archive are compared. Raises `UserError` with the one reason: the file is
+    empty, cut off, damaged, something else, or holds Python objects that could run code, or tensors
+    that are more than an array of numbers.
+    """
+    try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if zipfile.is_zipfile(path):  # files of PyTorch before 1.6 are no archives
-            with zipfile.ZipFile(path) as records:
+            return load(content)
+        file = io.BytesIO(content)
+        if zipfile.is_zipfile(file):  # files of PyTorch before 1.6 are no archives
+            with zipfile.ZipFile(file) as records:
                 if damaged := records.testzip():
                     raise zipfile.BadZipFile(damaged)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            what = f"cannot be read ({error.strerror})"
-            raise UserError(f"{path}: {what}; check its permissions") from None
-        raise UserError(_reason(path, begin, str(error))) from None
+        file.seek(0)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file can make the reader fail anywhere
-        raise UserError(_reason(path, begin, str(error))) from None
+        raise UserError(_reason(path, content[:64], str(error))) from None
+    for name, tensor in _tensors(state):
+        if kind := _odd_kind(tensor):
+            remedy = "save ordinary tensors on the CPU, or name another file"
+            raise UserError(f"{path}: {name or 'its content'} is a {kind} tensor; {remedy}")
+    return state
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in containers, with the keys that lead to each."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in pairs:
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
+
+
+def _odd_kind(tensor: Tensor) -> str:
+    """Return what parts a tensor from a plain array of numbers in memory; '' if nothing does."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    return "" if tensor.device.type == "cpu" else f"{tensor.device.type}"
 
 
 def _reason(path: Path, begin: bytes, error: str) -> str:

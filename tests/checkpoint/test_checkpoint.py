@@ -1,5 +1,7 @@
 """Checkpoint files: complete or absent; a wrong one is refused in one line."""
 
+import hashlib
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.processes import on_processes
 from torch import nn
 
-from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
+from util.checkpoint import file as checkpoint_file
+from util.checkpoint.file import (
+    load_state_dict_strictly,
+    read_checkpoint,
+    read_checkpoint_once,
+    write_checkpoint,
+)
+from util.runtime.distributed import Ranks
 from util.runtime.errors import UserError
 from util.runtime.rng import random_state, set_random_state
 
@@ -82,6 +92,98 @@ def test_weights_of_the_same_architecture_are_loaded() -> None:
     module, other = nn.Linear(2, 3), nn.Linear(2, 3)
     load_state_dict_strictly(module, other.state_dict(), "best.pth")
     assert torch.equal(module.weight, other.weight)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (torch.full((3,), torch.nan), "bias: values that are not finite"),
+        (torch.tensor([1.0, torch.inf, 0.0]), "bias: values that are not finite"),
+        (torch.ones(3, dtype=torch.int64), "bias holds numbers of another kind (torch.int64)"),
+        (torch.ones(3, dtype=torch.complex64), "bias holds numbers of another kind (torch.complex"),
+        (torch.ones(3, dtype=torch.bool), "bias holds numbers of another kind (torch.bool)"),
+    ],
+)
+def test_weights_that_give_no_scores_are_refused_and_nothing_is_loaded(
+    values: torch.Tensor, said: str
+) -> None:
+    module = nn.Linear(2, 3)
+    before = module.weight.clone()
+    message = refused(
+        load_state_dict_strictly, module, {"weight": torch.ones(3, 2), "bias": values}, "a.pth"
+    )
+    assert message.startswith(f"a.pth: {said}") and torch.equal(module.weight, before)
+
+
+def test_real_numbers_where_a_counter_belongs_are_refused() -> None:
+    module = nn.BatchNorm1d(2)
+    state = module.state_dict() | {"num_batches_tracked": torch.tensor(0.5)}
+    assert "num_batches_tracked holds numbers of another" in refused(
+        load_state_dict_strictly, module, state, "a.pth"
+    )
+
+
+@pytest.mark.parametrize("kind", ["half", "double", "bfloat16"])
+def test_real_numbers_of_any_precision_are_loaded(kind: str) -> None:
+    module, other = nn.Linear(2, 3), getattr(nn.Linear(2, 3), kind)()
+    load_state_dict_strictly(module, other.state_dict(), "best.pth")
+    assert torch.equal(module.weight, other.weight.float())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.eye(3).to_sparse_csr(), "sparse"),
+        (torch.empty(3, device="meta"), "meta"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized"),
+    ],
+)
+def test_tensor_that_is_no_plain_array_is_named(
+    tensor: torch.Tensor, kind: str, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path / "a.pth", model={"fine": torch.ones(1)}, more=[{"odd": tensor}])
+    told = refused(read_checkpoint, tmp_path / "a.pth")
+    assert f"a.pth: more.0.odd is a {kind} tensor; save" in told
+
+
+def test_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "best.pth")
+    assert "best.pth: is a pipe or a device" in refused(read_checkpoint, tmp_path / "best.pth")
+
+
+def test_hash_is_of_the_bytes_that_were_loaded_whatever_happens_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.pth"
+    write_checkpoint(path, step=1)
+    first = hashlib.sha256(path.read_bytes()).hexdigest()
+    parse = checkpoint_file.parse_weights
+
+    def replaced(content: bytes, path: Path) -> object:
+        write_checkpoint(path, step=2)  # a training that goes on
+        return parse(content, path)
+
+    monkeypatch.setattr(checkpoint_file, "parse_weights", replaced)
+    assert read_checkpoint_once(path) == ({"step": 1}, first)
+
+
+def read_on_rank(ranks: Ranks) -> tuple[dict, str]:
+    path = Path(os.environ["CHECKPOINT_OF_THE_TEST"])
+    if not ranks.is_main:
+        path = path.with_name("of_another_rank.pth")
+    return read_checkpoint_once(path)
+
+
+def test_all_ranks_load_what_rank_0_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "best.pth", step=1, weight=torch.arange(5))
+    monkeypatch.setenv("CHECKPOINT_OF_THE_TEST", str(tmp_path / "best.pth"))
+    (first, hash_1), (second, hash_2) = on_processes(2, read_on_rank, tmp_path)
+    assert first["step"] == second["step"] == 1 and hash_1 == hash_2
+    assert torch.equal(first["weight"], second["weight"])
 
 
 def test_random_generators_continue_from_their_saved_state(tmp_path: Path) -> None:

@@ -244,6 +244,7 @@ def test_resume_discards_later_points_and_reading_stops_at_a_torn_record(written
     files = written(2, "x", 20, (3, 4, 5))
     curves, seconds = read_curves(files)
     assert curves == {"x": [(1, 11), (2, 12), (3, 23), (4, 24), (5, 25)]}
+    assert read_curves(files[::-1])[0] == curves  # a clock that was set back names the last first
     assert seconds == 3 + 2
     whole = files[1].read_bytes()
     for torn in (whole[:-9], whole[:-1], whole[:-60] + bytes(60), whole[:-6] + bytes(6)):

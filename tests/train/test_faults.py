@@ -48,11 +48,12 @@ class SmallTrainer:
 
 
 def start_run(
-    folder: Path, *, kilobytes: int = 1, **train: object
+    folder: Path, *, kilobytes: int = 1, split: int = 0, **train: object
 ) -> tuple[AdversarialRun, list[str]]:
     """Start a small run; return it and its lines about where it starts."""
     cfg = Config()
     cfg = replace(cfg, Train=replace(cfg.Train, save_path=str(folder), **train))
+    cfg = replace(cfg, Data=replace(cfg.Data, split=split))
     run = AdversarialRun(SmallTrainer(kilobytes), cfg, ALONE, Batches(10, 2, 2, ALONE))
     return run, run.start()
 
@@ -194,6 +195,20 @@ def test_resumed_run_names_the_keys_that_have_changed(tmp_path: Path) -> None:
     save(start_run(tmp_path)[0], 3)
     _, notes = start_run(tmp_path, resume="auto", lr=1e-3, print_freq=3)
     assert notes[1:] == ["changed since that checkpoint: config.Train.lr 0.0002 -> 0.001"]
+
+
+@pytest.mark.parametrize("asked", ["auto", "path"])
+def test_checkpoint_of_another_fold_is_not_resumed_and_stays_as_it_is(
+    asked: str, tmp_path: Path
+) -> None:
+    save(start_run(tmp_path, split=1)[0], 3)
+    before = (tmp_path / resume.LAST).read_bytes()
+    words = {"resume": str(tmp_path / resume.LAST) if asked == "path" else asked}
+    with pytest.raises(UserError) as refusal:
+        start_run(tmp_path, split=0, **words)
+    assert "last.pth: it was trained on aeroplane, bicycle, bird" in str(refusal.value)
+    assert "novel classes of this config" in str(refusal.value)
+    assert (tmp_path / resume.LAST).read_bytes() == before
 
 
 def test_restarted_rank_resumes_from_its_own_launch_and_nothing_older(

@@ -1,6 +1,7 @@
 from .file import (
     load_state_dict_strictly,
     read_checkpoint,
+    read_checkpoint_once,
     serialize_checkpoint,
     state_dict_differences,
     state_dict_in,
@@ -20,6 +21,7 @@ __all__ = [
     "load_checkpoint",
     "load_state_dict_strictly",
     "read_checkpoint",
+    "read_checkpoint_once",
     "require_unseen",
     "serialize_checkpoint",
     "state_dict_differences",

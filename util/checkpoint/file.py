@@ -3,6 +3,7 @@
 A file is a zip archive, as PyTorch writes it, with a CRC-32 of every tensor; reading checks all.
 """
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.weight_file import read_weights
+from model.weight_file import parse_weights, read_content
+from util.runtime import distributed
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -38,10 +40,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises `UserError` if the file is missing, torn or changed, or is no checkpoint.
     """
-    path = Path(path)
+    return _state_in(_content(Path(path)), Path(path))
+
+
+def read_checkpoint_once(path: str | Path) -> tuple[dict[str, Any], str]:
+    """Return the same checkpoint on every rank, and the SHA-256 of its bytes.
+
+    Rank 0 reads the file, once: it may be replaced at any time by a training that goes on. Every
+    rank has to call this. Raises `UserError` as `read_checkpoint`.
+    """
+    content = distributed.from_main(lambda: _content(Path(path)))
+    return _state_in(content, Path(path)), hashlib.sha256(content).hexdigest()
+
+
+def _content(path: Path) -> bytes:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; train it first, or name another file")
-    state = read_weights(path)
+    return read_content(path)
+
+
+def _state_in(content: bytes, path: Path) -> dict[str, Any]:
+    state = parse_weights(content, path)
     if not isinstance(state, dict):
         kind = type(state).__name__
         raise UserError(f"{path}: holds a {kind} instead of named values; name another file")
@@ -56,19 +75,39 @@ def state_dict_in(state: dict[str, Any], name: str, path: str | Path) -> dict[st
     return weights
 
 
-def load_state_dict_strictly(module: nn.Module, state: Weights, path: str | Path) -> None:
+def load_state_dict_strictly(
+    module: nn.Module, state: Weights, path: str | Path, *, finite: bool = True
+) -> None:
     """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
-    Raises `UserError` if names are missing, surplus or of another shape, and changes nothing.
+    Raises `UserError`, and changes nothing, if names are missing, surplus or of another shape, or
+    if values are of another kind (such as integers for real numbers) or, unless allowed, not finite.
     """
-    if differences := state_dict_differences(module.state_dict(), state):
-        if any(name.startswith("encoder.") for name in module.state_dict()):
+    require_same_weights(module.state_dict(), state, path)
+    if mistake := _unusable_values(module.state_dict(), state, finite):
+        raise UserError(f"{path}: {mistake}; name another file")
+    module.load_state_dict(state)
+
+
+def require_same_weights(expected: Weights, state: Weights, path: str | Path) -> None:
+    """Raise `UserError` if a state dict, read from `path`, has other names or shapes."""
+    if differences := state_dict_differences(expected, state):
+        if any(name.startswith("encoder.") for name in expected):
             require_our_names(state, path)
-        if mistake := _other_kind(module.state_dict(), state):
+        if mistake := _other_kind(expected, state):
             raise UserError(f"{path}: {mistake}")
         mistake = f"a checkpoint of another architecture: {differences}"
         raise UserError(f"{path}: {mistake}; name one that was trained with this config")
-    module.load_state_dict(state)
+
+
+def _unusable_values(expected: Weights, state: Weights, finite: bool) -> str:
+    """Say which weights are of another kind of number, or not finite; '' if all can be used."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+            return f"{name} holds numbers of another kind ({tensor.dtype})"
+    broken = [name for name, tensor in state.items() if finite and not tensor.isfinite().all()]
+    more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+    return f"{broken[0]}{more}: values that are not finite (NaN or infinity)" if broken else ""
 
 
 def require_our_names(state: Mapping[str, Any], path: str | Path, options: str = "") -> None:

@@ -5,12 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from model import AMFormer, build_model
 from model.base_learner import BaseLearner
 from model.published import base_from_published
-from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, state_dict_in
+from util.checkpoint.file import (
+    load_state_dict_strictly,
+    read_checkpoint_once,
+    require_same_weights,
+    state_dict_in,
+)
 from util.checkpoint.origin import require_base_classes, trained_config
 from util.config import Config
 from util.runtime import UserError, timed
@@ -30,7 +36,7 @@ def load_base_learner(base: BaseLearner, cfg: Config) -> dict[str, Any] | None:
     if not Path(path).is_file():
         remedy = "train.sh makes it, or: python train_base.py --config FILE"
         raise UserError(f"Method.pre_weight: there is no file {path!r}; {remedy}")
-    content = read_checkpoint(path)
+    content, _ = read_checkpoint_once(path)
     weights = state_dict_in(content, "state_dict", path)
     load_state_dict_strictly(base, base_from_published(weights, base.state_dict()), path)
     trained = trained_config(content, path)
@@ -51,9 +57,10 @@ def checkpoint_path(cfg: Config) -> Path:
 def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
     """Load a model from a checkpoint of training; return the whole content of the file.
 
-    Raises `UserError` if the file is missing, torn, or of another architecture.
+    Every rank has to call this. Raises `UserError` if the file is missing, torn, of another
+    architecture, or has values that are not finite.
     """
-    state = read_checkpoint(path)
+    state, _ = read_checkpoint_once(path)
     load_state_dict_strictly(model, state_dict_in(state, "model", path), path)
     return state
 
@@ -76,6 +83,9 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
             mistake = f"trained with {shot} support{'s' * (shot > 1)} per query"
             remedy = f"set Eval.kshot to ensemble or prototype, or Data.shot to {shot}"
             raise UserError(f"{path}: {mistake}, and Data.shot is {cfg.Data.shot}; {remedy}")
+    with torch.device("meta"):  # takes no memory, whatever sizes a stranger's config asks for
+        expected = build_model(cfg).state_dict()
+    require_same_weights(expected, weights, path)
     model = build_model(cfg)
     load_state_dict_strictly(model, weights, path)
     return model

@@ -15,19 +15,23 @@ from util.runtime.errors import UserError
 def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
     """Raise `UserError` if a checkpoint was trained on a class that the config tests as novel.
 
-    Its base classes must be those of the config, too, or else their labels would be wrong. One
-    without a config (published weights) is accepted, one with an unreadable config is not.
+    This holds for both of its stages. The base classes must be those of the config, too, or else
+    their labels would be wrong. A stage without a config (published weights) is accepted, one with
+    an unreadable config is not.
     """
-    trained, tested = trained_config(state, path), fold_of(cfg.Data)
-    if trained is None:
-        return
-    seen = set(map(canonical_name, fold_of(trained.Data).learned.base_names))
+    tested = fold_of(cfg.Data)
     names = [tested.names[c - 1] for c in tested.novel]
-    if leaked := [name for name in names if canonical_name(name) in seen]:
-        mistake = f"was trained on {', '.join(leaked)}, which this config tests as novel"
-        remedy = "give the config or Eval.weight of the fold that it was trained on"
-        raise UserError(f"{path}: {mistake}; {remedy}")
-    require_base_classes(trained, cfg, str(path))
+    stages = (("stage one of it", state.get("base_learner") or {}), ("it", state))
+    for stage, record in stages:
+        trained = trained_config(record, path)
+        if trained is None:
+            continue
+        seen = set(map(canonical_name, fold_of(trained.Data).learned.base_names))
+        if leaked := [name for name in names if canonical_name(name) in seen]:
+            mistake = f"{stage} was trained on {', '.join(leaked)}, novel classes of this config"
+            remedy = "give the config or the checkpoint of the same fold"
+            raise UserError(f"{path}: {mistake}; {remedy}")
+        require_base_classes(trained, cfg, str(path))
 
 
 def require_base_classes(trained: Config, cfg: Config, path: str) -> None:

@@ -41,7 +41,7 @@ Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Range = Annotated[tuple[Positive, Positive], _LIST]
-Side = Annotated[int, Ge(33)]
+Side = Annotated[int, Ge(33), Le(4097)]
 Size = Side | Annotated[tuple[Side, Side], _LIST]
 Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
 _WORD = BeforeValidator(
@@ -90,7 +90,7 @@ class DataSection:
     )
     min_pixels: int = key(2048, "pixels of a class that make an image a support or a query", ge=1)
     use_split_coco: bool = key(True, "COCO folds hold out every fourth class (false: 20 in a row)")
-    shot: int = key(1, "supports per episode (K)", ge=1)
+    shot: int = key(1, "supports per episode (K)", ge=1, le=1000)
     class_balance: Fraction = key(
         0.0, "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)"
     )
@@ -130,7 +130,9 @@ class MethodSection:
     low_fea: Literal["layer2", "layer3", "layer4"] = key(
         "layer2", "stage of the backbone whose Gram matrices are compared"
     )
-    kshot_trans_dim: int = key(2, "hidden channels of the K-shot weights; 0: no such layer", ge=0)
+    kshot_trans_dim: int = key(
+        2, "hidden channels of the K-shot weights; 0: no such layer", ge=0, le=1000
+    )
     fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode")
     mining_softmax: Literal["query", "key"] = key("query", "axis of the mining softmax")
     mask_threshold: Number = key(0.7, "initial mask: smallest cosine / 0.1 kept", ge=-10, le=10)

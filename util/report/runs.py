@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,13 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
-    """Read the tensorboard files of one run, in the order in which they were started.
+    """Read the tensorboard files of one run, in the order of the numbers that they begin with.
 
-    When a run starts or resumes, its new file begins with a mark. Points at or after the step of
-    that mark in earlier files are discarded. Each file is read up to its first torn record, which a
-    running or killed run may leave at the end. Values that are not finite are left out. Returns the
-    points of each tag, and the seconds from the first to the last point, summed over the files.
+    Files without a number are older, and in the order of their names. When a run starts or resumes,
+    its new file begins with a mark. Points at or after the step of that mark in earlier files are
+    discarded. Each file is read up to its first torn record, which a running or killed run may
+    leave at the end. Values that are not finite are left out. Returns the points of each tag, and
+    the seconds from the first to the last point, summed over the files.
     """
     # Takes half a second to import, so that commands without curves do not wait for it.
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
@@ -113,9 +115,10 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
 
     curves: dict[str, Points] = {}
     seconds = 0.0
-    for path in files:
+    loaded = [list(LegacyEventFileLoader(str(path)).Load()) for path in files]
+    for events in sorted(loaded, key=_file_number):
         times = []
-        for event in LegacyEventFileLoader(str(path)).Load():
+        for event in events:
             if event.session_log.status == SessionLog.START:
                 curves = {tag: [p for p in old if p[0] < event.step] for tag, old in curves.items()}
                 seconds = seconds if event.step > 1 else 0.0
@@ -125,3 +128,9 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
                     times.append(event.wall_time)
         seconds += max(times) - min(times) if times else 0.0
     return {tag: points for tag, points in curves.items() if points}, seconds
+
+
+def _file_number(events: list[Any]) -> int:
+    """Return the number that `util.train.curves` gave a file of a run; 0: it has none."""
+    marks = (re.fullmatch(r"file (\d+)", event.session_log.msg) for event in events[:3])
+    return next((int(mark[1]) for mark in marks if mark), 0)

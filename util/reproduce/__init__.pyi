@@ -1,11 +1,10 @@
 from .compare import config_hash, numeric_keys, setting_differences, tree_differences
-from .environment import file_hash, list_crc, record_environment
+from .environment import list_crc, record_environment
 from .verify import compare_results, read_comparable, read_result
 
 __all__ = [
     "compare_results",
     "config_hash",
-    "file_hash",
     "list_crc",
     "numeric_keys",
     "read_comparable",

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +147,21 @@ def gather(value: Any) -> list[Any]:
         distributed.all_gather(contents, padded)
     files = [c[: int(n)].cpu().numpy() for c, n in zip(contents, sizes, strict=True)]
     return [torch.load(io.BytesIO(f.tobytes()), weights_only=True) for f in files]
+
+
+def from_main(read: Callable[[], bytes]) -> bytes:
+    """Return on every rank what `read()` returns on rank 0; every rank has to call this."""
+    if not distributed.is_initialized():
+        return read()
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    content = bytearray(read() if distributed.get_rank() == 0 else b"")
+    size = torch.tensor([len(content)], device=device)
+    with _together():
+        distributed.broadcast(size, src=0)
+        content = content or bytearray(int(size))
+        values = torch.frombuffer(content, dtype=torch.uint8).to(device)
+        distributed.broadcast(values, src=0)
+    return values.cpu().numpy().tobytes()
 
 
 def broadcast_parameters(module: nn.Module) -> None:

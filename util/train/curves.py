@@ -62,9 +62,12 @@ class Curves:
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Its number tells its place among the files: a clock may be wrong, and name it earlier.
+        number = 1 + len(list(self.folder.glob("events.out.tfevents.*")))
         self._file = EventsWriter(str(self.folder / "events"), f".{next(_number)}")
-        if not self._marked:
-            self._write(self.start + 1, session_log=SessionLog(status=SessionLog.START))
+        status = SessionLog.STATUS_UNSPECIFIED if self._marked else SessionLog.START
+        mark = SessionLog(status=status, msg=f"file {number}")
+        self._write(self.start + 1, session_log=mark)
         self._file.flush()
         self._marked = True
 

@@ -82,7 +82,7 @@ def replay(cfg: Config, gpus: int) -> None:
     if list_crc(episodes.sampler.fold) != state["list"]:
         raise UserError(f"Train.replay: {path} is of other images than Data.data_root holds")
     model = build_model(cfg)
-    load_state_dict_strictly(model, state["model"], path)
+    load_state_dict_strictly(model, state["model"], path, finite=False)
     speed.set_up(model.to(device), cfg, device)
     model.train()
     for line in tree_differences(state["versions"], library_versions()):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from util.checkpoint import load_checkpoint, resume, serialize_checkpoint
+from util.checkpoint import load_checkpoint, require_unseen, resume, serialize_checkpoint
 from util.config import Config, save_config, to_dict
 from util.data import Batches
 from util.evaluate.metrics import ClassTotals, sum_over_ranks
@@ -147,6 +147,7 @@ class Run:
     def _resume(self, path: Path) -> list[str]:
         """Restore the state in a checkpoint; return lines about it."""
         state = load_checkpoint(self.trainer.model, path)
+        require_unseen(state, path, self.cfg)
         try:  # PyTorch reads what is inside, and can fail anywhere in it
             self._load(state)
             set_random_state(state["random"][self.ranks.rank % len(state["random"])])
