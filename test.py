@@ -62,6 +62,7 @@ from util.evaluate.unfinished import Unfinished
 from util.reproduce import record_environment, verify
 from util.runtime import Progress, RunStopped, Stop, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
+from util.runtime.files import require_alone
 from util.runtime.log import add_log_file, log
 from util.train.optimizers import count_parameters
 
@@ -205,6 +206,7 @@ def write_rows(path: Path, rows: list[Row], record: dict) -> None:
 def open_log(folder: Path) -> None:
     """Write this test's messages to `test.log`, too."""
     folder.mkdir(parents=True, exist_ok=True)
+    require_alone(folder, "Train.save_path", "test")
     add_log_file(folder / "test.log")
 
 

@@ -88,6 +88,8 @@ def train() -> None:
                 progress.step(run.done, losses, trainer.rate)
                 if not goes_on():
                     break
+            else:  # no batch came: asked to stop, or nothing was left to do
+                goes_on()
     progress.close()
     if lost := skipped_by_all_ranks(episodes, ranks):
         log.info(f"{lost} episodes that could not be read were skipped")

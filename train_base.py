@@ -69,6 +69,8 @@ def train_base() -> None:
                 progress.step(run.done, values, trainer.rate)
                 if not run.goes_on(validate, stop):
                     break
+            else:  # no batch came: asked to stop, or nothing was left to do
+                run.goes_on(validate, stop)
     progress.close()
     if lost := skipped_by_all_ranks(images, ranks):
         log.info(f"{lost} images that could not be read were skipped")

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from helpers.processes import FORKSERVER, on_processes
 from helpers.runs import at_work, wait_for
 from PIL import Image
 from torch import Tensor
 
+from util.data import loading
 from util.data.batches import Batches
 from util.data.image_io import UnreadableFile
 from util.data.loading import (
@@ -31,6 +35,7 @@ from util.runtime.cli import main
 from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.log import configure
+from util.runtime.stop import Stop
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -221,6 +226,50 @@ class Slow(SkippingDataset[Tensor]):
         (self.folder / str(index)).touch()
         time.sleep(300)
         return torch.tensor(index)
+
+
+def test_worker_that_is_alive_and_silent_ends_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "SILENCE", 2)
+    with pytest.raises(
+        RunStopped, match="no batch has come for . s, and no .*worker has"
+    ):
+        next(load_batches(Slow(tmp_path), Batches(8, 2, 1, ALONE), workers=2))
+
+
+def test_stop_request_ends_the_wait_for_a_batch(tmp_path: Path) -> None:
+    with Stop() as stop:
+        stop.requested = True
+        begin = time.monotonic()
+        assert list(load_batches(Slow(tmp_path), Batches(8, 2, 1, ALONE), workers=2)) == []
+        assert time.monotonic() - begin < 30
+
+
+SMALL_SHM = """
+import sys, torch
+from util.data import Batches
+from util.data.loading import SkippingDataset, load_batches
+from util.runtime import distributed, main
+class Large(SkippingDataset):
+    def make(self, index): return torch.zeros(10_000_000)
+batches = Batches(8, 1, 1, distributed.Ranks(0, 1, torch.device("cpu")))
+options = {"collate_fn": list} if sys.argv[1] == "handed over" else {}
+main(lambda: [None for _ in load_batches(Large(False), batches, workers=1, **options)])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root to mount a tmpfs")
+@pytest.mark.parametrize("kind", ["handed over", "collated"])
+def test_small_shared_memory_of_a_container_ends_the_run_with_the_reason(kind: str) -> None:
+    mount = 'mount -t tmpfs -o size=32m tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", SMALL_SHM, kind]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if "unshare" in process.stderr:
+        pytest.skip("needs a machine that lets root make a mount namespace")
+    last = process.stderr.splitlines()[-1]
+    assert process.returncode == 1, process.stderr
+    assert last.startswith("stopped: ") and "more than 34 MB (docker run --shm-size" in last
 
 
 def read_slowly(folder: Path) -> None:

@@ -81,7 +81,8 @@ def load_state_dict_strictly(
     """Load a state dict, read from `path`, whose names and shapes must be the module's.
 
     Raises `UserError`, and changes nothing, if names are missing, surplus or of another shape, or
-    if values are of another kind (such as integers for real numbers) or, unless allowed, not finite.
+    if values are of another kind (such as integers for real numbers). With `finite`, also if one is
+    NaN or infinite.
     """
     require_same_weights(module.state_dict(), state, path)
     if mistake := _unusable_values(module.state_dict(), state, finite):

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from util.runtime.errors import RunStopped, Terminated, UserError
 from util.runtime.log import close_log_file, configure
+from util.runtime.system import release
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
 _PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
@@ -94,6 +95,7 @@ def main(entry: Callable[[], object]) -> None:
     Of the ranks that a launcher started on one machine, only the first to fail prints its line.
     """
     # A background job of a script inherits an ignored SIGINT; someone who sends one means it.
+    _open_standard_files()
     old = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     old[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -119,11 +121,23 @@ def main(entry: Callable[[], object]) -> None:
         if error.errno not in _DISK:
             raise
         what = f"cannot be written ({error.strerror}); make room there"
-        _exit(f"stopped: {error.filename}: {what}", 1)
+        _exit(f"stopped: {error.filename or 'the output'}: {what}", 1)
     finally:
         close_log_file()
+        release()
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _open_standard_files() -> None:
+    """Open what this process was started without (`>&-`): another file would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                os.fstat(number)
+                continue
+            mode = "w" if number else "r"
+            setattr(sys, name, open(os.devnull, mode))  # takes the lowest free number
 
 
 def _terminate(*_: object) -> None:

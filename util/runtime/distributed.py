@@ -88,6 +88,11 @@ def _together() -> Iterator[None]:
         raise LostRank(f"rank {os.environ['RANK']} lost another rank ({reason})") from None
 
 
+def count() -> int:
+    """Return how many processes the run has."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum a tensor over the ranks, in place."""
     if distributed.is_initialized():

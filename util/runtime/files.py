@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from util.runtime.errors import UserError
-from util.runtime.system import flush_folder
+from util.runtime.system import flush_folder, hold
 
 
 def atomic_write(
@@ -232,6 +232,16 @@ def require_not_held(folder: Path, option: str, *, own_run: bool = False) -> Non
         if found := [name for name in marks if os.path.lexists(folder / name)]:
             where = f"{option} {folder}: holds {what} ({found[0]})"
             raise UserError(f"{where}, where nothing else may be written; {_ANOTHER}")
+
+
+def require_alone(folder: Path, option: str, kind: str = "run") -> None:
+    """Hold a folder, which messages call `option`, as `system.hold` does.
+
+    Raises `UserError` if another process writes there.
+    """
+    if owner := hold(folder, kind):
+        remedy = "wait until it ends, stop it, or name another folder"
+        raise UserError(f"{option} {folder}: another {kind} writes there ({owner}); {remedy}")
 
 
 def _digest(path: Path) -> str:

@@ -6,10 +6,10 @@
 The options before the script are torchrun's (docs/cluster.md). Without `--nnodes` the run uses this
 machine alone. train.sh and test.sh start several processes through this module.
 
-The first SIGINT or SIGTERM, and every SIGUSR1, is forwarded to the ranks as SIGUSR1: they finish
-their iteration together, save and exit with status 0, and so does the launcher. A second SIGINT or
-SIGTERM kills the ranks. If a rank refuses wrong input with status 2, so does the launcher. Any
-other failure gives status 1 and a line that names the rank.
+The first SIGINT or SIGTERM, and every SIGHUP or SIGUSR1, is forwarded to the ranks as SIGUSR1: they
+finish their iteration together, save and exit with status 0, and so does the launcher. A second
+SIGINT or SIGTERM kills the ranks. If a rank refuses wrong input with status 2, so does the
+launcher. Any other failure gives status 1 and a line that names the rank.
 """
 
 import logging
@@ -29,7 +29,7 @@ from torch.distributed.run import get_args_parser, run
 from util.runtime.cli import main
 from util.runtime.distributed import LOST
 from util.runtime.errors import RunStopped, UserError
-from util.runtime.stop import ASK, STOP_SIGNALS, SignalDebouncer
+from util.runtime.stop import ASK, STOP_SIGNALS, SignalDebouncer, hangup
 from util.runtime.system import children, require_linux
 
 
@@ -38,7 +38,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.last, self._debouncer = 0, SignalDebouncer()  # `last`: the last signal; 0: none
-        for number in (*STOP_SIGNALS, ASK):
+        for number in (*STOP_SIGNALS, *hangup(), ASK):
             signal.signal(number, self)
 
     def __call__(self, number: int, *_: object) -> None:
@@ -61,7 +61,7 @@ def launch() -> None:
     parser.error = _refuse  # type: ignore[method-assign]  # torchrun made this parser
     args = parser.parse_args(sys.argv[1:])
     args.standalone |= args.nnodes == "1:1" and not args.rdzv_endpoint
-    args.signals_to_handle = "SIGHUP,SIGQUIT"
+    args.signals_to_handle = "SIGQUIT"
     script = sys.argv.index(args.training_script)
     options = shlex.join(sys.argv[1:script])
     os.environ["AMFORMER_LAUNCH"] = f"python -m util.runtime.launch {options}"

@@ -61,7 +61,7 @@ become() {
     exec "$python" "$@"
 }
 
-# Runs it and comes back; $asked: a signal came. SIGTERM and SIGUSR1 are passed on; Ctrl-C reaches
+# Runs it and comes back; $asked: a signal came. SIGTERM, SIGHUP and SIGUSR1 are passed on; Ctrl-C reaches
 # the group by itself.
 run() {
     (become "$@") &
@@ -69,6 +69,7 @@ run() {
     asked=
     trap 'asked=1; kill -TERM "$child" 2>/dev/null || :' TERM
     trap 'asked=1; kill -USR1 "$child" 2>/dev/null || :' USR1
+    trap 'asked=1; kill -HUP "$child" 2>/dev/null || :' HUP
     trap 'asked=1' INT
     status=0
     wait "$child" || status=$?
@@ -76,6 +77,6 @@ run() {
         status=0
         wait "$child" || status=$?
     done
-    trap - TERM INT USR1
+    trap - TERM INT USR1 HUP
     [ "$status" -eq 0 ] || exit "$status"
 }

@@ -16,6 +16,7 @@ import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -35,11 +36,27 @@ class _Console(logging.Handler):
         if record.levelno != logging.INFO:
             name = record.name if record.levelno < logging.INFO else record.levelname.lower()
             text = f"{name}: {text}"
-        with tqdm.external_write_mode(stream, nolock=True):
-            print(text, file=stream, flush=True)
+        try:
+            with tqdm.external_write_mode(stream, nolock=True):
+                print(text, file=stream, flush=True)
+        except BrokenPipeError:  # `main` ends the command
+            raise
+        except OSError as error:
+            if not any(isinstance(handler, _LogFile) for handler in log.handlers):
+                raise
+            _give_up(stream, error)
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, "file_only", False)
+
+
+def _give_up(stream: TextIO, error: OSError) -> None:
+    """Write what a stream of a full disk or a closed terminal gets to nowhere, and say so once."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    name = "stdout" if stream is sys.stdout else "stderr"
+    log.warning("%s cannot be written (%s); the log file goes on", name, error.strerror)
 
 
 class _Libraries(logging.StreamHandler):

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
@@ -20,12 +20,20 @@ ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
 QUEUE_AGAIN: Any = getattr(signal, "SIGUSR2", None)
 """Submitit's signal to a job of Slurm whose time is nearly over: all its processes get it."""
 
+HANGUP: Any = getattr(signal, "SIGHUP", None)
+"""The terminal is closed; never counts as a second signal. `nohup` makes processes ignore it."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED = "stopped at iteration"
 """What a run that was asked to stop prints, as it ends with status 0 then, too."""
 
 APART = 1.0  # seconds from which on another signal counts as a second one
+
+
+def hangup() -> tuple[Any, ...]:
+    """Return SIGHUP, unless this process is to ignore it or the system has none."""
+    return () if HANGUP is None or signal.getsignal(HANGUP) == signal.SIG_IGN else (HANGUP,)
 
 
 class SignalDebouncer:
@@ -40,8 +48,17 @@ class SignalDebouncer:
         return now - self._first >= APART
 
 
+_active: list["Stop"] = []
+"""The `Stop` whose block this process is in."""
+
+
+def stop_requested() -> bool:
+    """Return whether this process is in the block of a `Stop` that was asked to stop."""
+    return any(stop.requested for stop in _active)
+
+
 class Stop:
-    """Inside `with`, SIGINT, SIGTERM and SIGUSR1 only set `requested`.
+    """Inside `with`, SIGINT, SIGTERM, SIGHUP and SIGUSR1 only set `requested`.
 
     A second SIGINT or SIGTERM ends the process at once, even inside a long call of PyTorch.
     Python's own handlers would wait for that call, so signals go through a pipe to a thread.
@@ -59,14 +76,16 @@ class Stop:
     def __enter__(self) -> "Stop":
         self._read, self._write = socket.socketpair()  # Windows waits for sockets only
         self._write.setblocking(False)
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, *hangup()):
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
         self._old_pipe = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        _active.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _active.remove(self)
         signal.set_wakeup_fd(self._old_pipe)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
@@ -87,16 +106,17 @@ class Stop:
             number = self._read.recv(1)[0]
             if number == 0:
                 return
-            if number not in STOP_SIGNALS:
+            if number not in (*STOP_SIGNALS, HANGUP):
                 continue
-            if self._debouncer.is_second():
+            if number in STOP_SIGNALS and self._debouncer.is_second():
                 os._exit(128 + number)
             self._request()
             if self.speaks:
                 self.speaks = False
                 # print, not log: this is a thread, and the log's console may be busy.
                 text = "finishing this iteration and saving; send the signal again to exit at once"
-                print(f"\n{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
+                with suppress(OSError):  # the terminal may be gone
+                    print(f"\n{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -120,7 +140,7 @@ def guard_worker(_: int = 0) -> None:
     workers that way. Only Linux tells who sent a signal; elsewhere any SIGTERM ends the worker.
     """
     signal.set_wakeup_fd(-1)
-    for number in filter(None, (signal.SIGINT, ASK)):
+    for number in filter(None, (signal.SIGINT, ASK, HANGUP)):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "guard_worker runs in a worker process"

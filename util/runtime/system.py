@@ -46,6 +46,19 @@ def resident_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def small_shared_memory() -> int:
+    """Return the size of /dev/shm in bytes if it is small: a container of Docker has 64 MB; or 0.
+
+    Loader workers leave their batches there.
+    """
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):  # there is none; Windows
+        return 0
+    size = found.f_frsize * found.f_blocks
+    return size if size <= 2**30 else 0
+
+
 def processor() -> str:
     """Return the processor's model as Linux names it, or else as Python does."""
     found = re.search(r"^model name\s*:\s*(.+)$", _proc("cpuinfo"), re.MULTILINE)
@@ -81,11 +94,61 @@ def flush_folder(folder: Path) -> None:
         os.close(number)
 
 
+_held: dict[str, int] = {}
+"""Lock files of this process -> their open files."""
+
+
+def hold(folder: Path, kind: str) -> str:
+    """Keep other processes out of a folder until `release`; return who holds it, '' if we do now.
+
+    `kind`, such as "run", names the lock, the file `.KIND.lock` there. Only this process has it: no
+    worker, and nothing after its end, even by SIGKILL. It works on network drives that have locks.
+    Where there are none, or the folder is read-only, nothing is locked.
+    """
+    path = os.path.realpath(folder / f".{kind}.lock")
+    if fcntl is None or path in _held:
+        return ""
+    try:
+        while True:
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                owner = os.read(number, 1000).decode(errors="replace")
+                os.close(number)
+                return owner or "another process"
+            if _is_at(path, number):
+                break
+            os.close(number)  # its owner has just removed it
+    except OSError:
+        return ""
+    _held[path] = number
+    os.ftruncate(number, 0)
+    os.write(number, f"process {os.getpid()} on {platform.node()}".encode())
+    return ""
+
+
+def _is_at(path: str, number: int) -> bool:
+    """Return whether a path still names this open file."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(number))
+    return False
+
+
+def release() -> None:
+    """Let others into all folders that this process holds."""
+    while _held:
+        path, number = _held.popitem()
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(number)
+
+
 @contextmanager
 def locked(folder: Path, *, inherited: bool = False) -> Iterator[bool]:
     """Lock a folder itself, so that no lock file lies in it; yield False if another has the lock.
 
-    Forked workers share the lock, so it is held until the last of them has ended; with `inherited`
+    Unlike that of `hold`, forked workers share the lock, so it is held until the last of them has ended; with `inherited`
     also programs that are started with `close_fds=False`. Where there are no locks, as on some
     network folders and on Windows, nothing is locked.
     """

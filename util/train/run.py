@@ -21,7 +21,7 @@ from util.reproduce.compare import setting_differences
 from util.reproduce.environment import describe_source
 from util.runtime import Ranks, RunStopped, Stop, UserError, distributed
 from util.runtime.cost import Cost
-from util.runtime.files import atomic_write, require_not_held, sweep
+from util.runtime.files import atomic_write, require_alone, require_not_held, sweep
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import STOPPED, resume_command
@@ -187,6 +187,8 @@ class Run:
         if not config.exists():  # checkpoints alone may be a run that was copied there
             is_ours = bool(resume.find_candidates(self.path, self.kinds)[0])
             require_not_held(self.path, self.key, own_run=is_ours)
+        self.path.mkdir(parents=True, exist_ok=True)
+        require_alone(self.path, self.key)
         save_config(self.cfg, config)
         for name in resume.CHECKPOINTS:
             sweep(self.path / name)
