@@ -232,9 +232,7 @@ def test_worker_that_is_alive_and_silent_ends_the_run_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "SILENCE", 2)
-    with pytest.raises(
-        RunStopped, match="no batch has come for . s, and no .*worker has"
-    ):
+    with pytest.raises(RunStopped, match="no batch has come for . s, and no .*worker has"):
         next(load_batches(Slow(tmp_path), Batches(8, 2, 1, ALONE), workers=2))
 
 

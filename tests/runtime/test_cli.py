@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
+import resource
 import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +75,29 @@ def test_full_disk_is_one_line_that_names_the_file_and_status_1(
     assert exit_status(lambda: atomic_write(path, full)) == 1
     line = f"stopped: {path}: cannot be written (No space left on device); make room there\n"
     assert capsys.readouterr().err == line and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: np.zeros(1 << 55, np.uint8), lambda: torch.zeros(1 << 55)]
+)
+def test_memory_that_runs_out_is_one_line_that_says_for_what(
+    allocate: Callable[[], object], capsys: pytest.CaptureFixture
+) -> None:
+    assert exit_status(allocate) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("stopped: memory ran out (") and error.count("\n") == 1
+    assert re.search("allocate|memory", error) and "use a smaller size" in error
+
+
+def test_low_limit_of_open_files_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    def exhaust() -> None:
+        old = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 1, old[1]))
+        try:
+            open(os.devnull)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+    assert exit_status(exhaust) == 2
+    line = "error: this process may open no more files; allow more (ulimit -n 4096), or set"
+    assert capsys.readouterr().err.startswith(line)

@@ -9,6 +9,7 @@ from helpers.processes import on_processes
 from torch import nn
 
 from util.runtime import distributed
+from util.runtime.errors import UserError
 
 
 def network() -> nn.Module:
@@ -80,3 +81,24 @@ def test_one_process_needs_no_process_group() -> None:
 def test_more_gpus_than_the_machine_has_are_refused() -> None:
     with pytest.raises(ValueError, match="GPUS 64: this machine has"):
         distributed.init(64)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"RANK": "1"}, "RANK=1 and WORLD_SIZE=1 are set, but no launcher"),
+        ({"WORLD_SIZE": "4"}, "RANK=0 and WORLD_SIZE=4 are set, but no launcher"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2 are set, but no launcher"),
+        ({"RANK": "two"}, "RANK=two in the environment is no rank; unset it"),
+    ],
+)
+def test_environment_of_a_launcher_that_is_gone_is_one_line(
+    left: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said) as refusal:
+        distributed.init(0)
+    assert "\n" not in str(refusal.value)

@@ -1,9 +1,11 @@
 """Failing disks: a run warns and goes on, and no earlier checkpoint is lost."""
 
 import os
+import platform
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
+from helpers.processes import FORKSERVER
 from helpers.runs import finish, make_data, same, start, wait_for
 from torch import nn
 
@@ -26,6 +29,7 @@ from util.runtime.distributed import Ranks
 from util.runtime.errors import RunStopped, UserError
 from util.runtime.files import atomic_write
 from util.runtime.log import close_log_file, configure, log
+from util.runtime.system import hold, release
 from util.train.run import LOG
 from util.train.stages import AdversarialRun
 
@@ -76,6 +80,7 @@ def console() -> Iterator[None]:
     configure()
     yield
     close_log_file()
+    release()
 
 
 def iteration(path: Path) -> int:
@@ -197,6 +202,48 @@ def test_resumed_run_names_the_keys_that_have_changed(tmp_path: Path) -> None:
     assert notes[1:] == ["changed since that checkpoint: config.Train.lr 0.0002 -> 0.001"]
 
 
+def test_finished_run_in_a_read_only_folder_has_nothing_to_do(disk: Path) -> None:
+    run, _ = start_run(disk)
+    validate(run, 10, 50.0)
+    run.close()
+    close_log_file()
+    release()
+    make_read_only(disk)
+    try:
+        again, notes = start_run(disk, resume="auto")
+        assert notes[-2].startswith(f"nothing left to do: {disk}/last.pth has all 10 of 10")
+        assert notes[-1] == f"{disk} cannot be written to, and nothing has to be"
+        assert again.batches.start == again.batches.total and again.ended()
+        with pytest.raises(UserError, match="cannot be written to"):
+            start_run(disk)
+    finally:
+        make_writable(disk)
+
+
+def hold_until_told(folder: Path) -> None:
+    assert not hold(folder, "run")
+    (folder / "held").touch()
+    time.sleep(60)
+
+
+def test_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    process = FORKSERVER.Process(target=hold_until_told, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "held").exists():
+        assert process.is_alive()
+    before = sorted(tmp_path.iterdir())
+    where = f"process {process.pid} on {platform.node()}"
+    with pytest.raises(UserError) as refusal:
+        start_run(tmp_path)
+    assert f"Train.save_path {tmp_path}: another run writes there ({where})" in str(refusal.value)
+    assert sorted(tmp_path.iterdir()) == before
+    process.kill()  # as memory that runs out does: the lock ends with the process
+    process.join()
+    start_run(tmp_path)
+    release()
+    assert not (tmp_path / ".run.lock").exists()
+
+
 @pytest.mark.parametrize("asked", ["auto", "path"])
 def test_checkpoint_of_another_fold_is_not_resumed_and_stays_as_it_is(
     asked: str, tmp_path: Path
@@ -311,7 +358,7 @@ def test_full_disk_is_reported_costs_no_file_and_is_tried_again(
     errors = capsys.readouterr().err
     assert errors.count("the checkpoint cannot be written (No space left on device") == 2
     assert {name: (folder / name).read_bytes() for name in before} == before
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.part"))
     with pytest.raises(RunStopped, match="the last checkpoint is not written"):
         run.close()
     filler.unlink()
@@ -373,7 +420,7 @@ def test_folder_that_vanishes_is_created_again(
 def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".last.pth.77.part").write_bytes(b"half")
     start_run(tmp_path)[0].close()
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 @pytest.mark.parametrize("durable", [True, False])

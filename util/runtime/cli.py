@@ -9,6 +9,7 @@ import difflib
 import errno
 import inspect
 import os
+import re
 import select
 import signal
 import sys
@@ -114,7 +115,16 @@ def main(entry: Callable[[], object]) -> None:
         if not _reader_is_gone():  # it is about a pipe of our own
             raise
         _exit("", _READER_GONE)
+    except MemoryError as error:
+        _exit(_out_of_memory(error), 1)
+    except RuntimeError as error:  # PyTorch has no type for it on the CPU
+        if not re.search("can't allocate memory|out of memory|not enough memory", str(error)):
+            raise
+        _exit(_out_of_memory(error), 1)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "allow more (ulimit -n 4096), or set Data.workers lower"
+            _exit(f"error: this process may open no more files; {remedy}", 2)
         if error.errno in _PATH and error.filename is not None:
             remedy = "check the path and its permissions"
             _exit(f"error: {error.filename}: {error.strerror}; {remedy}", 2)
@@ -127,6 +137,13 @@ def main(entry: Callable[[], object]) -> None:
         release()
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _out_of_memory(error: Exception) -> str:
+    """Return the message about what did not fit into memory."""
+    what = " ".join(str(error).partition("\n")[0].split()) or "of Python"
+    remedy = "use a smaller size or batch, fewer workers, or a machine with more"
+    return f"stopped: memory ran out ({what}); {remedy}"
 
 
 def _open_standard_files() -> None:

@@ -53,9 +53,13 @@ def init(gpus: int) -> Ranks:
     Raises `UserError` if the machine has fewer GPUs, or the launcher started another number of
     processes.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    local_rank, local_world = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", world)
+    if rank >= world or (world > 1 and not os.environ.get("MASTER_ADDR")):
+        what = (
+            f"RANK={rank} and WORLD_SIZE={world} are set, but no launcher has started this process"
+        )
+        raise UserError(f"{what}; unset RANK WORLD_SIZE LOCAL_RANK, or start it with train.sh")
     check_gpus(gpus)
     if gpus and gpus != local_world:
         remedy = f"start it with train.sh or torchrun --nproc_per_node={gpus}"
@@ -68,6 +72,14 @@ def init(gpus: int) -> Ranks:
         with _together():
             distributed.init_process_group(backend, rank=rank, world_size=world, device_id=own)
     return Ranks(rank, world, device)
+
+
+def _number(name: str, default: int) -> int:
+    """Return a number of the launcher's environment."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{name}={text} in the environment is no rank; unset it")
+    return int(text)
 
 
 def check_gpus(gpus: int) -> None:

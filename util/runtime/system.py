@@ -123,8 +123,9 @@ def hold(folder: Path, kind: str) -> str:
     except OSError:
         return ""
     _held[path] = number
-    os.ftruncate(number, 0)
-    os.write(number, f"process {os.getpid()} on {platform.node()}".encode())
+    with suppress(OSError):  # a full disk: it stays unknown who holds it
+        os.ftruncate(number, 0)
+        os.write(number, f"process {os.getpid()} on {platform.node()}".encode())
     return ""
 
 
@@ -148,9 +149,9 @@ def release() -> None:
 def locked(folder: Path, *, inherited: bool = False) -> Iterator[bool]:
     """Lock a folder itself, so that no lock file lies in it; yield False if another has the lock.
 
-    Unlike that of `hold`, forked workers share the lock, so it is held until the last of them has ended; with `inherited`
-    also programs that are started with `close_fds=False`. Where there are no locks, as on some
-    network folders and on Windows, nothing is locked.
+    Unlike that of `hold`, forked workers share the lock, so it is held until the last of them has
+    ended; with `inherited` also programs that are started with `close_fds=False`. Where there are
+    no locks, as on some network folders and on Windows, nothing is locked.
     """
     if fcntl is None:
         yield True

@@ -101,6 +101,8 @@ class Run:
             try:
                 self._open()
             except OSError as error:
+                if path and self.batches.start == self.batches.total and not self.owes_validation:
+                    return [*notes, f"{self.path} cannot be written to, and nothing has to be"]
                 mistake = f"{error.filename or self.path} cannot be written to ({error.strerror})"
                 raise UserError(f"{self.key}: {mistake}; name another place") from None
         return notes
