@@ -1,6 +1,8 @@
 """A mistake in a config is one line with its source, the key and the remedy."""
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -58,13 +60,13 @@ def write(path: Path, text: str) -> Path:
         ("Train.save_path=7", ("Train.save_path wants text", "given 7")),
         ("Train.save_path=", ("Train.save_path wants text, not empty, given None",)),
         ("Data.split=4", ("Data.split wants at most 3", "given 4")),
-        ("Data.shot=0", ("Data.shot wants an integer, at least 1, given 0",)),
+        ("Data.shot=0", ("Data.shot wants an integer, at least 1 and at most 1000, given 0",)),
         ("Data.rotate=181", ("Data.rotate wants a number, at least 0 and at most 180, given 181",)),
         ("Data.data_set=voc", ("Data.data_set wants pascal, coco or custom, given 'voc'",)),
         ("Data.trained_on=voc", ("Data.trained_on wants '', coco or other, given 'voc'",)),
         ("Data.missing=", ("Data.missing wants error or skip, given None",)),
         ("Data.size=480", ("Data.size must be 1 mod 8", "481")),
-        (f"Data.size={'9' * 400}", ("Data.size must be 1 mod 8",)),
+        (f"Data.size={'9' * 400}", ("Data.size wants an integer, at least 33 and at most 4097",)),
         ("Data.scale=[1.2, 0.8]", ("Data.scale", "smaller number first")),
         ("Data.scale=1", ("Data.scale wants a list of 2, each a number, above 0, given 1",)),
         ("Data.scale=[1]", ("Data.scale wants a list of 2", "given [1]")),
@@ -167,3 +169,66 @@ def test_mistake_in_the_config_of_a_checkpoint_names_the_checkpoint(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         config_from(sections, "best.pth")
+
+
+def bomb(levels: int) -> str:
+    """YAML whose few lines stand for 2^levels values."""
+    lines = ["a0: &a0 [1, 1]"]
+    lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+HOSTILE = {
+    "an alias bomb": (bomb(60), "holds more than 100,000 values"),
+    "an alias bomb as a value": (bomb(60) + "\nTrain: {lr: *a59}", "100,000 values"),
+    "a list within itself": ("Train: &t [*t]", "or one within itself"),
+    "a mapping within itself": ("Train: &t {lr: *t}", "or one within itself"),
+    "nesting of 3,000": ("[" * 3000, "not valid YAML"),
+    "nesting of 3,000, closed": ("[" * 3000 + "]" * 3000, "not valid YAML"),
+    "a number that nobody can read": ("Train: {lr: " + "9" * 5000 + "}", "not valid YAML"),
+    "a date that is none": ("Train: {lr: 2001-13-45}", "not valid YAML"),
+    "NUL": ("Train: {save_path: 'a\0b'}", "not valid YAML"),
+    "NUL, escaped": ('Train: {save_path: "a\\0b"}', "Train.save_path holds the character NUL"),
+    "a megabyte": ("# " + "x" * 1_000_000, "1.0 MB are too large for a config"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_config_is_one_line_within_a_second(name: str, tmp_path: Path) -> None:
+    text, said = HOSTILE[name]
+    path = tmp_path / "theirs.yaml"
+    path.write_text(text)
+    begin = time.process_time()
+    message = mistake(path)
+    assert time.process_time() - begin < 5  # a second, on a slow machine
+    assert said in message and str(path) in message and "\n" not in message and len(message) < 1000
+
+
+def test_bases_that_are_named_again_and_again_are_refused(tmp_path: Path) -> None:
+    for n in range(26):
+        (tmp_path / f"{n}.yaml").write_text(f"_base_: [{n + 1}.yaml, {n + 1}.yaml]")
+    (tmp_path / "26.yaml").write_text("{}")
+    assert "more than 100 files are read as _base_" in mistake(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize("where", ["config", "base"])
+def test_pipe_or_device_is_refused_before_it_is_opened(where: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "base.yaml").write_text("_base_: pipe.yaml")
+    path = tmp_path / ("pipe.yaml" if where == "config" else "base.yaml")
+    assert mistake(path).startswith(f"{tmp_path}/pipe.yaml: is a pipe or a device")
+    assert "is a pipe or a device" in mistake(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("word", ['Train.save_path="a\\0b"', "Train.lr=&a [*a]"])
+def test_hostile_override_is_one_line(word: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(R50, [word])
+    assert str(refused.value).startswith("command line: Train.")
+
+
+def test_config_in_a_checkpoint_is_bounded_too() -> None:
+    inner: list = []
+    inner.append(inner)
+    with pytest.raises(UserError, match="best.pth: its config: holds more than"):
+        config_from({"Train": {"lr": inner}}, "best.pth")

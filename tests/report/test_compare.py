@@ -195,4 +195,4 @@ def test_missing_and_torn_files_are_refused(exp: Path, refused: Run) -> None:
     result.write_text(text.replace('"episodes": 120', '"episodes": 999'))
     assert "not those of result.json beside it; run test.sh" in refused(exp / "game", exp / "none")
     result.unlink()
-    assert f"{result}: cannot be read" in refused(exp / "game", exp / "none")
+    assert f"{result}: cannot read this result file" in refused(exp / "game", exp / "none")

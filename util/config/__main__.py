@@ -11,10 +11,11 @@ from pathlib import Path
 import yaml
 
 from util.config.arguments import config_parser
-from util.config.load import config_from, flatten, load_config, read_yaml, to_dict, with_class_names
+from util.config.load import config_from, flatten, load_config, to_dict, with_class_names
 from util.config.published import import_published, is_published
 from util.config.schema import KEYS
 from util.config.validate import key_hint
+from util.config.yaml_file import read_yaml
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, unwritable

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from util.config.published import is_published
 from util.config.schema import SECTIONS, Config
 from util.config.validate import assign, check_together, nearest, shorten
+from util.config.yaml_file import UNREADABLE, parse, read_bytes, require_small
 from util.folds import fold_names, fold_of
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
@@ -28,7 +29,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     `Section.key=value`, the value as YAML; nothing after `=` is empty text. Raises `UserError` for
     a mistake, in one line with its source.
     """
-    return _finish(_read(Config(), Path(path), ()), str(path), overrides)
+    return _finish(_read(Config(), Path(path), (), []), str(path), overrides)
 
 
 def config_from(sections: object, source: str, overrides: list[str] | None = None) -> Config:
@@ -37,6 +38,7 @@ def config_from(sections: object, source: str, overrides: list[str] | None = Non
     Raises `UserError` for a mistake, in one line with its source, the file `source`.
     """
     source = f"{source}: its config"
+    require_small(sections, source)
     return _finish(_assign_all(Config(), sections, lambda _: source), source, overrides)
 
 
@@ -80,23 +82,31 @@ def _finish(config: Config, source: str, overrides: list[str] | None) -> Config:
             raise UserError(f"command line: {word!r} is no override; write Section.key=value")
         try:
             value = yaml.safe_load(text)
-        except _UNREADABLE:
+        except UNREADABLE:
             mistake = f"command line: {name}: {shorten(text)} is not valid YAML; quote it"
             raise UserError(mistake) from None
+        require_small(value, f"command line: {name}")
         config = assign(config, name, value, "command line")
     check_together(config, f"{source} with the command line" if overrides else source)
     return config
 
 
-_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
-"""What PyYAML raises; ValueError: a date such as 2001-13-45, a number of over 4,300 digits."""
+_MOST_FILES = 100  # that one config may name as its bases, and these in turn
 
 
-def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
-    """Return the config with a file's bases and the file; those `above` name it as their base."""
+def _read(config: Config, path: Path, above: tuple[Path, ...], read: list[Path]) -> Config:
+    """Return the config with a file's bases and the file; those `above` name it as their base.
+
+    `read` gets the paths of all files that were read.
+    """
+    text = read_bytes(path)
     if path.resolve() in above:
         raise UserError(f"{path}: _base_ leads back to this file; remove it from one of the two")
-    content = read_yaml(path)
+    read.append(path)
+    if len(read) > _MOST_FILES:
+        mistake = f"more than {_MOST_FILES} files are read as _base_ of one config"
+        raise UserError(f"{path}: {mistake}; join some of them")
+    content = parse(text, path)
     if is_published(content):
         what = "a config of AMNet, HDMNet or BAM, whose keys have other names here"
         remedy = f"python -m util.config {path} --import OURS.yaml"
@@ -105,13 +115,13 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
     if isinstance(content, dict) and "environment" in content:
         content = content.get("config")  # a result.json
     elif isinstance(content, dict):
-        bases, lines = content.pop("_base_", []), lines_of(path, path.read_bytes())
+        bases, lines = content.pop("_base_", []), lines_of(path, text)
         bases = [bases] if isinstance(bases, str) else bases
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
             given = shorten(bases)
             raise UserError(f"{path}: _base_ wants a path or a list of paths, given {given}")
     for base in bases:
-        config = _read(config, path.parent / base, (*above, path.resolve()))
+        config = _read(config, path.parent / base, (*above, path.resolve()), read)
 
     def source(name: str) -> str:
         """Return file and line of a key; of its section if YAML merged the key in."""
@@ -119,18 +129,6 @@ def _read(config: Config, path: Path, above: tuple[Path, ...]) -> Config:
         return f"{path}:{line}" if line else str(path)
 
     return _assign_all(config, content, source)
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file; raise `UserError` if it cannot be read."""
-    try:
-        return yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        mistake = f"{path}: cannot read this config file ({error.strerror}); check the path"
-        raise UserError(mistake) from None
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML, correct it: {reason}") from None
 
 
 def _assign_all(config: Config, sections: object, source: Callable[[str], str]) -> Config:

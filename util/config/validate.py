@@ -25,6 +25,8 @@ def assign(config: Config, name: str, value: Any, source: str) -> Config:
     """
     if name not in KEYS:
         raise UserError(f"{source}: unknown key {name}; {key_hint(name)}")
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{source}: {name} holds the character NUL; remove it")
     section, _, key = name.partition(".")
     try:
         return replace(config, **{section: replace(getattr(config, section), **{key: value})})

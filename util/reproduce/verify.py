@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from util.config import flatten
+from util.config.yaml_file import read_bytes
 from util.reproduce.compare import numeric_keys, tree_differences
 from util.runtime.errors import UserError
 
@@ -48,10 +49,10 @@ def read_result(path: Path, wanted: Iterable[str], prefix: str = "") -> dict[str
     test.py.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{prefix}{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+        result = json.loads(read_bytes(path, "result"))
+    except UserError as error:
+        raise UserError(f"{prefix}{error}") from None
+    except (ValueError, RecursionError):
         raise UserError(f"{prefix}{path}: torn, or no JSON; run test.sh again") from None
     held = result if isinstance(result, dict) else {}
     if missing := [key for key in wanted if key not in held]:

@@ -1,0 +1,85 @@
+"""Read YAML that a stranger may have written, within a second and little memory."""
+
+import json
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from util.runtime.errors import UserError
+
+LARGEST_FILE, LARGEST_JSON = 200_000, 20_000_000
+"""Bytes that are read of a YAML file, for which PyYAML takes a second, and of a `result.json`."""
+
+LARGEST_CONTENT = 100_000
+"""Values in a document, each as often as it is named."""
+
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What parsing raises; ValueError: a date such as 2001-13-45, a number of over 4,300 digits."""
+
+
+def read_bytes(path: Path, what: str = "config") -> bytes:
+    """Return the bytes of a file of YAML or JSON; `what` is its name in messages.
+
+    Raises `UserError` if it cannot be read, is no ordinary file, or is too large.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) and not path.is_dir():  # reading a pipe may never end
+            raise UserError(f"{path}: is a pipe or a device; name a file")
+        if found.st_size > (LARGEST_JSON if path.suffix == ".json" else LARGEST_FILE):
+            size = f"{found.st_size / 1e6:.1f} MB"
+            raise UserError(f"{path}: {size} are too large for a {what}; name another file")
+        return path.read_bytes()
+    except UserError:
+        raise
+    except OSError as error:
+        mistake = f"{path}: cannot read this {what} file ({error.strerror}); check the path"
+        raise UserError(mistake) from None
+    except ValueError:  # a NUL in it
+        raise UserError(f"{str(path)!r}: is no path of a file; check the path") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a file of YAML or JSON; raise `UserError` if it cannot be read."""
+    return parse(read_bytes(path), path)
+
+
+def parse(text: bytes, path: Path) -> Any:
+    """Return the value of the text of a file; raise `UserError` if there is none."""
+    try:
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise UserError(f"{path}: not valid {kind}, correct it: {reason}") from None
+    if path.suffix != ".json":
+        require_small(value, str(path))
+    return value
+
+
+def require_small(value: Any, source: str) -> None:
+    """Raise `UserError` if a value holds itself, or more than `LARGEST_CONTENT` values in all.
+
+    A few lines of YAML can name one value in another 2^26 times.
+    """
+    counts: dict[int, int] = {}
+
+    def count(value: Any) -> int:
+        if not isinstance(value, Mapping | list | tuple):
+            return 1
+        if id(value) not in counts:
+            counts[id(value)] = LARGEST_CONTENT  # of a value within itself
+            parts = value.values() if isinstance(value, Mapping) else value
+            counts[id(value)] = 1 + sum(map(count, parts))
+        return counts[id(value)]
+
+    try:
+        is_small = count(value) <= LARGEST_CONTENT
+    except RecursionError:
+        is_small = False
+    if not is_small:
+        mistake = f"holds more than {LARGEST_CONTENT:,} values, or one within itself"
+        raise UserError(f"{source}: {mistake}; write a config without YAML's & and *")
