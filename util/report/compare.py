@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from util.evaluate.records import read_records
 from util.report import bootstrap
 from util.report.bootstrap import Episodes, Variance
+from util.report.cells import for_csv, for_latex, for_markdown
 from util.report.runs import name_folders
 from util.report.table import setting_keys
 from util.reproduce.compare import tree_differences
@@ -321,24 +322,22 @@ def _deviation(variance: float | None) -> str:
 
 def _markdown_table(heads: list[str], rows: list[list[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(map(for_markdown, line))} |\n" for line in lines)
 
 
 def as_latex(comparison: Comparison) -> str:
     """Return the differences as a LaTeX tabular; +- is half the width of the 95 % interval."""
-    escapes = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"})
     pairs = comparison.pairs
-    rows = [["score", comparison.reference.name]]
+    rows = [["score", for_latex(comparison.reference.name)]]
     for pair in pairs:
-        rows[0] += [pair.name, "difference"]
+        rows[0] += [for_latex(pair.name), "difference"]
         rows[0] += ["with seeds"] * (pair.lines[0].half_seeds is not None)
     for index, line in enumerate(pairs[0].lines):
-        row = [f"{line.kind} {line.score}", f"{line.first:.1f}"]
+        row = [for_latex(f"{line.kind} {line.score}"), f"{line.first:.1f}"]
         for each in (pair.lines[index] for pair in pairs):
             row += [f"{each.second:.1f}", _latex_change(each, each.half)]
             row += [_latex_change(each, each.half_seeds)] * (each.half_seeds is not None)
         rows.append(row)
-    rows = [[cell.translate(escapes) for cell in row] for row in rows]
     text = [" & ".join(row) + r" \\" for row in rows]
     head = r"\begin{tabular}{l" + "r" * (len(rows[0]) - 1) + "}"
     lines = [head, r"\hline", text[0], r"\hline", *text[1:], r"\hline", r"\end{tabular}"]
@@ -366,7 +365,8 @@ def as_csv(comparison: Comparison) -> str:
                     ends += ["", ""]
                 else:
                     ends += [repr(line.difference - half), repr(line.difference + half)]
-            names = [comparison.reference.name, pair.name, line.kind, line.score, line.images]
+            texts = (comparison.reference.name, pair.name, line.kind, line.score)
+            names = [*map(for_csv, texts), line.images]
             numbers = [line.first, line.second, line.difference]
             writer.writerow([*names, *map(repr, numbers), *ends])
     return text.getvalue()

@@ -13,7 +13,7 @@ equal, apart from the fold and the seeds.
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from util.folds import FOLDS
+from util.report.cells import for_csv, for_latex, for_markdown
 from util.report.runs import is_base_learner, read_result
 from util.reproduce.compare import numeric_keys
 from util.runtime.errors import UserError
@@ -170,7 +171,9 @@ def _heads(rows: Sequence[Row], folds: Iterable[int]) -> tuple[list[str], list[i
     return [*names, *(f"fold {fold}" for fold in shown), "mean", "FB-IoU"], shown
 
 
-def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
+def _texts(
+    row: Row, folds: Sequence[int], dash: str, plus: str, escape: Callable[[str], str]
+) -> list[str]:
     """Return the cells of a row; `dash` stands for an empty one, `plus` for plus-minus."""
 
     def text(cell: Cell | None) -> str:
@@ -179,7 +182,8 @@ def _texts(row: Row, folds: Sequence[int], dash: str, plus: str) -> list[str]:
         return f"{cell[0]:.1f}" + (f"{plus}{cell[1]:.1f}" if cell[1] is not None else "")
 
     cells = [*(row.folds.get(fold) for fold in folds), row.mean, row.fb_iou]
-    names = [row.data, str(row.shot), row.backbone, row.setting or dash, row.source]
+    names = [*map(escape, (row.data, str(row.shot), row.backbone, row.setting, row.source))]
+    names[3] = names[3] or dash
     return [*names, *map(text, cells)]
 
 
@@ -193,7 +197,7 @@ def _difference(row: Row, dash: str) -> str:
 def as_markdown(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str:
     """Return the table in Markdown; with a column for differences if a row has one."""
     heads, folds = _heads(rows, folds)
-    lines = [_texts(row, folds, "-", " ± ") for row in rows]
+    lines = [_texts(row, folds, "-", " ± ", for_markdown) for row in rows]
     if any(row.difference for row in rows):
         heads.append("difference")
         lines = [[*line, _difference(row, "-")] for row, line in zip(rows, lines, strict=True)]
@@ -204,16 +208,14 @@ def as_markdown(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str
 def as_latex(rows: Sequence[Row]) -> str:
     """Return the table as a LaTeX tabular."""
     heads, folds = _heads(rows, range(FOLDS))
-    escapes = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"})
 
     def line(cells: list[str]) -> str:
         return " & ".join(cells) + r" \\" + "\n"
 
     lines = [r"\begin{tabular}{llllr" + "r" * (len(heads) - 5) + "}\n", r"\hline", "\n"]
-    lines += [line([head.translate(escapes) for head in heads]), r"\hline", "\n"]
+    lines += [line([for_latex(head) for head in heads]), r"\hline", "\n"]
     for row in rows:
-        cells = _texts(row, folds, "--", r" $\pm$ ")
-        lines.append(line([cell.translate(escapes) for cell in cells[:5]] + cells[5:]))
+        lines.append(line(_texts(row, folds, "--", r" $\pm$ ", for_latex)))
     return "".join([*lines, r"\hline", "\n", r"\end{tabular}", "\n"])
 
 
@@ -230,7 +232,7 @@ def as_csv(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str:
     writer.writerow([*heads[:5], *(n for head in heads[5:] for n in (head, f"{head} std")), *more])
     for row in rows:
         cells = [*(row.folds.get(fold) for fold in folds), row.mean, row.fb_iou]
-        names = [row.data, row.shot, row.backbone, row.setting, row.source]
+        names = map(for_csv, (row.data, str(row.shot), row.backbone, row.setting, row.source))
         numbers = [number for cell in cells for number in (cell or (None, None))]
         if differ:
             mean, interval = row.difference or (None, None)
