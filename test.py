@@ -24,6 +24,7 @@ if __name__ == "__main__":
     check_first(arguments, __doc__, TEST_FLAGS)  # before torch, which takes seconds to import
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from util.config.schema import EvalSection
 from util.data import open_episodes
 from util.data.controls import ABSENT
 from util.data.leaks import find_leaks, format_leaks
-from util.evaluate import GALLERIES, Evaluator, draw_episodes, save_strips
+from util.evaluate import GALLERIES, Evaluator, draw_episodes, encode_strips
 from util.evaluate.beside import (
     Beside,
     control_line,
@@ -62,7 +63,7 @@ from util.evaluate.unfinished import Unfinished
 from util.reproduce import record_environment, verify
 from util.runtime import Progress, RunStopped, Stop, atomic_write, distributed, main
 from util.runtime.cost import peak_gb
-from util.runtime.files import require_alone
+from util.runtime.files import Outputs, free_name, require_alone
 from util.runtime.log import add_log_file, log
 from util.train.optimizers import count_parameters
 
@@ -156,10 +157,12 @@ def test() -> None:
         if earlier:
             verify.compare_results(cfg.Eval.verify, earlier, result, log.info)
         else:
+            result_path = folder / evaluator.file_name
+            keep = tested_episodes(result_path) > count * len(seeds)
             if isinstance(evaluator, Evaluator):
-                write_rows(rows_path, tally.rows, record)
+                write_rows(rows_path, tally.rows, record, keep)
                 write_pictures(folder, strips)
-            write_result(folder / evaluator.file_name, result)
+            write_result(result_path, result, keep)
             unfinished.remove()
     distributed.close()
 
@@ -192,15 +195,38 @@ def unfinished_key(record: dict) -> dict:
     return {"checkpoint_sha256": record["checkpoint_sha256"], "environment": environment}
 
 
-def write_rows(path: Path, rows: list[Row], record: dict) -> None:
-    """Write a row of each episode; remove the file of an earlier test in the other format."""
+def tested_episodes(path: Path) -> float:
+    """Return how many episodes the result of an earlier test holds; 0 if there is none."""
+    try:
+        options = json.loads(path.read_bytes())["config"]["Eval"]
+        return options["episodes"] * len(options["seeds"])
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError):  # something else, which is not ours to replace
+        return math.inf
+
+
+def name_of_earlier(path: Path, keep: bool) -> Path | None:
+    """Return the name under which a file of an earlier test is kept; None if it is replaced."""
+    if not keep or not path.exists():
+        return None
+    kept = free_name(path)
+    log.info(f"the earlier test has more episodes; its {path.name} is kept: {kept}")
+    return kept
+
+
+def write_rows(path: Path, rows: list[Row], record: dict, keep: bool) -> None:
+    """Write a row of each episode; remove, or keep, the file of an earlier test."""
     facts = ("checkpoint_sha256", "iteration", "config")
     lists = record["environment"]["lists"]
-    write_records(path, rows, {name: record[name] for name in facts} | {"fold": lists})
+    meta = {name: record[name] for name in facts} | {"fold": lists}
+    write_records(path, rows, meta, name_of_earlier(path, keep))
     log.info(f"written: {path}")
-    for suffix in FORMATS:
-        if path.suffix != f".{suffix}":
-            path.with_suffix(f".{suffix}").unlink(missing_ok=True)
+    for other in (path.with_suffix(f".{suffix}") for suffix in FORMATS):
+        if other != path and (kept := name_of_earlier(other, keep)):
+            other.rename(kept)
+        elif other != path:
+            other.unlink(missing_ok=True)
 
 
 def open_log(folder: Path) -> None:
@@ -210,20 +236,25 @@ def open_log(folder: Path) -> None:
     add_log_file(folder / "test.log")
 
 
-def write_result(path: Path, result: dict) -> None:
-    """Write the result."""
-    atomic_write(path, json.dumps(result, indent=1).encode())
+def write_result(path: Path, result: dict, keep: bool) -> None:
+    """Write the result; that of an earlier test is replaced, or kept."""
+    content = json.dumps(result, indent=1).encode()
+    atomic_write(path, content, keep=name_of_earlier(path, keep))
     log.info(f"written: {path}")
 
 
 def write_pictures(folder: Path, strips: dict[str, list[np.ndarray]]) -> None:
-    """Write the pictures; remove those of an earlier test."""
+    """Write the pictures; remove those of an earlier test. Pictures of anyone else are kept."""
+    outputs = Outputs(folder, "test", "Train.save_path")
     for name in GALLERIES:
-        path = folder / f"{name}.png"
+        path, is_ours = folder / f"{name}.png", outputs.may_replace(f"{name}.png")
+        if not is_ours and name in strips:
+            path.rename(kept := free_name(path))
+            log.info(f"this test did not draw {path.name}, which is kept: {kept}")
         if name in strips:
-            save_strips(strips[name], path)
+            outputs.write(path.name, encode_strips(strips[name]))
             log.info(f"written: {path}")
-        else:
+        elif is_ours:
             path.unlink(missing_ok=True)
 
 

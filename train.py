@@ -69,7 +69,7 @@ def train() -> None:
     report += [*run.start(), count_parameters(model)]
     evaluator = Evaluator(model, tests, cfg, ranks)
     progress = Progress(batches.total, options.print_freq, batches.start, ranks.is_main)
-    for line in report:
+    for line in dict.fromkeys(report):  # both subsets may say the same of a folder
         log.info(line)
     log.info(f"{cfg.name}: {len(episodes)} episodes an epoch, {batches.total} iterations")
 

@@ -48,7 +48,7 @@ def train_base() -> None:
     report += [*run.start(), *more, count_parameters(model)]
     validation = base_learner.Validation(tests, cfg, ranks)
     progress = Progress(batches.total, cfg.Train.print_freq, batches.start, ranks.is_main)
-    for line in report:
+    for line in dict.fromkeys(report):  # both subsets may say the same of a folder
         log.info(line)
     which = f"{len(images)} images for training, {validation.count} for validation"
     log.info(f"base learner: {which}, {batches.total} iterations, {ranks.device}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 from model.constants import IGNORE
 from util.runtime.errors import UserError
+from util.runtime.files import read_lines
 from util.runtime.log import log
 
 if TYPE_CHECKING:
@@ -349,13 +350,13 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
 
 def _read_names(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        names = tuple(read_lines(path))
     except FileNotFoundError:
         remedy = "write the class names there, one a line, or set Data.data_root"
         raise UserError(f"{path}: no such file; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); save it again") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"{path}: cannot be read ({reason}); check its permissions") from None
     if not names:
         raise UserError(f"{path}: names no class; write the class names there, one a line")
     if len(set(names)) < len(names):

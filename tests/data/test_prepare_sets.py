@@ -207,7 +207,7 @@ class Evil:
         ("fss1000", _replace("splits/val.txt", b"thing 9\n"), ["thing 9", "no such folder"]),
         ("fss1000", _remove("thing 0003/2.png"), ["thing 0003", "only one of 2.jpg and 2.png"]),
         ("fss1000", _replace("thing 0003/2.png", SMALL), ["48x40 pixels, and its mask 4x3"]),
-        ("fss1000", _replace("thing 0003/2.png", b"no"), ["2.png", "cannot be read as a mask"]),
+        ("fss1000", _replace("thing 0003/2.png", b"no"), ["2.png", "cannot be read as an image"]),
         ("fss1000", _replace("thing 0003/2.jpg", b"no"), ["2.jpg", "cannot be read as an image"]),
         ("isic", _remove("class_id.csv"), ["folders 1, 2, 3", "class_id.csv"]),
         ("isic", _replace("class_id.csv", b"ID,Class\nISIC_0000000,wart\n"), ["'wart'"]),

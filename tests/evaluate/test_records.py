@@ -137,6 +137,46 @@ def test_csv_holds_the_same_rows_and_replaces_the_other_file(
     assert not (tmp_path / "episodes.parquet").exists()
 
 
+def test_short_test_keeps_the_files_of_a_longer_one_and_a_longer_one_replaces_them(
+    tested: Path, small_run: SimpleNamespace, tmp_path: Path
+) -> None:
+    for name in ("result.json", "episodes.parquet"):
+        (tmp_path / name).write_bytes((tested / name).read_bytes())
+    words = [*small_run.words, f"Train.save_path={tmp_path}", "Eval.seeds=[1]", *WORDS[2:]]
+    for count in (2, 3):
+        assert call(test_entry.test, *words, f"Eval.episodes={count}") == 0
+        result = json.loads((tmp_path / "result.json").read_text())
+        assert result["config"]["Eval"]["episodes"] == count
+        assert len(read_records(tmp_path / "episodes.parquet")) == count
+        for name in ("result", "episodes"):
+            [kept] = tmp_path.glob(f"{name}.1.*")
+            assert kept.read_bytes() == (tested / f"{name}{kept.suffix}").read_bytes()
+            assert not list(tmp_path.glob(f"{name}.2.*"))
+
+
+def test_result_of_something_else_is_kept(small_run: SimpleNamespace, tmp_path: Path) -> None:
+    for content in (b"{}", b"my notes", b"[1, 2]"):
+        (tmp_path / "result.json").write_bytes(content)
+        assert test_entry.tested_episodes(tmp_path / "result.json") > 1e9
+    words = [*small_run.words, f"Train.save_path={tmp_path}", "Eval.seeds=[1]", *WORDS[2:]]
+    assert call(test_entry.test, *words, "Eval.episodes=2") == 0
+    assert (tmp_path / "result.1.json").read_bytes() == b"[1, 2]"
+
+
+def test_pictures_that_the_test_did_not_draw_stay(tmp_path: Path) -> None:
+    strip = [np.zeros((4, 6, 3), np.uint8)]
+    for name in ("episodes", "worst"):
+        (tmp_path / f"{name}.png").write_bytes(b"drawn by hand")
+    test_entry.write_pictures(tmp_path, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"episodes.png", "worst.png"}
+    test_entry.write_pictures(tmp_path, {"episodes": strip, "best": strip})
+    assert (tmp_path / "episodes.1.png").read_bytes() == b"drawn by hand"
+    assert (tmp_path / "worst.png").read_bytes() == b"drawn by hand"
+    test_entry.write_pictures(tmp_path, {})  # its own are removed
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"episodes.1.png", "worst.png"}
+
+
 def test_rows_are_sorted_and_a_torn_file_is_refused(table: pa.Table, tmp_path: Path) -> None:
     rows = table.to_pylist()
     for suffix in ("parquet", "csv"):

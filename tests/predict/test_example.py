@@ -91,7 +91,7 @@ def test_points_are_the_discs_of_weak_labels() -> None:
     ("image", "label", "words"),
     [
         (PICTURE, {"mask": OBJECT * 0}, "example 1: no pixel is labeled as the object; mark the"),
-        (PICTURE, {"mask": OBJECT * 255}, "write 1, as 255 means ignored"),
+        (PICTURE, {"mask": OBJECT * 0 + 255}, "write 1, as 255 means ignored"),
         (PICTURE, {"mask": OBJECT[:-1]}, "the mask is 80x49 pixels and its image 80x50; give both"),
         (PICTURE, {"mask": OBJECT.T}, "image 80x50, rotated as its EXIF orientation says; give"),
         (PICTURE, {"mask": OBJECT / 2}, "whole numbers or booleans [H,W], given float64 [50, 80]"),

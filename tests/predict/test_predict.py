@@ -162,6 +162,8 @@ def test_unreadable_query_gets_an_error_line_and_others_are_segmented(
     album: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(album / "photos", tmp_path / "photos")
+    for other in (path for path in (tmp_path / "photos").iterdir() if path.suffix != ".jpg"):
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
     (tmp_path / "photos/0.jpg").write_bytes(b"\xff\xd8 torn")
     with pytest.raises(SystemExit) as stop:
         run("support.jpg:box=20,20,90,110", str(tmp_path / "photos"), tmp_path / "out")
@@ -259,7 +261,8 @@ def test_help_and_refusals_take_under_a_second_of_processor_time(
         user, system = (getattr(after, n) - getattr(before, n) for n in CHILDREN)
         seconds.append(user + system)
     assert done.returncode == status, done.stderr
-    assert (done.stdout + done.stderr).startswith(answer)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert any(line.startswith(answer) for line in lines)
     assert min(seconds) < 1
 
 

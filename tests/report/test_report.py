@@ -18,7 +18,7 @@ from helpers import ROOT
 from tensorboardX import SummaryWriter
 
 from util.config import load_config, save_config, to_dict
-from util.evaluate.visualize import GALLERIES, save_strips
+from util.evaluate.visualize import GALLERIES, encode_strips
 from util.report import __main__ as entry
 from util.report.charts import bar_chart, line_chart, thin
 from util.report.runs import read_curves
@@ -115,9 +115,8 @@ def write_run(folder: Path, seed: int, *, tested: bool = True) -> Path:
         content = result(cfg, {1: 50.0, 2: 52.0}, confusion=confusion, leaks=LEAKS, **extra)
         (folder / "result.json").write_text(json.dumps(content))
         for name in GALLERIES:
-            save_strips(
-                [rng.integers(0, 255, (60, 300, 3), dtype=np.uint8)], folder / f"{name}.png"
-            )
+            strip = rng.integers(0, 255, (60, 300, 3), dtype=np.uint8)
+            (folder / f"{name}.png").write_bytes(encode_strips([strip]))
     return folder
 
 

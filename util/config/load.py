@@ -5,6 +5,7 @@ path, or a list of them, relative to the file. Later ones win, and the file itse
 Overrides are words such as `Train.lr=1e-4`; they win over every file.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     `Section.key=value`, the value as YAML; nothing after `=` is empty text. Raises `UserError` for
     a mistake, in one line with its source.
     """
-    return _finish(_read(Config(), Path(path), (), []), str(path), overrides)
+    config = _read(Config(), Path(os.path.expanduser(path)), (), [])
+    return _finish(config, str(path), overrides)
 
 
 def config_from(sections: object, source: str, overrides: list[str] | None = None) -> Config:
@@ -121,7 +123,8 @@ def _read(config: Config, path: Path, above: tuple[Path, ...], read: list[Path])
             given = shorten(bases)
             raise UserError(f"{path}: _base_ wants a path or a list of paths, given {given}")
     for base in bases:
-        config = _read(config, path.parent / base, (*above, path.resolve()), read)
+        base_path = path.parent / os.path.expanduser(base)
+        config = _read(config, base_path, (*above, path.resolve()), read)
 
     def source(name: str) -> str:
         """Return file and line of a key; of its section if YAML merged the key in."""

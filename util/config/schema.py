@@ -3,11 +3,12 @@
 To add a key, add a line to its section here, and run `python -m util.config.write_docs`.
 """
 
+import os
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
@@ -36,6 +37,9 @@ _LIST = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) el
 _EXPONENT = BeforeValidator(lambda value: float(value) if isinstance(value, str) else value)  # 2e-4
 Text = Annotated[str, _EMPTY_TEXT]
 NonEmpty = Annotated[str, Field(pattern="^.+$")]
+_HOME = AfterValidator(os.path.expanduser)  # ~ is the user's own folder
+File = Annotated[Text, _HOME]
+NonEmptyFile = Annotated[NonEmpty, _HOME]
 Texts = Annotated[tuple[Text, ...], _LIST]
 Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
@@ -58,8 +62,8 @@ class DataSection:
     """Which images, which fold, and how images are augmented."""
 
     data_set: Literal["pascal", "coco", "custom"] = key("pascal", "custom: your own data set")
-    data_root: Text = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
-    list_dir: Text = key("lists/pascal", "folder of the fold lists", names_input=True)
+    data_root: File = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
+    list_dir: File = key("lists/pascal", "folder of the fold lists", names_input=True)
     novel_in_training: Literal["drop", "background"] = key(
         "drop", "training images that hold a novel object: left out, or the object is background"
     )
@@ -102,7 +106,7 @@ class DataSection:
     ann_type: AnnotationKind = key("mask", "how supports are labeled")
     missing: Literal["error", "skip"] = key("error", "what to do about listed images not on disk")
     broken: Literal["stop", "skip"] = key("stop", "unreadable training images; skip: count them")
-    cache: Text = key(
+    cache: File = key(
         "", "folder for decoded images and masks (VOC: 0.7 MB for each); '': none", neutral=True
     )
     workers: int = key(
@@ -120,8 +124,10 @@ class MethodSection:
         pattern=r"^(resnet50c?|resnet101c?|vgg16|timm/[\w.]+)$",
         examples=["resnet50", "resnet101", "vgg16", "resnet50c", "resnet101c", "timm/<name>"],
     )
-    pretrained: NonEmpty = key("download", "ImageNet weights: download, package, none, or a file")
-    pre_weight: Text = key(
+    pretrained: NonEmptyFile = key(
+        "download", "ImageNet weights: download, package, none, or a file"
+    )
+    pre_weight: File = key(
         "", "file of the base learner; train.sh trains it if it is missing", names_input=True
     )
     projection_init: Literal["linear", "trunc_normal"] = key(
@@ -198,11 +204,11 @@ class TrainSection:
     diversity_weight: Number = key(0.01, "weight of the diversity loss of the parts", ge=0)
     seed: int = key(321, "seed of weights, episodes and dropout", ge=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")
-    save_path: NonEmpty = key("exp/run", "folder of checkpoints, curves, config", neutral=True)
-    replay: Text = key(
+    save_path: NonEmptyFile = key("exp/run", "folder of checkpoints, curves, config", neutral=True)
+    replay: File = key(
         "", "nonfinite_*.pth of a run: repeat that step, show what is not finite", neutral=True
     )
-    resume: Text = key("", "checkpoint to resume from; auto: the newest in save_path", neutral=True)
+    resume: File = key("", "checkpoint to resume from; auto: the newest in save_path", neutral=True)
     save_minutes: Number = key(
         10.0, "minutes between two last.pth; 0: only at validations and stops", ge=0, neutral=True
     )
@@ -245,7 +251,7 @@ class EvalSection:
     )
     val_episodes: int = key(1000, "episodes of a validation", ge=1)
     val_seed: int = key(321, "seed of the validation episodes", ge=0)
-    verify: Text = key("", "result.json to repeat and compare; writes nothing", neutral=True)
+    verify: File = key("", "result.json to repeat and compare; writes nothing", neutral=True)
     control: Controls = key(
         ("other_class",),
         "false supports that test episodes are scored with, too (docs/protocol.md); none: no such",
@@ -264,7 +270,9 @@ class EvalSection:
     kshot: Literal["model", "ensemble", "prototype"] = key(
         "model", "how K supports give one prediction (docs/deviations.md)"
     )
-    weight: NonEmpty = key("best", "what is tested: best, last, or a checkpoint", names_input=True)
+    weight: NonEmptyFile = key(
+        "best", "what is tested: best, last, or a checkpoint", names_input=True
+    )
     cache_gb: Number = key(2.0, "memory for encoded images in GB, per rank", ge=0, neutral=True)
     precision: Precision = key("fp32", "full precision, or autocast to bf16 or fp16")
 

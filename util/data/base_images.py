@@ -65,7 +65,7 @@ def open_base_images(
 ) -> tuple[BaseLearnerDataset, list[str]]:
     """Open the images of `list_base_images` as samples.
 
-    Returns a line, too, if `Data.missing: skip` left out images. Raises `UserError` if data is
+    Returns a line, too, for each reason why something is not used. Raises `UserError` if data is
     missing or broken.
     """
     data, source = cfg.Data, open_source(cfg.Data, subset)
@@ -81,14 +81,16 @@ def list_base_images(
     """Return the images on which a base learner is trained ('train') or validated ('val').
 
     These are all images of the subset, in which novel objects are background, as in BAM; for
-    training with `Base.train_list: fold` those of the fold's training list. Returns a line, too, if
-    `Data.missing: skip` left out images. Raises `UserError` if images are missing.
+    training with `Base.train_list: fold` those of the fold's training list. Returns a line, too,
+    for each reason why something is not used. Raises `UserError` if images are missing.
     """
     data, images = cfg.Data, list(table)
     if subset == "train" and cfg.Base.train_list == "fold":
         images = list_of(table, data, "train")[0].images
     listed = images
-    images, report = source.find_images(images, data.missing)
+    report = source.unused() if data.data_set == "custom" else []
+    images, left_out = source.find_images(images, data.missing)
+    report += left_out
     if listed and not images:
         what = f"{source.images}: has none of the {len(listed)} listed images, {listed[0]} first"
         raise UserError(f"{what}; unpack them, or check Data.data_root")

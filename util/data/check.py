@@ -2,10 +2,10 @@
 
     python -m util.data.check config/pascal/pascal_split0_resnet50.yaml [Section.key=value ...]
 
-Each file must exist, be readable, and have legal labels; image and mask must have the same size;
-each class needs enough images for K shots. Lists of BAM in `Data.list_dir` and its base_annotation
-beside the data set are compared with what the masks give. Prints a table of the classes and every
-mistake; the exit status is 2 if there is any.
+Each file must exist, be whole, and have legal labels; image and mask must have the same size; each
+class needs enough images for K shots. Lists of BAM in `Data.list_dir` and its base_annotation
+beside the data set are compared with what the masks give. Prints a table of the classes, what is
+not used and why, and every mistake; the exit status is 2 if there is any mistake.
 """
 
 from util.config.arguments import check_first, config_argument
@@ -22,8 +22,9 @@ import numpy as np
 
 from model.constants import IGNORE
 from util.config import DataSection
-from util.data.image_io import UnreadableFile, read_label
-from util.data.lists import FoldList, list_of
+from util.data.image_io import UnreadableFile, brighter_than, open_mask, read_label
+from util.data.listing import not_used
+from util.data.lists import FoldList, list_of, why_left_out
 from util.data.prepare.base_annotation import find_base_annotation
 from util.data.source import Source, open_source, subsets
 from util.data.tables import Table, pixels_by_class
@@ -32,6 +33,7 @@ from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.log import log
 from util.runtime.parallel import on_all_cores
+from util.runtime.system import heard
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class CheckReport:
         fold: the fold's list, derived from the table.
         on_disk: images of the list that are on disk.
         mistakes: a line for each.
+        notes: a line for each reason why files are not used, or may not mean what they should.
     """
 
     table: Table
     fold: FoldList
     on_disk: set[str]
     mistakes: list[str]
+    notes: list[str]
 
 
 def check(data: DataSection, subset: str) -> CheckReport:
@@ -66,13 +70,24 @@ def check(data: DataSection, subset: str) -> CheckReport:
     found = on_all_cores(check_pair, [(i, i in on_disk) for i in ids], f"checking {subset}")
     table: Table = {}
     mistakes: list[str] = []
-    for image_id, (pixels, mistake) in zip(ids, found, strict=True):
+    bright: list[str] = []
+    for image_id, (pixels, mistake, is_bright) in zip(ids, found, strict=True):
+        bright += [image_id] * is_bright
         if mistake:
             mistakes.append(mistake)
         if pixels is not None:
             table[image_id] = pixels
     fold, differences = list_of(table, data, subset)
     mistakes += differences
+    notes = [*source.unused(), *why_left_out(table, fold, data, subset)]
+    if bright:
+        what = "masks of two colors, of which index 0, the background, is the brighter one"
+        example = source.label_path(bright[0]).name
+        notes.append(f"{source.masks}: {len(bright)} {what}, such as {example}; is that right?")
+    if data.missing == "skip":
+        notes += not_used(
+            source.masks, "masks without an image", [i for i in ids if i not in on_disk]
+        )
     listed_on_disk = on_disk.intersection(fold.images)
     for c, images in fold.by_class.items():
         count = len(listed_on_disk.intersection(images))
@@ -81,7 +96,7 @@ def check(data: DataSection, subset: str) -> CheckReport:
                 f"class {c} ({fold.name(c)}): {count} images of >= {fold.min_pixels} pixels;"
                 f" {data.shot}-shot needs {data.shot + 1}"
             )
-    return CheckReport(table, fold, listed_on_disk, mistakes)
+    return CheckReport(table, fold, listed_on_disk, mistakes, notes)
 
 
 def _check_pair(
@@ -89,30 +104,36 @@ def _check_pair(
     may_miss: bool,
     check_more: Callable[[str, np.ndarray], str] | None,
     image: tuple[str, bool],
-) -> tuple[dict[int, int] | None, str]:
+) -> tuple[dict[int, int] | None, str, bool]:
     """Return {class: pixels} of a mask (None: unusable), and the mistake ('': none).
 
+    Returns, too, whether the background of one's own mask may be the object (`brighter_than`).
     `check_more` returns the mistake of something else that belongs to an id and its label.
     """
     image_id, on_disk = image
     path, mistake = source.label_path(image_id), ""
     try:
-        read = source.read_label if may_miss and not on_disk else lambda i: source.decode(i)[1]
-        label = read(image_id)
+        read = source.read_label if may_miss and not on_disk else lambda i: source.read_pair(i)[1]
+        with heard() as said:
+            label = read(image_id)
+        if corrupt := [line for line in said if "JPEG" in line]:  # read, but not as it was
+            what = f"is damaged inside ({corrupt[0]})"
+            mistake = f"{source.image_path(image_id)}: {what}; replace it with a whole copy"
     except UnreadableFile as error:
         mistake = str(error)
         try:  # the mistake may be the image's
             label = source.read_label(image_id)
         except UnreadableFile as unreadable:
-            return None, str(unreadable)
+            return None, str(unreadable), False
     pixels = pixels_by_class(label)
     illegal = [c for c in pixels if c > source.classes]
     if illegal:
         legal = f"there are classes 1 to {source.classes}, 0 and {IGNORE}"
-        return None, f"{path}: contains label {max(illegal)}; {legal}"
+        return None, f"{path}: contains label {max(illegal)}; {legal}", False
     if check_more and not mistake:
         mistake = check_more(image_id, label)
-    return pixels, mistake
+    is_bright = source.data_set == "custom" and brighter_than(open_mask(path)) > 0
+    return pixels, mistake, is_bright
 
 
 def _check_base_label(folder: Path, table: np.ndarray, image_id: str, label: np.ndarray) -> str:
@@ -147,13 +168,16 @@ def format_table(report: CheckReport, subset: str) -> str:
 
 def _main() -> None:
     data = config_argument(__doc__).Data
-    count = 0
+    count, notes = 0, dict[str, None]()
     for subset in subsets(data):
         report = check(data, subset)
         log.info("%s", format_table(report, subset))
         for line in report.mistakes:
             log.info("  wrong: %s", line)
         count += len(report.mistakes)
+        notes |= dict.fromkeys(report.notes)  # both subsets may say the same of a folder
+    for line in notes:
+        log.info("note: %s", line)
     if count:
         raise UserError(f"{data.data_root}: {count} mistakes; correct what is listed above")
     log.info("%s: nothing is wrong", data.data_root)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from util.config import DataSection
 from util.runtime.errors import UserError
+from util.runtime.files import read_lines
 
 Lists = tuple[list[str], dict[int, list[str]]]
 """Ids of the queries; class id -> ids of its supports."""
@@ -34,9 +35,8 @@ def read_fss_list(path: Path, classes: Iterable[int], known: Mapping[str, object
     """
     other = path.with_name(path.name.replace("data_list", "sub_class_file_list"))
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        images = [_image_id(line.split()[0]) for line in lines if line.strip()]
-        pairs = ast.literal_eval(other.read_text(encoding="utf-8"))
+        images = [_image_id(line.split()[0]) for line in read_lines(path)]
+        pairs = ast.literal_eval("\n".join(read_lines(other)))
         supports = {int(c): [_image_id(image) for image, _ in found] for c, found in pairs.items()}
     except FileNotFoundError:
         raise UserError(f"{other}: no such file; copy it there, or move {path} away") from None

@@ -1,38 +1,141 @@
-"""Read images and masks of class ids."""
+"""Read images and masks of class ids: the one place that opens such files.
+
+A file is read into memory before it is decoded. So its name may hold any bytes. And OpenCV refuses
+a picture in memory that is cut off; of a file, it would fill in gray.
+"""
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from util.runtime.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """How the names of pictures end, in upper or lower case."""
 
+FULL_PIXELS = 1 << 22
+"""A picture with more pixels is reduced while it is read, see `read_reduced`."""
+
+MAX_PIXELS = 1 << 30
+"""OpenCV accepts no picture with more pixels."""
+
+MAX_ID = np.iinfo(np.int16).max
+"""The largest class id."""
+
+_READERS: dict[bytes, type[ImageFile]] = {
+    b"\xff\xd8\xff": JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"RIFF": WebPImageFile,
+    b"BM": BmpImageFile,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
+}
+"""What a picture begins with, whatever its name is -> its reader."""
+
+_FOREIGN = {
+    b"\0\5\x16\7": "is a companion file of macOS, no picture; delete it",
+    b"\0\0\0\0": "begins with zeros, as a copy that failed does; replace it with a whole copy",
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file with git lfs pull",
+    b"<": "is a web page or an SVG drawing; replace it with a picture",
+    b"GIF8": "is a GIF; save it as PNG",
+    b"ftyp": "is HEIC, AVIF or a film; save it as JPEG",
+}
+"""What other files begin with -> what they are, and what to do."""
+
+_JPEG_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_DEPTHS = {"L;2": 85, "L;4": 17}
+"""Grayscale of 2 and 4 bits -> by what Pillow multiplies its values."""
+
+_PNG_END = b"IEND\xaeB`\x82"
+_LOSSY = ("JPEG", "WEBP")  # their pixels are no exact ids
+
+_WHOLE_COPY = "replace it with a whole copy, or leave it out"
+
 
 class UnreadableFile(UserError):
     """An image or its mask is missing or damaged; the message names the file."""
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, limit: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture as RGB (uint8 [H,W,3]), rotated as its EXIF orientation says.
 
-    Gray is repeated three times, an alpha channel is dropped, and 16 bits become their upper 8.
-    Raises `UnreadableFile` if the file is missing or no picture.
+    It may be JPEG, PNG, WebP, BMP or TIFF. Gray is repeated three times, an alpha channel is
+    dropped, and 16 bits become their upper 8. Raises `UnreadableFile` if the file is missing, is
+    cut off or damaged, is no picture, or has more than `limit` pixels.
     """
-    if not os.path.isfile(path):
-        raise UnreadableFile(f"{path}: no such image; check the path (of data: Data.data_root)")
+    return _decode(path, limit, limit)[0]
+
+
+def read_reduced(path: str | Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read a picture as `read_image` does; return it, and its own height and width.
+
+    A picture of more than `FULL_PIXELS` is returned with 1/2, 1/4 or 1/8 of its height and width
+    (the mean of 4, 16 or 64 pixels each). A JPEG is decoded at that size, which takes less memory.
+    """
+    return _decode(path, FULL_PIXELS, MAX_PIXELS)
+
+
+def _decode(path: str | Path, most: int, limit: int) -> tuple[np.ndarray, tuple[int, int]]:
+    content = _read(path, "image")
+    picture = _open(path, content, "an image", limit)
+    factor = reduction(picture.width * picture.height, most)
+    is_plain = isinstance(picture, BmpImageFile | TiffImageFile) and picture.mode in ("L", "RGB")
+    if factor > 1 and is_plain and not _damage(picture):
+        # OpenCV takes twice the memory. Pillow has rotated it as its orientation says.
+        reduced = picture.reduce(factor).convert("RGB")
+        return np.array(reduced), (picture.height, picture.width)
+    is_jpeg = isinstance(picture, JpegImageFile)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our message is enough
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # the header claims more pixels than OpenCV accepts
+        flags = _JPEG_FLAGS[factor] if is_jpeg else cv2.IMREAD_COLOR
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
         image = None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if image is None:
-        raise UnreadableFile(f"{path}: cannot be read as an image; fetch or copy the file again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        reason = _damage(picture) or "OpenCV cannot decode it"
+        raise UnreadableFile(f"{path}: cannot be read as an image: {reason}; {_WHOLE_COPY}")
+    size = upright_size(picture) if is_jpeg and factor > 1 else image.shape[:2]
+    image = image if is_jpeg else reduce_by(image, factor)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size
+
+
+def reduction(pixels: int, most: int = FULL_PIXELS) -> int:
+    """Return by what the sides of a picture are divided: 1, 2, 4, or 8 if nothing less suffices."""
+    return next((f for f in (1, 2, 4) if pixels <= most * f * f), 8)
+
+
+def reduce_by(image: np.ndarray, factor: int) -> np.ndarray:
+    """Return an image [H,W,3] with its height and width divided by a number of `reduction`."""
+    if factor == 1:
+        return image
+    height, width = (-(-side // factor) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return a mask [H,W] in another height and width: the nearest pixel each."""
+    if label.shape == shape:
+        return label
+    return cv2.resize(label, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -40,53 +143,129 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises `UnreadableFile` as `read_image`, but for damage behind the header.
     """
-    try:
-        with Image.open(path) as picture:
-            is_rotated = picture.getexif().get(0x0112, 1) >= 5 and picture.format != "TIFF"
-            return picture.size if is_rotated else (picture.height, picture.width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"{path}: cannot be read as an image ({error})"
-        raise UnreadableFile(f"{what}; fetch or copy the file again") from None
+    return upright_size(_open(path, _read(path, "image"), "an image"))
 
 
-MAX_ID = np.iinfo(np.int16).max
-"""The largest class id."""
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return height and width of a picture, rotated as its EXIF orientation says."""
+    orientation = 1
+    with suppress(OSError, SyntaxError, ValueError):  # damaged EXIF, which OpenCV ignores, too
+        orientation = picture.getexif().get(0x0112, 1)
+    is_rotated = orientation in (5, 6, 7, 8) and not isinstance(picture, TiffImageFile)
+    return picture.size if is_rotated else (picture.height, picture.width)
 
 
-def read_label(path: str | Path, content: bytes | None = None, wide: bool = False) -> np.ndarray:
+def read_label(
+    path: str | Path, content: bytes | None = None, wide: bool | None = False
+) -> np.ndarray:
     """Read a mask of class ids (uint8 [H,W]), rotated as its EXIF orientation says.
 
     A pixel's class id is its palette INDEX in a palette PNG (VOC), its value in a grayscale PNG
     (COCO). OpenCV is not used: its grayscale mode turns a palette into luminance.
 
     With `wide`, for a data set of more than 254 classes, a grayscale PNG of 16 bits is a mask, too,
-    and the result is int16. 255 is no class in either.
+    and the result is int16. With None, a mask may have 1, 8 or 16 bits, and the result is int16 if
+    it has 16. 255 is no class in either.
 
     If `content` is given, such as a member of an archive, these bytes are read, and `path` only
     names them in messages. Raises `UnreadableFile` if the file is missing, damaged or holds no
     class ids (RGB, 16 bits without `wide`, ...).
     """
-    kinds = ("PNG of mode P", "PNG of mode L", *(("PNG of mode I;16",) if wide else ()))
+    return label_of(open_mask(path, content), str(path), wide)
+
+
+def open_mask(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """Open the file of a mask, or these bytes of it; its pixels are not decoded yet.
+
+    Raises `UnreadableFile` if it is missing, or no picture.
+    """
+    return _open(path, _read(path, "mask") if content is None else content, "a mask")
+
+
+def label_of(mask: Image.Image, name: str, wide: bool | None = False) -> np.ndarray:
+    """Return the class ids of a mask as `read_label` does; messages call it `name`."""
+    bits = ("1",) if wide is None else ()
+    wide = mask.mode == "I;16" if wide is None else wide
+    kinds = ("P", "L", *bits, *(("I;16",) if wide else ()))
+    if mask.mode not in kinds or mask.format in _LOSSY:
+        allowed = "an 8-bit palette, or an 8- or 16-bit" if wide else "an 8-bit palette or"
+        remedy = f"a mask must be {allowed} grayscale PNG of class ids, convert it"
+        kind = f"{mask.format or 'picture'} of mode {mask.mode}"
+        raise UnreadableFile(f"{name}: is a {kind}; {remedy}")
+    # Of a file that is not decoded yet, Pillow says how its pixels are stored.
+    stored = mask.tile[0].args if isinstance(mask, ImageFile) and mask.tile else ""
+    if damage := _damage(mask):
+        raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {_WHOLE_COPY}")
+    label = np.array(ImageOps.exif_transpose(mask))
+    if stored in _DEPTHS:
+        label //= _DEPTHS[stored]
+    if wide and label.max(initial=0) > MAX_ID:
+        what = f"{name}: contains label {label.max()}"
+        raise UnreadableFile(f"{what}; number the classes from 1, the largest id is {MAX_ID}")
+    return label.astype(np.int16 if wide else np.uint8, copy=False)
+
+
+def brighter_than(mask: Image.Image) -> int:
+    """Return the other index if a palette mask has two colors and index 0 is the brighter, else 0.
+
+    Programs number the colors of a palette in any order, so index 0 may well be the object.
+    """
+    if mask.mode != "P":
+        return 0
+    found = np.flatnonzero(mask.histogram()).tolist()
+    if len(found) != 2 or found[0]:
+        return 0
+    colors: list[int] = [*(mask.getpalette() or []), *([0] * 3 * 256)]  # missing ones are black
+    background, other = (sum(colors[3 * index : 3 * index + 3]) for index in found)
+    return found[1] if background > other else 0
+
+
+def _read(path: str | Path, kind: str) -> bytes:
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as mask:
-            kind = f"{mask.format} of mode {mask.mode}"
-            label = np.array(ImageOps.exif_transpose(mask)) if kind in kinds else None
+        return Path(os.path.expanduser(path)).read_bytes()
     except FileNotFoundError:
         remedy = "check the path (of data: Data.data_root)"
-        raise UnreadableFile(f"{path}: no such mask; {remedy}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = f"{path}: cannot be read as a mask ({error})"
-        raise UnreadableFile(f"{what}; fetch or copy the file again") from None
-    if label is None:
-        bits = "an 8-bit palette, or an 8- or 16-bit" if wide else "an 8-bit palette or"
-        remedy = f"a mask must be {bits} grayscale PNG of class ids, convert it"
-        raise UnreadableFile(f"{path}: is a {kind}; {remedy}")
-    if not wide:
-        return label
-    if label.max(initial=0) > MAX_ID:
-        what = f"{path}: contains label {label.max()}"
-        raise UnreadableFile(f"{what}; number the classes from 1, the largest id is {MAX_ID}")
-    return label.astype(np.int16)
+        raise UnreadableFile(f"{path}: no such {kind}; {remedy}") from None
+    except OSError as error:
+        if Path(path).is_dir():
+            raise UnreadableFile(f"{path}: is a folder; name an {kind} file") from None
+        what = f"{path}: cannot be read ({error.strerror})"
+        raise UnreadableFile(f"{what}; check its permissions and its disk") from None
+
+
+def _open(path: str | Path, content: bytes, kind: str, limit: int = MAX_PIXELS) -> ImageFile:
+    """Return the picture of a file's content, of which only the header is decoded."""
+    cannot = f"{path}: cannot be read as {kind}"
+    if not content:
+        raise UnreadableFile(f"{cannot}: it is empty; {_WHOLE_COPY}")
+    reader = next((r for start, r in _READERS.items() if content.startswith(start)), None)
+    if reader is None:
+        begin = content[4:8] if content[4:8] == b"ftyp" else content  # its second word tells
+        formats = "has a format that is not read; save it as JPEG, PNG, WebP, BMP or TIFF"
+        what = next((w for start, w in _FOREIGN.items() if begin.startswith(start)), formats)
+        raise UnreadableFile(f"{cannot}: it {what}")
+    try:
+        # Not Image.open, which refuses photographs of more than 179 million pixels.
+        picture = reader(io.BytesIO(content))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableFile(f"{cannot}: {error}; {_WHOLE_COPY}") from None
+    if picture.width * picture.height > limit:
+        what = (
+            f"has {picture.width}x{picture.height}, more than {limit // 1_000_000} million pixels"
+        )
+        raise UnreadableFile(f"{path}: {what}; make it smaller")
+    if isinstance(picture, PngImageFile) and _PNG_END not in content:
+        raise UnreadableFile(f"{cannot}: it is cut off; {_WHOLE_COPY}")
+    return picture
+
+
+def _damage(picture: Image.Image) -> str:
+    """Return why a picture cannot be decoded ('': it can)."""
+    try:
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def voc_palette() -> list[int]:

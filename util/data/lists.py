@@ -178,15 +178,32 @@ def restrict_to_images(fold: FoldList, images: list[str], shot: int) -> tuple[Fo
     return replace(fold, images=images, by_class=by_class, classes_of=classes_of), report
 
 
+def why_left_out(table: Table, listed: FoldList, data: DataSection, subset: str) -> list[str]:
+    """Return a line for each reason why images with a mask are not in the list of a fold."""
+    fold, left = fold_of(data), table.keys() - set(listed.images)
+    drops = subset == "train" and data.novel_in_training == "drop"
+    novel = sum(drops and not table[i].keys().isdisjoint(fold.novel) for i in left)
+    kind = "base" if subset == "train" else "novel"
+    reasons = {
+        "they hold a novel class": novel,
+        f"no {kind} class has {listed.min_pixels} pixels in them": len(left) - novel,
+    }
+    line = f"{subset}: left out {{}} of {len(table)} images: {{}}"
+    return [line.format(count, reason) for reason, count in reasons.items() if count]
+
+
 def list_on_disk(
     table: Table, data: DataSection, subset: str, source: Source
 ) -> tuple[FoldList, list[str]]:
     """Return the list of a config (`list_of`) as a run uses it, and a line for what was left out.
 
-    With `Data.missing: skip`, it is restricted to what is on disk. Raises `UserError` if an image
-    is absent otherwise, or a class has too few images for K shots.
+    With `Data.missing: skip`, it is restricted to what is on disk. Of a custom data set, there is a
+    line for all that is not used. Raises `UserError` if an image is absent otherwise, or a class
+    has too few images for K shots.
     """
     listed, report = list_of(table, data, subset)
+    if data.data_set == "custom":
+        report += [*source.unused(), *why_left_out(table, listed, data, subset)]
     images, left_out = source.find_images(listed.images, data.missing)
     report += left_out
     if data.missing == "skip":

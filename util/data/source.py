@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from util.config import DataSection
-from util.data.image_io import UnreadableFile, read_image, read_label
+from util.data.image_io import SUFFIXES, UnreadableFile, read_label, read_reduced, resize_label
 from util.data.layers import layer_with
+from util.data.listing import Listing, list_pictures, not_used, read_ids
 from util.folds import CLASSES, fold_of, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, atomic_write, unwritable
@@ -33,9 +34,9 @@ class Source:
     - COCO: `data_root` is `.../MSCOCO2014` with `{train,val}2014`, and masks in
       `masks/{train,val}2014` (written by `util.data.prepare`) or `annotations/{train,val}2014` (in
       BAM's download). Without `{train,val}2014`, the same folders of 2017 are used.
-    - Custom: `data_root` has `images` (JPEG or PNG), `masks` (PNG), `classes.txt` and, if the
-      subsets differ, `train.txt` and `val.txt`. Where classes overlap, a mask has several layers
-      (`util.data.layers`).
+    - Custom: `data_root` has `images` (JPEG, PNG, WebP, BMP or TIFF), `masks` (PNG), `classes.txt`
+      and, if the subsets differ, `train.txt` and `val.txt`. Where classes overlap, a mask has
+      several layers (`util.data.layers`).
 
     `images` and `masks` are the folders of the images ('train' or 'val') and of their masks.
     `classes` is the number of classes, background not counted; only 'custom' needs it as an
@@ -89,30 +90,34 @@ class Source:
         page = "custom_data" if self.data_set == "custom" else "data"
         return f"arrange the data as docs/{page}.md says, or set Data.data_root"
 
-    def image_path(self, image_id: str) -> Path:
-        """Return the path of an image."""
-        if self.data_set == "custom":
-            return self.images / self._file_names.get(image_id, f"{image_id}.jpg")
-        return self.images / f"{image_id}.jpg"
+    @cached_property
+    def _images(self) -> Listing:
+        """What is in the folder of the images. One look there is faster than one per file."""
+        return list_pictures(self.images, SUFFIXES if self.data_set == "custom" else (".jpg",))
 
     @cached_property
-    def _file_names(self) -> dict[str, str]:
-        """Image id -> file name. One look at the folder is faster than one per file."""
-        suffixes = (".jpg", ".jpeg", ".png") if self.data_set == "custom" else (".jpg",)
-        names: dict[str, str] = {}
-        for name in sorted(os.listdir(self.images)):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in suffixes:
-                continue
-            if stem in names:
-                remedy = "rename one, and its mask"
-                raise UserError(f"{self.images / name}: {names[stem]} has the same name; {remedy}")
-            names[stem] = name
-        return names
+    def _masks(self) -> Listing:
+        return list_pictures(self.masks, (".png",))
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the path of an image."""
+        return self.images / self._images.names.get(image_id, f"{image_id}.jpg")
 
     def label_path(self, image_id: str) -> Path:
         """Return the path of an image's mask."""
-        return self.masks / f"{image_id}.png"
+        return self.masks / self._masks.names.get(image_id, f"{image_id}.png")
+
+    def unused(self) -> list[str]:
+        """Return a line for each reason why files of the data set are in no subset."""
+        lines, masks = [*self._images.unused, *self._masks.unused], self._masks.names
+        bare = [name for i, name in self._images.names.items() if i not in masks]
+        lines += not_used(self.images, "images without a mask", bare)
+        lists = [self.root / f"{subset}.txt" for subset in SUBSETS]
+        if self.data_set == "custom" and all(path.is_file() for path in lists):
+            listed = {image_id for path in lists for image_id in read_ids(path)}
+            unlisted = [name for i, name in masks.items() if i not in listed]
+            lines += not_used(self.masks, "masks that neither list names", unlisted)
+        return lines
 
     def read_label(self, image_id: str) -> np.ndarray:
         """Read the mask of an image with all its layers (uint8 [L*H,W]; int16 of `wide` sets)."""
@@ -181,21 +186,34 @@ class Source:
     def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and all layers of its mask (uint8 [L*H,W]), in one attempt, uncached.
 
-        Raises `UnreadableFile` if one of them cannot be read, or their sizes differ.
+        Both are reduced if the image is large. Raises `UnreadableFile` as `read_pair`.
         """
-        image, label = read_image(self.image_path(image_id)), self.read_label(image_id)
-        (height, width), (rows, columns) = image.shape[:2], label.shape
+        image, label, height = self.read_pair(image_id)
+        if len(image) == height:
+            return image, label
+        layers = label.reshape(-1, height, label.shape[1])
+        return image, np.concatenate([resize_label(layer, image.shape[:2]) for layer in layers])
+
+    def read_pair(self, image_id: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """Read an image, its mask and the height of both before the image was reduced.
+
+        The image is reduced if it is large (`read_reduced`), the mask is not. Raises
+        `UnreadableFile` if one of them cannot be read, or their sizes differ.
+        """
+        image, (height, width) = read_reduced(self.image_path(image_id))
+        label = self.read_label(image_id)
+        rows, columns = label.shape
         has_layers = self.data_set == "custom" and rows > height and rows % height == 0
         if columns != width or (rows != height and not has_layers):
             raise UnreadableFile(
                 f"{self.label_path(image_id)}: the mask is {columns}x{rows} pixels"
                 f" and its image {width}x{height}; give both the same size"
             )
-        return image, label
+        return image, label, height
 
     def images_on_disk(self) -> set[str]:
         """Return the ids of the images in the folder, with or without a mask."""
-        return set(self._file_names)
+        return set(self._images.names)
 
     def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
         """Return the ids whose image is on disk, in order, and a line if images were left out.
@@ -233,7 +251,7 @@ class Source:
         """
         listed = self.root / f"{self.subset}.txt"
         if self.data_set == "custom" and listed.exists():
-            ids = _read_ids(listed)
+            ids = read_ids(listed)
             for image_id in ids:
                 if not self.label_path(image_id).is_file():
                     raise UserError(
@@ -242,14 +260,14 @@ class Source:
                     )
             return ids
         if self.data_set != "pascal":
-            ids = sorted(name[:-4] for name in os.listdir(self.masks) if name.endswith(".png"))
+            ids = sorted(self._masks.names)
             if not ids:
                 raise UserError(f"{self.masks}: contains no PNG; {self._remedy(self.masks)}")
             return ids
-        ids = _read_ids(self.root / "ImageSets" / "Segmentation" / f"{self.subset}.txt")
+        ids = read_ids(self.root / "ImageSets" / "Segmentation" / f"{self.subset}.txt")
         if self.subset == "train":
             # A dict keeps the order, and an id of both lists at its first place.
-            sbd = _read_ids(Path(os.path.abspath(self.root)).parent / "sbd_train_noval.txt")
+            sbd = read_ids(Path(os.path.abspath(self.root)).parent / "sbd_train_noval.txt")
             ids = list(dict.fromkeys(sbd + ids))
         if not ids:
             raise UserError(f"{self.root}: its {self.subset} list is empty; copy ImageSets again")
@@ -285,15 +303,3 @@ def open_source(data: DataSection, subset: str) -> Source:
         raise UserError(f"Data.trained_on {data.trained_on}: this config only tests; {remedy}")
     classes = len(fold_of(data).names)
     return Source(data.data_root, data.data_set, subset, classes, data.cache)
-
-
-def _read_ids(path: Path) -> list[str]:
-    if not path.is_file():
-        remedy = "arrange the data as docs/data.md says, or set Data.data_root"
-        raise UserError(f"{path}: no such list; {remedy}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    ids = [line.strip() for line in lines if line.strip()]  # ids may contain spaces
-    for image_id in ids:  # they become file names, also in `Data.cache`
-        if "/" in image_id or "\0" in image_id:
-            raise UserError(f"{path}: {image_id!r} is no image name; remove the line")
-    return ids

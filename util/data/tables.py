@@ -6,6 +6,7 @@ are derived from it (`lists.py`).
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from util.runtime.errors import UserError
 from util.runtime.files import atomic_write, unwritable
 from util.runtime.parallel import on_all_cores
 
+_AT_ONCE = 1 << 20  # pixels; NumPy takes eight bytes for each that it counts
+
 Table = dict[str, dict[int, int]]
 """Image id -> {class id: pixels}, in the order of the ids; background and 255 are left out."""
 
 
 def fingerprint(ids: Iterable[str]) -> int:
     """Return the CRC-32 of ids; their order matters."""
-    return zlib.crc32("\n".join(ids).encode())
+    return zlib.crc32("\n".join(ids).encode("utf-8", "surrogateescape"))  # of any bytes
 
 
 def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Table:
@@ -87,8 +90,12 @@ def build_table(source: Source, ids: list[str]) -> Table:
 
 def pixels_by_class(label: np.ndarray) -> dict[int, int]:
     """Return {class id: pixels} of a mask, all its layers, without background and 255."""
-    pixels = np.bincount(label.ravel(), minlength=256)
-    return {int(c): int(pixels[c]) for c in np.flatnonzero(pixels) if c not in (0, IGNORE)}
+    pixels: Counter[int] = Counter()
+    flat = label.ravel()
+    for start in range(0, len(flat), _AT_ONCE):
+        counts = np.bincount(flat[start : start + _AT_ONCE])
+        pixels.update({int(c): int(counts[c]) for c in np.flatnonzero(counts)})
+    return {c: pixels[c] for c in sorted(pixels) if c not in (0, IGNORE)}
 
 
 def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:

@@ -1,7 +1,7 @@
 from .evaluator import EvaluatedEpisode, Evaluator
 from .metrics import argmax_channels
 from .scores import Scores, add_confusions, format_table, summarize
-from .visualize import COLORS, GALLERIES, draw_episodes, draw_strip, heatmap, overlay, save_strips
+from .visualize import COLORS, GALLERIES, draw_episodes, draw_strip, encode_strips, heatmap, overlay
 
 __all__ = [
     "COLORS",
@@ -16,6 +16,6 @@ __all__ = [
     "format_table",
     "heatmap",
     "overlay",
-    "save_strips",
+    "encode_strips",
     "summarize",
 ]

@@ -41,10 +41,16 @@ def records_path(cfg: Config, images: Iterable[str]) -> Path:
     return Path(cfg.Train.save_path, f"episodes.{cfg.Eval.records}")
 
 
-def write_records(path: Path, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> None:
+def write_records(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    meta: Mapping[str, Any],
+    keep: Path | None = None,
+) -> None:
     """Write rows, sorted by (control, seed, number); `meta` goes into the schema of a parquet file.
 
-    Supports are joined by spaces in a CSV file.
+    Supports are joined by spaces in a CSV file. With `keep`, the current file stays under that
+    name.
     """
     table = pa.Table.from_pylist(list(rows), SCHEMA)
     table = table.sort_by([(name, "ascending") for name in ("control", "seed", "number")])
@@ -56,7 +62,7 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]], meta: Mapping[s
     else:
         held = {b"amformer": json.dumps(meta).encode()}
         pa.parquet.write_table(table.replace_schema_metadata(held), file, compression="zstd")
-    atomic_write(path, file.getvalue())
+    atomic_write(path, file.getvalue(), keep=keep)
 
 
 def read_records(path: Path) -> pa.Table:

@@ -3,7 +3,6 @@
 import heapq
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +17,7 @@ from util.evaluate.evaluator import EvaluatedEpisode, Evaluator
 from util.evaluate.metrics import argmax_channels, object_iou
 from util.evaluate.order import EvaluationOrder
 from util.evaluate.tally import Place, Row, iou_of, place, place_of
-from util.runtime import atomic_write, distributed
+from util.runtime import distributed
 
 COLORS = {"hit": "#34c759", "false alarm": "#ff3b30", "miss": "#0a84ff", "not labeled": "#ffd60a"}
 OPACITY = 0.55  # of a color over the image
@@ -126,10 +125,10 @@ def draw_labels(image: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarr
     return _join(tiles)
 
 
-def save_strips(strips: Sequence[np.ndarray], path: Path) -> None:
-    """Write strips below each other as one PNG, atomically."""
+def encode_strips(strips: Sequence[np.ndarray]) -> bytes:
+    """Return strips (uint8 [H,W,3] each), below each other, as a PNG."""
     picture = cv2.cvtColor(np.concatenate(strips), cv2.COLOR_RGB2BGR)
-    atomic_write(path, cv2.imencode(".png", picture)[1].tobytes())
+    return cv2.imencode(".png", picture)[1].tobytes()
 
 
 def _read(episodes: EpisodeDataset, name: str) -> Tensor:

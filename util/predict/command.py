@@ -1,6 +1,7 @@
 """Words of the command lines of predict.py and the page, checked before torch is imported."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import IGNORE
-from util.data.image_io import read_label
+from util.data.image_io import SUFFIXES, read_label
+from util.data.listing import list_pictures
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs
+from util.runtime.log import log
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # queries of a folder
 LINES = "predictions.jsonl"
 DEVICES = "only the CPU and NVIDIA's GPUs are supported; write cpu, cuda or cuda:0"
 _NUMBERS = {"box": 4, "points": 2}
@@ -52,6 +54,7 @@ def parse_support(word: str) -> tuple[str, Example]:
     name, equals, image = source.partition("=")
     if not equals or Path(source).is_file():
         name, image = "object", source
+    image, label = map(os.path.expanduser, (image, label))
     if not (colon and name and image and label):
         raise UserError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
     file, mark, value = label.rpartition("#")
@@ -78,12 +81,12 @@ def mask_files(word: str) -> tuple[str, str]:
 
 def _select_value(word: str, file: str, value: int) -> np.ndarray:
     """Read a mask in which only one value is the object (uint8 [H,W] of 0, 1 and 255)."""
-    mask = read_label(file)
-    values = np.unique(mask[mask != IGNORE])
+    mask = read_label(file, wide=None)
+    values = np.unique(mask)
     if value not in values:
         found = ", ".join(map(str, values))
         raise UserError(f"--support {word}: {file} holds no {value}; its values are {found}")
-    return np.where(mask == IGNORE, mask, mask == value)
+    return np.where((mask == IGNORE) & (value != IGNORE), mask, mask == value)
 
 
 def find_queries(words: Iterable[str]) -> list[Path]:
@@ -93,10 +96,13 @@ def find_queries(words: Iterable[str]) -> list[Path]:
     a file is missing, a folder holds no image, or two files have the same stem.
     """
     found: dict[str, Path] = {}
-    for word in map(Path, words):
+    for word in (Path(os.path.expanduser(word)) for word in words):
         paths = [word]
         if word.is_dir():
-            paths = sorted(p for p in word.iterdir() if p.suffix.lower() in SUFFIXES)
+            listing = list_pictures(word, SUFFIXES)
+            paths = [word / name for name in listing.names.values()]
+            for line in listing.unused:
+                log.info("--query %s", line)
             if not paths:
                 raise UserError(f"--query {word}: no image in it; add {', '.join(SUFFIXES)} files")
         elif not word.is_file():

@@ -12,7 +12,16 @@ from PIL import Image, ImageOps
 
 from model.constants import IGNORE
 from util.data import weak
-from util.data.image_io import read_image, read_label
+from util.data.image_io import (
+    brighter_than,
+    label_of,
+    open_mask,
+    read_image,
+    read_reduced,
+    reduce_by,
+    reduction,
+    resize_label,
+)
 from util.runtime.errors import UserError
 
 Picture = np.ndarray | Image.Image | str | Path
@@ -55,7 +64,8 @@ class Example:
             (the alpha channel is dropped), or uint16 (the upper 8 bits are used). Files and PIL
             images are rotated as their EXIF orientation says.
         mask: a PNG file, a PIL image or an array [H,W] of the image's size: 0 is background, 255
-            is ignored, any other value is the object.
+            is ignored, any other value is the object. If there is no other value, 255 is the
+            object, unless the mask has a palette.
         box: one box around the object, a `Box` or its four numbers.
         boxes: several boxes; their union is the object.
         points: points on the object, `Points` or pairs (x, y).
@@ -91,14 +101,15 @@ class Example:
         """Read the image and draw its label; error messages call this example `name`.
 
         Returns the image (uint8 [H,W,3]), and 1 on the object, 255 where ignored, else 0 (uint8
-        [H,W]). Raises `UserError` if the image or the label cannot be used.
+        [H,W]). Both are those of `reduced_rgb`. Raises `UserError` if the image or the label cannot
+        be used.
         """
-        image = as_rgb(self.image)
-        label = self._label(image.shape[:2], name)
+        image, shape = reduced_rgb(self.image)
+        label = self._label(shape, name)
         if not (label == 1).any():
             hint = "write 1, as 255 means ignored" if (label == IGNORE).any() else "mark the object"
             raise UserError(f"{name}: no pixel is labeled as the object; {hint}")
-        return image, label
+        return image, resize_label(label, image.shape[:2])
 
     def _label(self, shape: tuple[int, int], name: str) -> np.ndarray:
         if self.mask is not None:
@@ -114,6 +125,19 @@ def _as_box(box: Box | Sequence[float]) -> Box:
         return box
     x0, y0, x1, y1 = map(float, box)
     return Box(x0, y0, x1, y1)
+
+
+def reduced_rgb(image: Picture) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return an image as `as_rgb` does, reduced if it is large, and its own height and width.
+
+    A file is reduced while it is decoded (`util.data.image_io.read_reduced`), and other forms by
+    the same factor.
+    """
+    if isinstance(image, (str, Path)):
+        return read_reduced(image)
+    image = as_rgb(image)
+    height, width = image.shape[:2]
+    return reduce_by(image, reduction(height * width)), (height, width)
 
 
 def as_rgb(image: Picture) -> np.ndarray:
@@ -141,11 +165,13 @@ def as_rgb(image: Picture) -> np.ndarray:
 
 def _read_mask(mask: Picture, shape: tuple[int, int], name: str) -> np.ndarray:
     height, width = shape
-    if isinstance(mask, (str, Path)):
-        label = read_label(mask)
+    mask, called = (open_mask(mask), mask) if isinstance(mask, (str, Path)) else (mask, name)
+    has_palette = isinstance(mask, Image.Image) and mask.mode == "P"
+    if isinstance(mask, Image.Image):
+        label = label_of(mask, str(called), wide=None)
+        _require_dark_background(mask, str(called))
     else:
-        upright = ImageOps.exif_transpose(mask) if isinstance(mask, Image.Image) else mask
-        label = np.asarray(upright)
+        label = np.asarray(mask)
     if label.ndim != 2 or label.dtype.kind not in "bui":
         what = f"{name}: a mask must be whole numbers or booleans [H,W]"
         raise UserError(f"{what}, given {label.dtype} {list(label.shape)}; convert it")
@@ -155,7 +181,19 @@ def _read_mask(mask: Picture, shape: tuple[int, int], name: str) -> np.ndarray:
             f"{name}: the mask is {label.shape[1]}x{label.shape[0]} pixels and its image "
             f"{width}x{height}{rotated}; give both the same size"
         )
-    return np.where(label == IGNORE, IGNORE, label != 0).astype(np.uint8)
+    is_object, ignored = label != 0, label == IGNORE
+    if not has_palette and not ignored.all() and np.array_equal(is_object, ignored):
+        return is_object.astype(np.uint8)  # of 0 and 255 only, as many tools save a binary mask
+    return np.where(ignored, np.uint8(IGNORE), is_object)
+
+
+def _require_dark_background(mask: Image.Image, name: str) -> None:
+    """Refuse a mask of two colors whose index 0, the background, is the brighter one."""
+    if other := brighter_than(mask):
+        what = f"index 0 of its palette, the background, is brighter than index {other}"
+        remedy = "save it in grayscale with 0 for the background"
+        command = f"in --support, name the object's index: MASK.png#0 or MASK.png#{other}"
+        raise UserError(f"{name}: {what}; {remedy}, or {command}")
 
 
 def _draw_boxes(boxes: Sequence[Box], shape: tuple[int, int], name: str) -> np.ndarray:

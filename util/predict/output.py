@@ -2,13 +2,14 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from util.data.image_io import UnreadableFile, read_image, voc_palette
+from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict.command import LINES, prediction_files
 from util.predict.predictor import Predictor, Result
@@ -65,13 +66,14 @@ def _write_prediction(
     predictor: Predictor, path: Path, outputs: Outputs, drop_absent: bool
 ) -> dict[str, Any]:
     """Write the mask and the overlay of a query; return its line of `predictions.jsonl`."""
-    image = read_image(path)
+    image, shape = read_reduced(path)
     result = predictor.predict(image, drop_absent=drop_absent)
+    drawn = Image.fromarray(overlay(image, result.mask))
+    result = replace(result, mask=resize_label(result.mask, shape))
     mask = Image.fromarray(result.mask)
     mask.putpalette(voc_palette())
     files = prediction_files(path)
     outputs.write(files["mask"], _png(mask), durable=False)
-    drawn = Image.fromarray(overlay(image, result.mask))
     outputs.write(files["overlay"], _png(drawn), durable=False)
     height, width = result.mask.shape
     classes = _describe_classes(result, predictor.names)
@@ -82,14 +84,17 @@ def _write_prediction(
 
 def _describe_classes(result: Result, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Return index, pixels, bounding box, mean score and presence of each class."""
-    classes = {}
+    classes: dict[str, dict[str, Any]] = {}
+    small = resize_label(result.mask, result.scores.shape[1:])
     here = result.here or [None] * len(names)
     for index, (name, scores) in enumerate(zip(names, result.scores, strict=True), 1):
-        ys, xs = np.nonzero(result.mask == index)
-        found: dict[str, Any] = {"index": index, "pixels": len(xs), "box": None, "score": None}
-        if len(xs):
-            box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            found |= {"box": [int(v) for v in box], "score": float(scores[ys, xs].mean())}
+        is_class = result.mask == index
+        pixels = int(np.count_nonzero(is_class))
+        found: dict[str, Any] = {"index": index, "pixels": pixels, "box": None, "score": None}
+        if pixels:
+            xs, ys = (np.flatnonzero(is_class.any(axis)) for axis in (0, 1))
+            box = (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)
+            found |= {"box": [int(v) for v in box], "score": float(scores[small == index].mean())}
         found |= {"presence": result.presence[index - 1], "here": here[index - 1]}
         classes[name] = found
     return classes

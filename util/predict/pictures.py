@@ -5,21 +5,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from util.data.image_io import read_label
+from util.data.image_io import UnreadableFile, read_image, read_label
 from util.data.lists import fold_list
 from util.data.source import open_source
 from util.data.tables import load_table
 from util.evaluate.visualize import overlay
 from util.folds import fold_of
-from util.predict.example import Box, as_rgb
+from util.predict.example import Box
 from util.predict.examples import BOXES, MASK, photograph
 from util.predict.predictor import Predictor
 from util.runtime.errors import UserError
 
 MAX_PIXELS = 50_000_000  # of an upload
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # others may run programs, as EPS does
 SIDE = 1024  # pixels of the longer side; larger images are reduced to it
 MAX_EXAMPLES = 5
 PAINT_COLOR, PAINT_OPACITY = "#ff3b30", 0.6
@@ -62,16 +60,9 @@ def open_upload(path: str | Path, name: str = "") -> np.ndarray:
     """
     name = name or Path(path).name
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image = as_rgb(picture)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = MAX_PIXELS // 1_000_000
-        raise UserError(f"{name}: has more than {limit} million pixels; make it smaller") from None
-    except Exception:  # a broken file can fail anywhere in its reader
-        formats = ", ".join(FORMATS)
-        raise UserError(f"{name}: cannot be read as an image; give one of {formats}") from None
+        image = read_image(path, MAX_PIXELS)
+    except UnreadableFile as error:
+        raise UserError(str(error).replace(str(path), name, 1)) from None
     return reduce_size(image, SIDE)
 
 

@@ -3,6 +3,7 @@
 For the same episode it computes, bit for bit, what test.py does (docs/predict.md).
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from util.checkpoint.file import read_checkpoint, require_our_names
 from util.checkpoint.load import presence_threshold, trained_model
 from util.config import Config, config_from
 from util.data.dataset import eval_transform
+from util.data.image_io import resize_label
 from util.evaluate.metrics import argmax_channels
 from util.evaluate.presence import presence
 from util.features import encode_query, encode_support
 from util.predict.command import DEVICES
-from util.predict.example import Example, Picture, as_rgb
+from util.predict.example import Example, Picture, reduced_rgb
 from util.runtime.errors import UserError
 
 MAX_CLASSES = IGNORE - 1  # so many find room in an index mask (uint8) besides 0 and 255
@@ -37,7 +39,8 @@ class Result:
     Attributes:
         mask: 0 for background, or the class's position in `Predictor.names`, counted from 1
             (uint8 [H,W]).
-        scores: the foreground score of each class, in that order (float32 [C,H,W]).
+        scores: the foreground score of each class, in that order (float32 [C,H,W]; of an image
+            that `example.reduced_rgb` reduces, with the reduced height and width).
         presence: whether each class is there at all, as a score (docs/protocol.md).
         here: whether that is at least the threshold of the checkpoint; None: it has none.
     """
@@ -50,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Stages:
-    """The steps that led to the mask of one class, at the image's size.
+    """The steps that led to the mask of one class, at the image's size (`example.reduced_rgb`).
 
     Attributes:
         prior: mean of the two channels of the training-free prior, 0..1 (float32 [H,W]).
@@ -99,7 +102,7 @@ class Predictor:
             overrides: words `Section.key=value` that replace values of that config, such as
                 `Eval.kshot=ensemble`. On the CPU, options that only GPUs support are turned off.
         """
-        path, device = Path(path), _device(device)
+        path, device = Path(os.path.expanduser(path)), _device(device)
         state = read_checkpoint(path)
         require_our_names(state, path, " --config CONFIG")
         absent = [name for name in ("config", "model") if name not in state]
@@ -160,7 +163,7 @@ class Predictor:
             raise UserError(
                 f"{what}; train it with Eval.absent above 0 to leave out absent classes"
             )
-        image = as_rgb(image)
+        image, shape = reduced_rgb(image)
         mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
         found = []
@@ -173,7 +176,8 @@ class Predictor:
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
         here = None if self.threshold is None else tuple(map(self._is_here, found))
-        return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy(), tuple(found), here)
+        full = resize_label(mask.cpu().numpy(), shape)
+        return Result(full, torch.stack(scores).cpu().numpy(), tuple(found), here)
 
     def _is_here(self, score: float) -> bool:
         return self.threshold is None or score >= self.threshold
@@ -186,7 +190,7 @@ class Predictor:
         if name is not None and name not in self._supports:
             known = ", ".join(self.names) or "none yet; call add_class first"
             raise UserError(f"class {name}: unknown; the classes are: {known}")
-        image = as_rgb(image)
+        image, _ = reduced_rgb(image)
         [prediction] = self._match_all(image, [name] if name else self.names[:1])
 
         def resized(maps: Tensor) -> Tensor:

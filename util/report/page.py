@@ -12,6 +12,7 @@ import cv2
 import jinja2
 
 from util.config import Config, flatten, to_dict
+from util.data.image_io import UnreadableFile, read_image
 from util.data.leaks import leak_notes, leak_table
 from util.evaluate.visualize import COLORS, GALLERIES
 from util.report.charts import Chart, bar_chart, line_chart
@@ -207,9 +208,11 @@ def _pictures(run: Record) -> dict[str, str]:
     found = {}
     paths = {title: run.folder / f"{name}.png" for name, title in PICTURES.items()}
     for title, path in ((title, path) for title, path in paths.items() if path.is_file()):
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise UserError(f"{path}: torn, or not a PNG; run test.sh again, or delete it")
+        try:
+            picture = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR)
+        except UnreadableFile:
+            what = "torn, or not a PNG; run test.sh again, or delete it"
+            raise UserError(f"{path}: {what}") from None
         _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         found[title] = base64.b64encode(coded.tobytes()).decode()
     return found

@@ -38,6 +38,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, text: str | None = None, **options: Any) -> None:
         options = {"description": inspect.cleandoc(text or ""), "prog": _program(), **options}
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        # A shell leaves ~ as it is after `--out=`.
+        self.register("type", Path, lambda word: Path(os.path.expanduser(word)))
         self.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS,
             help="say more: times of the parts of a run, what libraries log and warn of",

@@ -1,5 +1,6 @@
 """Files that are complete or absent, and that replace nothing that someone else made."""
 
+import codecs
 import errno
 import hashlib
 import itertools
@@ -13,6 +14,9 @@ from typing import BinaryIO
 from util.runtime.errors import UserError
 from util.runtime.system import flush_folder, hold
 
+_LONG_NAME = 200
+"""Bytes of a name; a disk takes 255, and a temporary name is longer than that of its file."""
+
 
 def atomic_write(
     path: str | Path,
@@ -24,7 +28,8 @@ def atomic_write(
     """Write under a temporary name, flush, then rename: `path` is always a complete file.
 
     `content` is the bytes, or a function that writes them. The folder is created. A symbolic link
-    is replaced, not followed. A killed process may leave `.NAME.PID.part` behind.
+    is replaced, not followed. A killed process may leave `.NAME.PID.part` behind; a long NAME is
+    replaced by its SHA-256.
 
     With `keep`, the current file stays under that name, in the same folder. `durable` flushes file
     and folder to the disk. It takes milliseconds; use it for results that cannot be recreated.
@@ -33,7 +38,7 @@ def atomic_write(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
         with open(part, "wb") as file:
             if callable(content):
@@ -58,7 +63,7 @@ def atomic_write(
 
 def _keep(path: Path, keep: Path) -> None:
     """Give a file a second name, without a moment in which the first one is missing."""
-    link = keep.with_name(f".{keep.name}.{os.getpid()}.part")
+    link = _part(keep)
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
@@ -67,6 +72,14 @@ def _keep(path: Path, keep: Path) -> None:
         return
     os.replace(link, keep)
     link.unlink(missing_ok=True)  # it remains if both were already one file
+
+
+def _part(path: Path) -> Path:
+    """Return the temporary name of a file; it is never too long where the file's own is not."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONG_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}.part")
 
 
 def sweep(path: Path) -> None:
@@ -112,7 +125,7 @@ class Outputs:
         if alone:
             self._require_own_folder()
         names = list(dict.fromkeys(names))
-        read = {os.path.realpath(path) for path in inputs}
+        read = {os.path.realpath(os.path.expanduser(path)) for path in inputs}
         for path in (self.folder / name for name in names):
             if path.is_dir():
                 raise UserError(f"{self.option}: {path} is a folder; name a file")
@@ -194,7 +207,7 @@ class Outputs:
         path = self.folder / name
         self._record(name, f"link to {target}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part = _part(path)
         os.symlink(target, part)
         os.replace(part, path)
 
@@ -249,6 +262,25 @@ def _digest(path: Path) -> str:
         return f"link to {os.readlink(path)}"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank, without the spaces around them.
+
+    It is UTF-8, or UTF-16 with a byte-order mark, as editors on Windows save it. Raises `UserError`
+    if it is neither, and `OSError` if it cannot be read.
+    """
+    content = path.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        text, reason = "\0", f"byte {error.start} cannot be decoded"
+    else:
+        reason = "it holds zero bytes"
+    if "\0" in text:
+        raise UserError(f"{path}: is no UTF-8 text ({reason}); save it again as UTF-8")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def unwritable(path: str | Path, error: OSError, remedy: str) -> UserError:

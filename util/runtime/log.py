@@ -10,6 +10,7 @@ Of several ranks only the main one shows `info`; every rank shows its warnings. 
 (`util.predict.Predictor` in a notebook, say) configures nothing: the host program decides.
 """
 
+import io
 import logging
 import os
 import sys
@@ -80,6 +81,8 @@ def configure(verbose: bool = False) -> None:
     `python -W ...` keeps its own choice of warnings.
     """
     is_main = os.environ.get("RANK", "0") == "0"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     verbose = verbose and is_main
     for handler in [h for h in log.handlers if isinstance(h, _Console)]:
         log.removeHandler(handler)

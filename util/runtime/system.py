@@ -5,6 +5,8 @@ import os
 import platform
 import re
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -168,3 +170,25 @@ def locked(folder: Path, *, inherited: bool = False) -> Iterator[bool]:
         yield free
     finally:
         os.close(number)
+
+
+_hearing = threading.Lock()
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collect the lines that libraries write to this process's stderr, past Python.
+
+    The list is filled when the block ends. One thread at a time can be in it.
+    """
+    lines: list[str] = []
+    with _hearing, tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()

@@ -13,7 +13,7 @@ from util.config import Config
 from util.data import Batches
 from util.evaluate.metrics import ClassTotals
 from util.evaluate.scores import BaseScores, Scores
-from util.evaluate.visualize import save_strips
+from util.evaluate.visualize import encode_strips
 from util.runtime import Ranks
 from util.runtime.files import atomic_write
 from util.runtime.log import log
@@ -56,7 +56,7 @@ class BaseLearnerRun(Run):
         """Write the pictures of the best validation; a disk that fails costs only them."""
         path = self.path / PREDICTIONS
         try:
-            save_strips(strips, path)
+            atomic_write(path, encode_strips(strips))
         except OSError as error:
             log.warning(f"{path}: cannot be written ({error.strerror})")
 

@@ -19,6 +19,7 @@ from util.data.prepare.pictures import (
     warn_unlike,
 )
 from util.runtime.errors import UserError
+from util.runtime.files import read_lines
 
 FSS_PARTS = {"trn": 520, "val": 240, "test": 240}
 """List of FSS-1000 -> how many classes it names."""
@@ -72,7 +73,7 @@ def _read_list(given: Path, part: str) -> tuple[str, ...]:
     if path is None:
         remedy = "copy the lists of HSNet's data/splits/fss there"
         raise UserError(f"--from {given}: contains no {part}.txt or splits/{part}.txt; {remedy}")
-    found = tuple(sorted(filter(None, map(str.strip, path.read_text("utf-8").splitlines()))))
+    found = tuple(sorted(read_lines(path)))
     if not found:
         raise damaged(path, "names no class", "copy the list again")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.data.image_io import UnreadableFile, image_size
+from util.data.image_io import image_size, read_image
 from util.data.layers import draw_layers, layers_png
 from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.earlier import CLASSES_FILE
@@ -110,10 +110,7 @@ def read_bright(path: Path) -> np.ndarray:
 
     Raises `UnreadableFile` if it cannot be read.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise UnreadableFile(f"{path}: cannot be read as a mask; fetch or copy the file again")
-    return mask >= _THRESHOLD
+    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY) >= _THRESHOLD
 
 
 def find_folder(given: Path, what: str, *wanted: str) -> Path:

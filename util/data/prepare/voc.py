@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from model.constants import IGNORE
-from util.data.image_io import read_label, voc_palette
+from util.data.image_io import image_size, read_label, voc_palette
 from util.data.prepare.archive import Archive, damaged, join, open_archive
 from util.data.prepare.jobs import Job, build, picture_jobs, require_outside
 from util.data.source import SUBSETS
@@ -182,11 +182,7 @@ def _check_label(label: np.ndarray, path: Path, root: Path) -> None:
     picture = root / "JPEGImages" / f"{path.stem}.jpg"
     if not picture.exists():  # a warning was given before
         return
-    try:
-        with Image.open(picture) as image:  # reads the header only
-            width, height = image.size
-    except (OSError, SyntaxError) as error:
-        raise damaged(picture, f"cannot be read as an image ({error})") from None
+    height, width = image_size(picture)
     if label.shape != (height, width):
         what = f"is {label.shape[1]}x{label.shape[0]} pixels, but its picture is {width}x{height}"
         raise damaged(path, what, "download both again")
