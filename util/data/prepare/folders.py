@@ -134,12 +134,7 @@ def _isic_classes(root: Path) -> dict[str, str]:
     if not path.is_file():
         what = f"--from {root}: {_ISIC_IMAGES} has no folders 1, 2, 3, and there is no class_id.csv"
         raise UserError(f"{what}; copy PATNet's data/isic/class_id.csv there")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        what = f"is no UTF-8 text (byte {error.start} cannot be decoded)"
-        raise damaged(path, what, "copy it again") from None
-    rows = [row[:2] for row in csv.reader(lines) if row]
+    rows = [row[:2] for row in csv.reader(read_lines(path))]
     named = {row[0].strip(): row[-1].strip() for row in rows[1:]}
     if wrong := sorted(set(named.values()) - set(ISIC)):
         raise damaged(path, f"names the class {wrong[0]!r}, not one of {', '.join(ISIC)}")
