@@ -101,10 +101,11 @@ def _report(failures: dict[int, ProcessFailure]) -> NoReturn:
     how = f"ended with status {failure.exitcode}"
     if failure.exitcode < 0:
         how = f"was killed by {signal.Signals(-failure.exitcode).name}"
-    raise RunStopped(
-        f"rank {rank} on {socket.gethostname()} (pid {failure.pid}) {how}, and the others with it; "
-        "Train.resume=auto goes on from the last checkpoint"
-    )
+    remedy = "Train.resume=auto goes on from the last checkpoint"
+    if "test.py" in sys.argv:
+        remedy = "the same command goes on with the episodes that are left"
+    where = f"rank {rank} on {socket.gethostname()} (pid {failure.pid})"
+    raise RunStopped(f"{where} {how}, and the others with it; {remedy}")
 
 
 if __name__ == "__main__":
