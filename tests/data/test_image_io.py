@@ -107,6 +107,10 @@ def test_what_is_no_picture_is_named_for_what_it_is(
 def test_missing_file_and_folder_have_their_own_reasons(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").mkdir()
     refused(["a.jpg: is a folder"], read_image, tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, read_label):
+        refused(["pipe.png: is a pipe or a device"], read, tmp_path / "pipe.png")
+        refused(["/dev/zero: is a pipe or a device"], read, "/dev/zero")
     refused(["b.jpg: no such image; check the path"], read_image, tmp_path / "b.jpg")
     refused(["b.png: no such mask; check the path"], read_label, tmp_path / "b.png")
 

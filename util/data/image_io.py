@@ -6,6 +6,7 @@ a picture in memory that is cut off; of a file, it would fill in gray.
 
 import io
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -221,14 +222,18 @@ def brighter_than(mask: Image.Image) -> int:
 
 
 def _read(path: str | Path, kind: str) -> bytes:
+    file = Path(os.path.expanduser(path))
     try:
-        return Path(os.path.expanduser(path)).read_bytes()
+        if not stat.S_ISREG(mode := file.stat().st_mode) and not stat.S_ISDIR(mode):
+            # Reading a pipe may never end.
+            raise UnreadableFile(f"{path}: is a pipe or a device; name a file")
+        return file.read_bytes()
     except FileNotFoundError:
         remedy = "check the path (of data: Data.data_root)"
         raise UnreadableFile(f"{path}: no such {kind}; {remedy}") from None
     except OSError as error:
         if Path(path).is_dir():
-            raise UnreadableFile(f"{path}: is a folder; name an {kind} file") from None
+            raise UnreadableFile(f"{path}: is a folder; name a file") from None
         what = f"{path}: cannot be read ({error.strerror})"
         raise UnreadableFile(f"{what}; check its permissions and its disk") from None
 
