@@ -110,7 +110,7 @@ def test_checkpoint_trained_on_a_tested_class_is_refused() -> None:
     cfg = load_config(FOLD_1)
     require_unseen(right, Path("best.pth"), cfg)
     require_unseen({"model": {}}, Path("published.pth"), cfg)
-    told = ["best.pth", "trained on bicycle, bus, horse, sofa,", "Eval.weight"]
+    told = ["best.pth", "trained on bicycle, bus, horse, sofa,", "give the config"]
     refused(told, require_unseen, wrong, Path("best.pth"), cfg)
     pascal = ROOT / "config/pascal/pascal_split1_resnet50.yaml"
     told = ["trained on bus, car, cat, chair, cow,"]

@@ -232,7 +232,7 @@ def test_mistakes_are_messages_and_the_other_queries_are_segmented(
     choose(page, "#upload", files.broken)
     assert "broken.png: cannot be read as an image" in read_message(page)
     choose(page, "#upload", files.huge)
-    assert "huge.png: has more than 50 million pixels" in read_message(page)
+    assert "huge.png: has 20000x20000, more than 50 million pixels" in read_message(page)
     page.get_by_label("Thumbnail 1 of 6").click()  # an example, with its mask and two queries
     page.get_by_label("Thumbnail 2 of 2").wait_for()
     page.locator("#queries button[aria-label='Clear']").click()

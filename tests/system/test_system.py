@@ -209,7 +209,9 @@ def test_nonfinite_loss_stops_the_run_and_names_the_episodes(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     state = read_checkpoint(demo / "base.pth")
-    state["state_dict"]["cls.4.bias"][:] = float("nan")
+    state["state_dict"]["cls.4.weight"][:] = (
+        3e38  # finite, as weights must be; its products are not
+    )
     write_checkpoint(tmp_path / "nan.pth", **state)
     words = f"Method.pre_weight={tmp_path}/nan.pth", f"Train.save_path={tmp_path}/run"
     with pytest.raises(SystemExit) as stop:

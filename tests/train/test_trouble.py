@@ -203,10 +203,10 @@ def test_nonfinite_step_is_dumped_and_replayed_to_the_bit(
 
 @pytest.fixture
 def nan(words: list[str], tmp_path: Path) -> str:
-    """The override that uses a base learner with one bias of NaN."""
+    """The override that uses a base learner whose outputs are not finite."""
     [base] = [word.partition("=")[2] for word in words if word.startswith("Method.pre_weight")]
     state = read_checkpoint(base)
-    state["state_dict"]["cls.4.bias"][2] = float("nan")
+    state["state_dict"]["cls.4.weight"][:] = 3e38  # finite, as weights must be
     write_checkpoint(tmp_path / "nan.pth", **state)
     return f"Method.pre_weight={tmp_path}/nan.pth"
 
@@ -219,7 +219,7 @@ def test_replay_names_the_first_module_whose_output_is_not_finite(
     assert str(path) in capsys.readouterr().err
     assert call(train_entry.train, "--replay", str(path), config=False) == 1
     output = capsys.readouterr()
-    assert "weights: 1 not finite, encoder.base.classifier.bias first" in output.out
+    assert "weights: finite\n" in output.out
     assert "first module whose output is not finite: encoder.base.classifier (finite" in output.out
     assert "  main nan\n" in output.out and output.err.startswith(
         "stopped: not finite again: iteration 0"

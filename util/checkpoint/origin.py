@@ -29,7 +29,7 @@ def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
         seen = set(map(canonical_name, fold_of(trained.Data).learned.base_names))
         if leaked := [name for name in names if canonical_name(name) in seen]:
             mistake = f"{stage} was trained on {', '.join(leaked)}, novel classes of this config"
-            remedy = "give the config or the checkpoint of the same fold"
+            remedy = "give the config of the fold that it was trained on, or another checkpoint"
             raise UserError(f"{path}: {mistake}; {remedy}")
         require_base_classes(trained, cfg, str(path))
 

@@ -49,8 +49,8 @@ PROTOCOL = [
     Fault(
         "images with novel objects kept in training",
         "util/data/lists.py",
-        'data.novel_in_training == "drop"',
-        'data.novel_in_training == "x"',
+        'fold_of(data), data.novel_in_training == "drop"',
+        'fold_of(data), data.novel_in_training == "x"',
         "data/test_protocol.py -k dropped_or_their_objects",
     ),
     Fault(
