@@ -22,6 +22,8 @@ from util.checkpoint.file import write_checkpoint
 from util.config import Config, load_config, to_dict
 from util.data.dataset import collate, open_episodes
 from util.data.demo.make import make_demo
+from util.runtime.log import close_log_file, configure
+from util.runtime.system import release
 
 SAMPLE = ROOT.parent / "shared"
 """A sample of the two data sets that may lie beside the repository."""
@@ -39,6 +41,15 @@ def restore_warning_options() -> Iterator[None]:
     before = list(sys.warnoptions)
     yield
     sys.warnoptions[:] = before
+
+
+@pytest.fixture
+def console() -> Iterator[None]:
+    """Log to the console as a command does; close at the end what a run has opened."""
+    configure()
+    yield
+    close_log_file()
+    release()
 
 
 @pytest.fixture
