@@ -1,7 +1,6 @@
 """Read YAML that a stranger may have written, within a second and little memory."""
 
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from util.runtime.errors import UserError
+from util.runtime.files import open_file
 
 LARGEST_FILE, LARGEST_JSON = 200_000, 20_000_000
 """Bytes that are read of a YAML file, for which PyYAML takes a second, and of a `result.json`."""
@@ -26,13 +26,12 @@ def read_bytes(path: Path, what: str = "config") -> bytes:
     Raises `UserError` if it cannot be read, is no ordinary file, or is too large.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) and not path.is_dir():  # reading a pipe may never end
-            raise UserError(f"{path}: is a pipe or a device; name a file")
-        if found.st_size > (LARGEST_JSON if path.suffix == ".json" else LARGEST_FILE):
-            size = f"{found.st_size / 1e6:.1f} MB"
-            raise UserError(f"{path}: {size} are too large for a {what}; name another file")
-        return path.read_bytes()
+        size = path.stat().st_size
+        if size > (LARGEST_JSON if path.suffix == ".json" else LARGEST_FILE):
+            mistake = f"{size / 1e6:.1f} MB are too large for a {what}"
+            raise UserError(f"{path}: {mistake}; name another file")
+        with open_file(path) as file:
+            return file.read()
     except UserError:
         raise
     except OSError as error:

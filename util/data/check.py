@@ -132,7 +132,8 @@ def _check_pair(
         return None, f"{path}: contains label {max(illegal)}; {legal}", False
     if check_more and not mistake:
         mistake = check_more(image_id, label)
-    is_bright = source.data_set == "custom" and brighter_than(open_mask(path)) > 0
+    may_be_bright = source.data_set == "custom" and len(pixels) <= 1  # two colors at most
+    is_bright = may_be_bright and brighter_than(open_mask(path)) > 0
     return pixels, mistake, is_bright
 
 

@@ -6,9 +6,10 @@ a picture in memory that is cut off; of a file, it would fill in gray.
 
 import io
 import os
-import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from util.runtime.errors import UserError
+from util.runtime.files import open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """How the names of pictures end, in upper or lower case."""
@@ -144,7 +146,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
     Raises `UnreadableFile` as `read_image`, but for damage behind the header.
     """
-    return upright_size(_open(path, _read(path, "image"), "an image"))
+    with _opened(path, "image") as file:
+        return upright_size(_header(path, file, "an image"))
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
@@ -222,12 +225,20 @@ def brighter_than(mask: Image.Image) -> int:
 
 
 def _read(path: str | Path, kind: str) -> bytes:
-    file = Path(os.path.expanduser(path))
+    with _opened(path, kind) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
+    """Open a file of a picture; in the block, too, an error of reading gives its reason."""
     try:
-        if not stat.S_ISREG(mode := file.stat().st_mode) and not stat.S_ISDIR(mode):
-            # Reading a pipe may never end.
-            raise UnreadableFile(f"{path}: is a pipe or a device; name a file")
-        return file.read_bytes()
+        with open_file(Path(os.path.expanduser(path))) as file:
+            yield file
+    except UnreadableFile:
+        raise
+    except UserError as error:
+        raise UnreadableFile(str(error)) from None
     except FileNotFoundError:
         remedy = "check the path (of data: Data.data_root)"
         raise UnreadableFile(f"{path}: no such {kind}; {remedy}") from None
@@ -240,27 +251,34 @@ def _read(path: str | Path, kind: str) -> bytes:
 
 def _open(path: str | Path, content: bytes, kind: str, limit: int = MAX_PIXELS) -> ImageFile:
     """Return the picture of a file's content, of which only the header is decoded."""
+    picture = _header(path, io.BytesIO(content), kind, limit)
+    if isinstance(picture, PngImageFile) and _PNG_END not in content:
+        raise UnreadableFile(f"{path}: cannot be read as {kind}: it is cut off; {_WHOLE_COPY}")
+    return picture
+
+
+def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS) -> ImageFile:
+    """Return the picture in an open file, of which only the header is read."""
     cannot = f"{path}: cannot be read as {kind}"
-    if not content:
+    begin = file.read(64)
+    file.seek(0)
+    if not begin:
         raise UnreadableFile(f"{cannot}: it is empty; {_WHOLE_COPY}")
-    reader = next((r for start, r in _READERS.items() if content.startswith(start)), None)
+    reader = next((r for start, r in _READERS.items() if begin.startswith(start)), None)
     if reader is None:
-        begin = content[4:8] if content[4:8] == b"ftyp" else content  # its second word tells
+        begin = begin[4:8] if begin[4:8] == b"ftyp" else begin  # its second word tells
         formats = "has a format that is not read; save it as JPEG, PNG, WebP, BMP or TIFF"
         what = next((w for start, w in _FOREIGN.items() if begin.startswith(start)), formats)
         raise UnreadableFile(f"{cannot}: it {what}")
     try:
         # Not Image.open, which refuses photographs of more than 179 million pixels.
-        picture = reader(io.BytesIO(content))
+        picture = reader(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise UnreadableFile(f"{cannot}: {error}; {_WHOLE_COPY}") from None
     if picture.width * picture.height > limit:
-        what = (
-            f"has {picture.width}x{picture.height}, more than {limit // 1_000_000} million pixels"
-        )
-        raise UnreadableFile(f"{path}: {what}; make it smaller")
-    if isinstance(picture, PngImageFile) and _PNG_END not in content:
-        raise UnreadableFile(f"{cannot}: it is cut off; {_WHOLE_COPY}")
+        most = f"more than {limit // 1_000_000} million pixels"
+        size = f"{picture.width}x{picture.height}"
+        raise UnreadableFile(f"{path}: has {size}, {most}; make it smaller")
     return picture
 
 

@@ -190,7 +190,7 @@ def _until_silent(batches: Iterator[Any]) -> Iterator[Any]:
             except StopIteration:
                 return
             except RuntimeError as error:
-                if "timed out" not in str(error):
+                if not str(error).startswith("DataLoader timed out"):  # a worker's own may, too
                     raise
                 if not _keeps_waiting(time.monotonic() - begin):
                     return

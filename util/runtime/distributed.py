@@ -56,9 +56,7 @@ def init(gpus: int) -> Ranks:
     rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     local_rank, local_world = _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", world)
     if rank >= world or (world > 1 and not os.environ.get("MASTER_ADDR")):
-        what = (
-            f"RANK={rank} and WORLD_SIZE={world} are set, but no launcher has started this process"
-        )
+        what = f"RANK={rank} and WORLD_SIZE={world} are set, but no launcher is at work"
         raise UserError(f"{what}; unset RANK WORLD_SIZE LOCAL_RANK, or start it with train.sh")
     check_gpus(gpus)
     if gpus and gpus != local_world:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -262,6 +263,18 @@ def _digest(path: Path) -> str:
         return f"link to {os.readlink(path)}"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises `UserError` if it is a pipe or a device, of which reading may never end, and `OSError` if
+    it cannot be read.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a pipe or a device; name a file")
+    return open(path, "rb")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """From pictures and masks in any layout to a data set of one's own (`Data.data_set: custom`)."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 
 from util.data.image_io import image_size, read_image
 from util.data.layers import draw_layers, layers_png
+from util.data.listing import list_pictures
 from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
@@ -129,13 +129,8 @@ def find_folder(given: Path, what: str, *wanted: str) -> Path:
 
 
 def files_by_stem(folder: Path, *suffixes: str) -> dict[str, Path]:
-    """Return the files of a folder that end so, in upper or lower case: name without it -> path."""
-    found = {}
-    for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in suffixes and not name.startswith("."):
-            found[stem] = folder / name
-    return found
+    """Return the pictures of a folder as `list_pictures` lists them: id -> path."""
+    return {stem: folder / name for stem, name in list_pictures(folder, suffixes).names.items()}
 
 
 def warn_left_out(given: Path | str, names: Iterable[str], what: str) -> None:
