@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from util.config import Config
 from util.data.base_images import open_base_images
 from util.data.dataset import collate, open_episodes
-from util.data.episodes import EpisodeSampler
+from util.data.episodes import Draw, EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import FoldList, check_shots, fold_list, restrict_to_images
 from util.data.prepare import prepare_coco
@@ -144,7 +144,7 @@ def test_class_balance_draws_classes_in_proportion_to_their_share(
     balance: float, share: float
 ) -> None:
     """One class has nine times the images of the other: 3 to 1 at balance 0.5, 1 to 1 at 1."""
-    sampler = EpisodeSampler(a_fold(c1=81, c2=9), 1, 0, balance)
+    sampler = EpisodeSampler(a_fold(c1=81, c2=9), 1, 0, Draw(balance=balance))
     plans = [sampler.plan(i) for i in range(4000)]
     assert sum(plan.class_id == 1 for plan in plans) / 4000 == pytest.approx(share, abs=0.03)
     assert {plan.query for plan in plans} == set(sampler.fold.images)

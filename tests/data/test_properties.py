@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.constants import IGNORE
-from util.data.episodes import EpisodeSampler
+from util.data.episodes import Draw, EpisodeSampler
 from util.data.lists import FoldList, fold_list
 from util.data.tables import Table
 from util.folds import CLASSES, Fold, published_fold
@@ -76,7 +76,7 @@ def test_episode_depends_on_seed_and_index_alone_and_has_distinct_supports_of_it
     made: tuple, seed: int, indices: list[int], balance: float
 ) -> None:
     fold, shot = made
-    one, other = (EpisodeSampler(fold, shot, seed, balance) for _ in range(2))
+    one, other = (EpisodeSampler(fold, shot, seed, Draw(balance=balance)) for _ in range(2))
     plans = [one.plan(i) for i in indices]
     assert plans == [other.plan(i) for i in reversed(indices)][::-1]
     for plan in plans:

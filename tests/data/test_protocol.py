@@ -15,7 +15,7 @@ from util.config import Config, config_from, load_config, to_dict
 from util.data.base_images import open_base_images
 from util.data.check import check
 from util.data.dataset import open_episodes
-from util.data.episodes import EpisodeSampler
+from util.data.episodes import Draw, EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import list_name, list_of
 from util.data.prepare.base_annotation import prepare_base_annotation
@@ -93,7 +93,7 @@ def test_queries_follow_the_list_whatever_the_seed() -> None:
     fold = a_fold(c1=6, c3=5)
     plans = {}
     for seed in (1, 2):
-        sampler = EpisodeSampler(fold, 1, seed, order="list")
+        sampler = EpisodeSampler(fold, 1, seed, Draw("list"))
         plans[seed] = [sampler.plan(i) for i in range(25)]
         wanted = (fold.images * 3)[:25]
         assert [plan.query for plan in plans[seed]] == wanted

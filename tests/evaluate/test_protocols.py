@@ -20,6 +20,7 @@ import test as test_entry
 from util.config import load_config
 from util.data import EpisodePlan
 from util.data.demo.make import make_demo
+from util.data.episodes import Draw
 from util.data.image_io import read_label
 from util.data.tables import load_table
 from util.evaluate.label_maps import KINDS, LabelTotals, MapEvaluator, merge
@@ -50,7 +51,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> System:
 
 def opened(demo: System, name: str, ranks: Ranks = ALONE) -> MapEvaluator:
     made = dict(PROTOCOLS[name])
-    demo.episodes.sampler.order = made.get("order", "list")
+    demo.episodes.sampler.draw = Draw(made.get("order", "list"))
     evaluator = open_evaluator(demo.model, demo.episodes, demo.options(**made), ranks)
     assert isinstance(evaluator, MapEvaluator)
     return evaluator
@@ -151,7 +152,7 @@ def test_two_ranks_count_together_what_one_counts(demo: System, name: str) -> No
 
 
 def test_one_way_gives_the_numbers_of_the_ordinary_evaluation(demo: System) -> None:
-    demo.episodes.sampler.order = "list"
+    demo.episodes.sampler.draw = Draw("list")
     ordinary = demo.evaluator()
     wanted = ordinary.run(ordinary.order(8, SEEDS))
     one_way = MapEvaluator(demo.evaluator(), NWay(demo.episodes.sampler, 1))

@@ -98,6 +98,19 @@ class DataSection:
     class_balance: Fraction = key(
         0.0, "training: 0 draws images evenly; else a class of n images as often as n^(1 - value)"
     )
+    same_query: int = key(
+        1,
+        "training: so many episodes in a row have one query, and ask for its classes in turn; an"
+        " epoch is so many times as long",
+        ge=1,
+    )
+    absent: Fraction = key(
+        0.0, "training: share of the episodes whose supports are of a class that the query lacks"
+    )
+    absent_supports: Literal["any", "beside"] = key(
+        "any",
+        "such supports: any, or from images that also hold a class of the query, if there are any",
+    )
     size: Size = key(473, "pixels of the input, 1 mod 8: its side, or [height, width]")
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
     flip: bool = key(False, "without augment: flip images at random, which a feature store allows")

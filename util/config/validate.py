@@ -157,6 +157,11 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
     if train.feature_store and data.augment:
         yield "Train.feature_store keeps features of unchanged images; set Data.augment false"
+    if data.absent_supports != "any" and not data.absent:
+        yield "Data.absent_supports has no effect without Data.absent; set it, or remove the key"
+    if train.batch_size % data.same_query:
+        whole = f"a multiple of Data.same_query, {data.same_query}"
+        yield f"Train.batch_size wants {whole}, given {train.batch_size}"
     if train.accumulate > train.batch_size:
         limit = f"Train.batch_size, {train.batch_size}"
         yield f"Train.accumulate wants at most {limit}, given {train.accumulate}"

@@ -6,8 +6,6 @@ Each is a function of (seed, number); docs/protocol.md defines them. None: there
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from util.data.episodes import (
     ABSENT_CLASS,
     OTHER_CLASS,
@@ -26,7 +24,7 @@ ABSENT = "absent"
 def other_class(sampler: EpisodeSampler, number: int) -> EpisodePlan | None:
     """Return the episode with supports of a class that the query does not hold."""
     plan, rng = sampler.plan(number), generator(sampler.seed, OTHER_CLASS, number)
-    drawn = _draw_class(sampler, plan.query, rng)
+    drawn = sampler.draw_absent(plan.query, rng)
     if drawn is None:
         return None
     class_id, supports = drawn
@@ -62,7 +60,7 @@ def random_support(sampler: EpisodeSampler, number: int) -> EpisodePlan:
 def absent_object(sampler: EpisodeSampler, number: int) -> EpisodePlan | None:
     """Return an episode of the same query that asks for a class which it does not hold."""
     query, rng = sampler.plan(number).query, generator(sampler.seed, ABSENT_CLASS, number)
-    drawn = _draw_class(sampler, query, rng)
+    drawn = sampler.draw_absent(query, rng)
     return EpisodePlan(number, query, *drawn) if drawn else None
 
 
@@ -73,20 +71,6 @@ PLANS: dict[str, Callable[[EpisodeSampler, int], EpisodePlan | None]] = {
     "random_support": random_support,
     ABSENT: absent_object,
 }
-
-
-def _draw_class(
-    sampler: EpisodeSampler, query: str, rng: np.random.Generator
-) -> tuple[int, tuple[str, ...]] | None:
-    """Draw a class of the list that the query does not hold, and its supports."""
-    fold = sampler.fold
-    classes = sorted(c for c in fold.by_class if c not in fold.classes_of[query])
-    if not classes:
-        return None
-    class_id = int(rng.choice(classes))
-    images = fold.by_class[class_id]
-    drawn = rng.choice(len(images), sampler.shot, replace=False)
-    return class_id, tuple(images[i] for i in drawn)
 
 
 def _pairs(fold: FoldList, without: set[str]) -> list[tuple[str, int]]:

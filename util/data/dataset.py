@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
-from util.config import Config
-from util.data.episodes import EpisodePlan, EpisodeSampler
+from util.config import Config, DataSection
+from util.data.episodes import Draw, EpisodePlan, EpisodeSampler
 from util.data.lists import list_on_disk
 from util.data.loading import SkippingDataset
 from util.data.source import Source, open_source
@@ -132,8 +132,8 @@ class EpisodeDataset(SkippingDataset[Episode]):
         self.ann_type = ann_type
 
     def __len__(self) -> int:
-        """Return the episodes of one pass, in which every image is the query once."""
-        return len(self.sampler.fold.images)
+        """Return the episodes of one pass, in which every image is the query `same_query` times."""
+        return len(self.sampler.fold.images) * self.sampler.draw.same_query
 
     def make(self, index: int) -> Episode:
         """Return episode `index` >= 0.
@@ -193,6 +193,12 @@ class EpisodeDataset(SkippingDataset[Episode]):
         return torch.where(torch.isin(base, known), base, 0)
 
 
+def training_draw(data: DataSection) -> Draw:
+    """Return how training episodes are drawn."""
+    beside = data.absent_supports == "beside"
+    return Draw("permuted", data.class_balance, data.same_query, data.absent, beside)
+
+
 @timed("lists and what is on disk")
 def open_episodes(
     cfg: Config,
@@ -203,10 +209,10 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    `Data.augment`, `flip`, `class_balance` and `broken` act on 'train' only, `Eval.order` on 'val'.
-    `seed` draws the
-    episodes and their augmentation. The encoder expects `mean` and `std` in the channels R, G, B,
-    for images in 0..1. The first call on a data set reads all its masks (`load_table`).
+    `Data.augment`, `flip`, `broken` and the keys of `training_draw` act on 'train' only,
+    `Eval.order` on 'val'. `seed` draws the episodes and their augmentation. The encoder expects
+    `mean` and `std` in the channels R, G, B, for images in 0..1. The first call on a data set reads
+    all its masks (`load_table`).
 
     Returns a line, too, for each difference from the published list and for everything that
     `Data.missing: skip` left out. Raises `UserError` if data is missing or broken, or a class has
@@ -222,8 +228,8 @@ def open_episodes(
         transform = TrainTransform(size, data.scale, data.rotate, mean, std)
     else:
         transform = (FlipTransform if data.flip else EvalTransform)(size, mean, std)
-    balance, order = (data.class_balance, "permuted") if train else (0.0, cfg.Eval.order)
-    sampler = EpisodeSampler(listed, data.shot, seed, balance, order)
+    draw = training_draw(data) if train else Draw(cfg.Eval.order)
+    sampler = EpisodeSampler(listed, data.shot, seed, draw)
     classes = fold.channels if train else fold.novel
     episodes = EpisodeDataset(
         source, sampler, transform, fold.base_table(), classes, data.ann_type,

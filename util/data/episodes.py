@@ -10,6 +10,31 @@ from util.data.lists import FoldList
 QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
 OTHER_CLASS, SHUFFLED_MASK, RANDOM_SUPPORT, ABSENT_CLASS = range(4, 8)
 WAYS, GENERALIZED, SUPPORT_SET = range(8, 11)
+SAME_QUERY, IS_ABSENT = range(11, 13)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a sampler draws; the defaults are as published.
+
+    Attributes:
+        order: "permuted": each pass over the list has an order of its own. "list": that of the
+            list, whatever the seed (as published, for validation and test). "classes": the classes
+            take turns, and one of the images of the class is the query (as in Matcher and PATNet).
+        balance: 0: every image is the query once per pass, and one of its classes is drawn. Above
+            0, first a class of n images is drawn in proportion to n^(1 - balance), so all equally
+            often at 1; then one of its images is the query.
+        same_query: so many episodes in a row have one query, and ask for its classes in turn.
+        absent: share of the episodes that ask for a class which the query does not hold.
+        beside: such supports come from images that also hold a class of the query, if there are
+            any.
+    """
+
+    order: str = "permuted"
+    balance: float = 0.0
+    same_query: int = 1
+    absent: float = 0.0
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,44 +85,76 @@ class EpisodeSampler:
     An episode depends only on the list, the seed and its index. It does not depend on the number of
     workers or ranks, nor on earlier calls, so a run can resume at any episode. Every class of the
     list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
-
-    In the `order` "permuted", each pass over the list has an order of its own; in "list" it is that
-    of the list, whatever the seed (as published, for validation and test). In "classes", the
-    classes take turns, and one of the images of the class is the query (as in Matcher and PATNet).
-
-    With `balance` 0, every image is the query once per pass, and one of its classes is drawn (as
-    published). Above 0, first a class of n images is drawn in proportion to n^(1 - balance), so all
-    equally often at 1; then one of its images is the query.
     """
 
-    def __init__(
-        self, fold: FoldList, shot: int, seed: int, balance: float = 0.0, order: str = "permuted"
-    ) -> None:
-        self.fold, self.shot, self.seed, self.balance = fold, shot, seed, balance
-        self.order = order
+    def __init__(self, fold: FoldList, shot: int, seed: int, draw: Draw = Draw()) -> None:
+        self.fold, self.shot, self.seed, self.draw = fold, shot, seed, draw
         self._passes = ShuffledPasses(len(fold.images), seed)
         self._classes = sorted(c for c, images in fold.by_class.items() if images)
-        shares = np.array([len(fold.by_class[c]) ** (1 - balance) for c in self._classes])
+        shares = np.array([len(fold.by_class[c]) ** (1 - draw.balance) for c in self._classes])
         self._shares = shares / shares.sum()
 
     def with_seed(self, seed: int) -> "EpisodeSampler":
         """Return the sampler of another seed."""
-        return EpisodeSampler(self.fold, self.shot, seed, self.balance, self.order)
+        return EpisodeSampler(self.fold, self.shot, seed, self.draw)
 
     def plan(self, index: int) -> EpisodePlan:
         """Return the plan of episode `index` >= 0."""
-        rng = generator(self.seed, EPISODE, index)
-        if self.balance or self.order == "classes":
-            turn = self._classes[index % len(self._classes)]
-            class_id = int(rng.choice(self._classes, p=self._shares)) if self.balance else turn
-            candidates = self.fold.by_class[class_id]
-            query = candidates[int(rng.integers(len(candidates)))]
-        else:
-            in_list = self.order == "list"
-            number = index % len(self.fold.images) if in_list else self._passes(index)
-            query = self.fold.images[number]
-            class_id = int(rng.choice(self.fold.classes_of[query]))
+        turn, place = divmod(index, self.draw.same_query)
+        rng = generator(self.seed, EPISODE, turn)
+        query, class_id = self._draw_query(turn, rng)
+        if self.draw.same_query > 1:
+            others = [c for c in self.fold.classes_of[query] if c != class_id]
+            classes = [class_id, *map(int, rng.permutation(others))]
+            class_id, rng = classes[place % len(classes)], generator(self.seed, SAME_QUERY, index)
+        if self.draw.absent and self._is_absent(index):
+            drawn = self.draw_absent(query, generator(self.seed, ABSENT_CLASS, index))
+            if drawn:
+                return EpisodePlan(index, query, *drawn)
         return EpisodePlan(index, query, class_id, self.draw_supports(query, class_id, rng))
+
+    def _draw_query(self, turn: int, rng: np.random.Generator) -> tuple[str, int]:
+        """Draw a query and one of its classes."""
+        if self.draw.balance or self.draw.order == "classes":
+            class_id = self._classes[turn % len(self._classes)]
+            if self.draw.balance:
+                class_id = int(rng.choice(self._classes, p=self._shares))
+            candidates = self.fold.by_class[class_id]
+            return candidates[int(rng.integers(len(candidates)))], class_id
+        in_list = self.draw.order == "list"
+        query = self.fold.images[turn % len(self.fold.images) if in_list else self._passes(turn)]
+        return query, int(rng.choice(self.fold.classes_of[query]))
+
+    def _is_absent(self, index: int) -> bool:
+        return bool(generator(self.seed, IS_ABSENT, index).random() < self.draw.absent)
+
+    def draw_absent(
+        self, query: str, rng: np.random.Generator
+    ) -> tuple[int, tuple[str, ...]] | None:
+        """Draw a class of the list that the query does not hold, and its supports; None: no such.
+
+        Every such class is equally likely. With `Draw.beside`, it is one of which enough images
+        also hold a class of the query, if there is one.
+        """
+        there = set(self.fold.classes_of[query])
+        classes = sorted(c for c in self.fold.by_class if c not in there)
+        if not classes:
+            return None
+        if self.draw.beside:
+            for class_id in map(int, rng.permutation(classes)):
+                images = [
+                    i
+                    for i in self.fold.by_class[class_id]
+                    if not there.isdisjoint(self.fold.classes_of[i])
+                ]
+                if len(images) >= self.shot:
+                    return class_id, self._choose(images, rng)
+        class_id = int(rng.choice(classes))
+        return class_id, self._choose(self.fold.by_class[class_id], rng)
+
+    def _choose(self, images: list[str], rng: np.random.Generator) -> tuple[str, ...]:
+        drawn = rng.choice(len(images), self.shot, replace=False)
+        return tuple(images[i] for i in drawn)
 
     def draw_supports(self, query: str, class_id: int, rng: np.random.Generator) -> tuple[str, ...]:
         """Draw K images of a class, all different; none is the query."""

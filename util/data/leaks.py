@@ -20,7 +20,7 @@ from typing import Any
 
 from util.config import Config, DataSection
 from util.data.base_images import list_base_images
-from util.data.episodes import EpisodeSampler
+from util.data.episodes import Draw, EpisodeSampler
 from util.data.lists import FoldList, list_of, list_on_disk
 from util.data.source import Source, open_source
 from util.data.tables import Table, load_table
@@ -173,7 +173,7 @@ def _stage_two(how: Trained, open_table: _Open) -> _Use:
     data = how.config.Data
     source, table = open_table(data, "train")
     listed = list_on_disk(table, data, "train", source)[0]
-    _require_recorded(how, len(listed.images))
+    _require_recorded(how, len(listed.images) * data.same_query)
     drops = data.novel_in_training == "drop"
     return _Use(table, _images(listed), "left out" if drops else "background")
 
@@ -189,7 +189,7 @@ def _validation_of_two(how: Trained, open_table: _Open) -> _Use:
     data, options = how.config.Data, how.config.Eval
     source, table = open_table(data, "val")
     listed = list_on_disk(table, data, "val", source)[0]
-    sampler = EpisodeSampler(listed, data.shot, options.val_seed, order=options.order)
+    sampler = EpisodeSampler(listed, data.shot, options.val_seed, Draw(options.order))
     episodes = options.val_episodes if how.config.Train.evaluate else 0
     plans = map(sampler.plan, range(episodes))
     return _Use(table, {i for plan in plans for i in (plan.query, *plan.supports)}, "labeled")
@@ -199,7 +199,7 @@ def _require_recorded(how: Trained, images: int) -> None:
     """Refuse a list that is not that of the training any more."""
     if how.images not in (None, images):
         place = Path(how.config.Data.list_dir, "train.json")
-        raise UserError(f"{place}: gives {images} training images now, the run had {how.images}")
+        raise UserError(f"{place}: gives {images} training samples now, the run had {how.images}")
 
 
 STAGES: dict[str, Callable[[Trained, _Open], _Use]] = {

@@ -119,7 +119,7 @@ class GeneralizedBam(Generalized):
         passes = ShuffledPasses(count, seed)
 
         def plans(number: int) -> list[EpisodePlan]:
-            in_list = sampler.order == "list"
+            in_list = sampler.draw.order == "list"
             query = self.images[number % count if in_list else passes(number)]
             rng = generator(seed, GENERALIZED, number)
             choice = self.classes if self.base_of[query] else self.novel_of[query]
@@ -154,7 +154,7 @@ class GeneralizedDiam(Generalized):
         supports = self.support_set(seed)
         taken = {name for names in supports.values() for name in names}
         queries = [name for name in self.images if name not in taken]
-        if self.sampler.order == "permuted":
+        if self.sampler.draw.order == "permuted":
             order = generator(seed, QUERY_ORDER, 0).permutation(len(queries))
             queries = [queries[i] for i in order]
         return lambda number: [
