@@ -22,19 +22,56 @@ def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
     return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
 
 
-def distillation(correlations: list[Tensor], target: Tensor) -> Tensor:
+def dice(scores: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - Dice of scores [B,2,h,w], resized to the target [B,S,S], mean over the batch.
+
+    Dice = 2 sum p t / (sum p + sum t), with p the probability of the object and t its mask, over
+    the labeled pixels (not 255). An episode without an object counts as 0: its Dice would be about
+    as bad for one wrong pixel as for many. (Milletari et al., V-Net, 3DV 2016, without squares.)
+    """
+    object_, labeled = (target == 1).to(scores.dtype), (target != IGNORE).to(scores.dtype)
+    found = bilinear_ac(scores, tuple(target.shape[-2:])).softmax(1)[:, 1] * labeled
+    both, either = ((x.flatten(1).sum(1)) for x in (found * object_, found + object_))
+    return ((1 - 2 * both / either.clamp(min=1e-6)) * _holds_object(target)).mean()
+
+
+def balanced(scores: Tensor, target: Tensor) -> Tensor:
+    """Return the cross entropy of scores [B,2,h,w] with object and background of equal weight.
+
+    In each episode it is half the mean over the pixels of the object and half that over those of
+    the background, of the scores resized to the target [B,S,S]; of one of the two alone, its mean.
+    255 counts in neither. The result is the mean over the batch.
+    """
+    large = bilinear_ac(scores, tuple(target.shape[-2:]))
+    entropy = F.cross_entropy(large, target, ignore_index=IGNORE, reduction="none").flatten(1)
+    means, there = [], []
+    for kind in (0, 1):
+        of_kind = (target == kind).flatten(1)
+        means.append((entropy * of_kind).sum(1) / of_kind.sum(1).clamp(min=1))
+        there.append(of_kind.any(1))
+    return (sum(means) / sum(there).clamp(min=1)).mean()
+
+
+def _holds_object(target: Tensor) -> Tensor:
+    return (target == 1).flatten(1).any(1)
+
+
+def distillation(correlations: list[Tensor], target: Tensor, *, skip_empty: bool = False) -> Tensor:
     """Return KL(t || s), summed over positions, mean over the batch and the scales.
 
     s is the softmax of a correlation [B,h_i,w_i] over all positions of its scale. t is the softmax
     of a map that is 1 where the query mask [B,S,S] is 1 and -1e9 elsewhere, resized to the scale.
+    Without an object, rounding decides what t is: after resizing, -1e9 differs by 64 or more from
+    place to place. With `skip_empty`, such an episode counts as 0.
     """
+    counts = _holds_object(target) if skip_empty else torch.ones_like(target[:, 0, 0])
     wanted = torch.where(target == 1, 1.0, -1e9).to(correlations[0].dtype)[:, None]
     divergences = []
     for correlation in correlations:
         s = correlation.flatten(1).softmax(1)
         t = bilinear(wanted, correlation.shape[-2:]).flatten(1).softmax(1)
         terms = t * torch.log(t + 1e-12) - t * torch.log(s + 1e-12)
-        divergences.append(terms.sum(1).mean())
+        divergences.append((terms.sum(1) * counts).mean())
     return torch.stack(divergences).mean()
 
 

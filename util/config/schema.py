@@ -210,6 +210,10 @@ class TrainSection:
     epochs: int = key(300, "passes over the training list", ge=1)
     max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", ge=0)
     aux_weight1: Number = key(1.0, "weight of the distillation loss", ge=0)
+    dice_weight: Number = key(0.0, "weight of 1 - Dice of G's masks, a loss of its own", ge=0)
+    balanced_weight: Number = key(
+        0.0, "weight of G's cross entropy with object and background of equal weight", ge=0
+    )
     adversarial: bool = key(True, "train with the discriminator; false: the generator alone")
     adversarial_weight: Number = key(0.1, "weight of the adversarial loss once per period", ge=0)
     adversarial_rest_weight: Number = key(1e-9, "that weight in other generator steps", ge=0)

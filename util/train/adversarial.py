@@ -29,6 +29,9 @@ from util.runtime import Ranks, RunStopped, distributed
 from util.train.optimizers import build_optimizers, lr_schedule, set_lr
 
 Losses = dict[str, Tensor]  # by name
+FURTHER = {"dice": losses.dice, "balanced": losses.balanced}
+"""Losses of G beside the published ones, by name."""
+
 Pixels = tuple[Tensor, ...]  # numbers of labeled pixels: of the masks, of the base labels
 
 
@@ -70,6 +73,7 @@ class AdversarialTrainer:
     ) -> None:
         self.model, self.cfg, self.total, self.ranks = model, cfg.Train, total, ranks
         self.warmup, self.areas = warmup, ClassTotals(1, ranks.device)
+        self.skip_empty = cfg.Data.absent > 0  # targets that are empty on purpose
         optimizers = self.optimizer_g, self.optimizer_d = build_optimizers(model, cfg)
         half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
         self.scalers = {o: GradScaler(ranks.device.type, enabled=half) for o in optimizers}
@@ -98,7 +102,8 @@ class AdversarialTrainer:
     def generator_step(self, batch: EncodedBatch, *, weight: float, iteration: int = 0) -> Losses:
         """Take a step of G on main + aux + aux_weight1 * distillation + weight * adversarial.
 
-        `loss_g` is this weighted sum. Returns and raises as `step`.
+        `loss_g` is this weighted sum; with their weights, dice and balanced are in it, too. Returns
+        and raises as `step`.
         """
         pixels = self.count_labeled_pixels(batch)
 
@@ -109,6 +114,10 @@ class AdversarialTrainer:
             mean_weight = self.loss_weight(part, batch)
             terms["distillation"] = mean_weight * terms["distillation"]
             total = terms["main"] + terms["aux"] + self.cfg.aux_weight1 * terms["distillation"]
+            for name, factor in self.further_losses().items():
+                of_levels = [FURTHER[name](z, part.query_mask) for z in prediction.logits]
+                terms[name] = mean_weight * torch.stack(of_levels).mean()
+                total = total + factor * terms[name]
             if self.cfg.adversarial:
                 outputs = self.discriminator_outputs(prediction, part)
                 terms["adversarial_g"] = mean_weight * losses.generator(outputs)
@@ -138,6 +147,11 @@ class AdversarialTrainer:
             return terms | {"loss_d": total, "areas": final_areas(prediction, part)}
 
         return self._step(self.optimizer_d, batch, "loss_d", losses_of, iteration)
+
+    def further_losses(self) -> dict[str, float]:
+        """Return the weights above 0 of the losses of `FURTHER`, on each of G's three masks."""
+        weights = {"dice": self.cfg.dice_weight, "balanced": self.cfg.balanced_weight}
+        return {name: weight for name, weight in weights.items() if weight}
 
     @property
     def rate(self) -> float:
@@ -189,7 +203,9 @@ class AdversarialTrainer:
         return {
             "main": losses.cross_entropy(prediction.final, mask, labeled),
             "aux": torch.stack(levels).mean(),
-            "distillation": losses.distillation(prediction.correlations, mask),
+            "distillation": losses.distillation(
+                prediction.correlations, mask, skip_empty=self.skip_empty
+            ),
             "base": losses.cross_entropy(prediction.base_logits, base_mask, base_labeled),
         }
 
