@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from model.base_learner import BaseLearner, Features
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
-from model.resize import grid_size
+from model.resize import at_least_float32, grid_size
 
 
 class Encoder(nn.Module):
@@ -67,6 +67,25 @@ class Encoder(nn.Module):
         features = self(image.flatten(0, 1), masks)
         supports = SupportFeatures.from_features(features, masks, self.low_fea)
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
+
+    @torch.no_grad()
+    def shown_classes(self, supports: list[list[SupportFeatures]]) -> Tensor:
+        """Return which base classes the objects of B lists of K supports show: bool [B,classes+1].
+
+        Shown are, of the mean probabilities over the positions of the objects, the highest of a
+        base class, and each that is not below that of the background. The background, number 0,
+        never is. Equals `plain.shown_classes`.
+        """
+        rows, weight = [], self.base.classifier.weight.flatten(1)
+        for shots in supports:
+            f5 = at_least_float32(torch.cat([support.f5 for support in shots], dim=1))
+            logits = nn.functional.linear(torch.relu(f5).T, weight, self.base.classifier.bias)
+            probability = torch.softmax(at_least_float32(logits), dim=1).mean(0)
+            background, classes = probability[:1], probability[1:]
+            # Without any position, these are NaN, and no class is shown.
+            shown = classes >= torch.minimum(background, classes.max())
+            rows.append(torch.cat((torch.zeros_like(shown[:1]), shown)))
+        return torch.stack(rows)
 
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:

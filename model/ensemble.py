@@ -62,12 +62,17 @@ class Ensemble(nn.Module):
         return ((foreground > 0.5) & ~(final[:, :1] > foreground)).to(logits.dtype)
 
 
-def base_probability(logits: Tensor, class_index: Tensor | None) -> Tensor:
+def base_probability(
+    logits: Tensor, class_index: Tensor | None, shown: Tensor | None = None
+) -> Tensor:
     """Return the probability of being any base class [B,1,h,w], from logits [B,classes+1,h,w].
 
     In training the episode's own class, `class_index` [B], is left out, without renormalizing.
+    So are the classes `shown` (bool [B,classes+1], with the background).
     """
     probability = torch.softmax(logits, dim=1)
+    if shown is not None:
+        probability = probability * ~shown[..., None, None]
     if class_index is not None:
         keep = torch.ones_like(probability[..., :1, :1])
         keep[torch.arange(len(keep), device=keep.device), class_index + 1] = 0

@@ -78,6 +78,11 @@ def match(
     psi = weigh_shots(ensemble, distances)  # [B]
     base_logits = classify(model.encoder.base, query)  # [B,classes+1,h,w]
     base = base_probability(base_logits, class_index)  # [B,1,h,w]
+    if model.base_map == "unshown":  # not as published
+        shown = shown_classes(model.encoder.base, support, support_mask)  # [B,classes]
+        base = base_probability(base_logits, class_index, shown)
+    elif model.base_map == "none":
+        base = torch.zeros_like(base)
 
     # Method 3: G mines the object, coarse to fine, then refines it twice at the full grid.
     scales = pyramid(g, x)
@@ -300,13 +305,36 @@ def chain(layers: nn.Sequential, x: Tensor) -> Tensor:
 # --- 4. Ensemble with the base learner -----------------------------------------------------------
 
 
-def base_probability(base_logits: Tensor, class_index: Tensor | None) -> Tensor:
-    """Return the probability of being any base class, the episode's own left out: [B,1,h,w]."""
+def base_probability(
+    base_logits: Tensor, class_index: Tensor | None, shown: Tensor | None = None
+) -> Tensor:
+    """Return the probability of being any base class, the episode's own left out: [B,1,h,w].
+
+    The classes `shown` [B,classes] are left out, too.
+    """
     probability = torch.softmax(base_logits, dim=1)[:, 1:]  # [B,classes,h,w], no background
     if class_index is not None:  # in training; not renormalized
         own = F.one_hot(class_index, probability.shape[1])[..., None, None]
         probability = probability * (1 - own)
+    if shown is not None:
+        probability = probability * ~shown[..., None, None]
     return probability.sum(1, keepdim=True)
+
+
+def shown_classes(base: BaseLearner, support: Features, support_mask: Tensor) -> Tensor:
+    """Return which base classes the objects of each query's supports show: bool [B,classes].
+
+    Of the mean probabilities over all positions of the K objects, the highest of a base class, and
+    each that is not below that of the background.
+    """
+    probability = torch.softmax(base.classifier(torch.relu(support.f5)), dim=1)
+    inside = (support_mask.flatten(0, 1) == 1)[:, None].to(probability.dtype)
+    inside = nearest(inside, grid_size(support.f5))  # [B*K,1,h,w]
+    count = len(support_mask)
+    mass = (probability * inside).sum((2, 3)).unflatten(0, (count, -1)).sum(1)  # [B,classes+1]
+    background, classes = mass[:, :1], mass[:, 1:]
+    highest = classes.amax(1, keepdim=True)
+    return (mass.sum(1, keepdim=True) > 0) & (classes >= torch.minimum(background, highest))
 
 
 def weigh_shots(ensemble: Ensemble, distances: Tensor) -> Tensor:

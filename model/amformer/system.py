@@ -107,9 +107,10 @@ class AMFormer(nn.Module):
         projection_init: str = "linear",
         low_fea: str = "layer2",
         kshot_trans_dim: int = 2,
+        base_map: str = "all",
     ) -> None:
         super().__init__()
-        self.shot, self.fix_bn = shot, fix_bn
+        self.shot, self.fix_bn, self.base_map = shot, fix_bn, base_map
         self.encoder = Encoder(
             BaseLearner(backbone, classes), dropout=base_dropout, low_fea=low_fea
         )
@@ -175,7 +176,10 @@ class AMFormer(nn.Module):
             raise UserError(f"{mistake}: {remedy}")
         clue = self.clue(query, supports)
         base_logits = at_least_float32(self.encoder.base_logits(query.features))
-        base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
+        shown = self.encoder.shown_classes(supports) if self.base_map == "unshown" else None
+        base = base_probability(base_logits, class_index, shown).expand(batch, -1, -1, -1)
+        if self.base_map == "none":
+            base = torch.zeros_like(base)
         psi = self.ensemble.psi(clue.distances, learned=kshot == "model")
         outputs = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
         final, foreground = self.ensemble(outputs.logits[-1], base, psi)
@@ -205,6 +209,7 @@ def build_model(cfg: Any) -> AMFormer:
         projection_init=method.projection_init,
         low_fea=method.low_fea,
         kshot_trans_dim=method.kshot_trans_dim,
+        base_map=method.base_map,
     )
     for key in ("Data.size", "Eval.val_size"):
         check_size(model.encoder.base.backbone, cfg.sizes[key], key)

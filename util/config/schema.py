@@ -159,6 +159,11 @@ class MethodSection:
     discriminator_sigmoid: bool = key(True, "sigmoid before the BCE with logits")
     train_parts: bool = key(False, "train the part queries (as published: not trained)")
     train_kshot: bool = key(False, "train the K-shot weights (as published: not trained)")
+    base_map: Literal["all", "unshown", "none"] = key(
+        "all",
+        "base classes that the ensemble takes for background: all; all but those that the base"
+        " learner sees in the supports; or none",
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
