@@ -41,7 +41,7 @@ from util.checkpoint import (
     with_known_classes,
 )
 from util.checkpoint.load import presence_threshold
-from util.config import to_dict
+from util.config import Config, to_dict
 from util.config.schema import EvalSection
 from util.data import open_episodes
 from util.data.controls import ABSENT
@@ -54,6 +54,7 @@ from util.evaluate.beside import (
     control_table,
     episodes_beside,
 )
+from util.evaluate.by_set import scores_by_set, set_lines
 from util.evaluate.presence import absent_line, absent_scores
 from util.evaluate.protocols import open_evaluator
 from util.evaluate.records import FORMATS, records_path, write_records
@@ -147,6 +148,7 @@ def test() -> None:
             "seeds": by_seed,
             "confusion": confusion,
             "leaks": leaks,
+            **score_sets(cfg, tally.rows),
             **score_beside(tally.rows, beside, presence_threshold(state, path)),
             "cost": {
                 "seconds": seconds,
@@ -171,6 +173,16 @@ def shares_beside(options: EvalSection) -> dict[str, float]:
     """Return which episodes run beside the right ones: kind -> share."""
     shares = {str(kind): options.control_share for kind in options.control}
     return shares | ({ABSENT: options.absent} if options.absent else {})
+
+
+def score_sets(cfg: Config, rows: list[Row]) -> dict:
+    """Show and return the scores of each data set of a mix."""
+    if not cfg.Data.mix:
+        return {}
+    scores = scores_by_set(rows)
+    for line in set_lines(scores):
+        log.info(line)
+    return {"sets": scores}
 
 
 def score_beside(rows: list[Row], beside: Beside, threshold: float | None) -> dict:

@@ -1,5 +1,6 @@
 """Folds: the classes of a data set, and which of them are novel."""
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 COCO's ids skip some numbers; ours do not, and keep the order.
 """
+
+OWN_CLASSES = ("custom", "mix")
+"""Data sets whose classes and folds are not published."""
 
 COCO_NAMES = {
     "aeroplane": "airplane",
@@ -158,8 +162,11 @@ class Fold:
         return tuple(self.names[c - 1] for c in self.channels)
 
     def classes(self, subset: str) -> tuple[int, ...]:
-        """Return the ids of the classes that episodes segment: base in 'train', novel in 'val'."""
-        return self.base if subset == "train" else self.novel
+        """Return the ids of the classes that episodes segment: base in 'train', novel in 'val'.
+
+        Without a novel class, as a mix of data sets may be, they are the base classes in both.
+        """
+        return self.base if subset == "train" or not self.novel else self.novel
 
     def base_table(self) -> "np.ndarray":
         """Return the table that turns labels into labels of the base learner.
@@ -244,6 +251,49 @@ def other_fold(
     return Fold(names, tuple(place[name] for name in tested), Fold(known, ()))
 
 
+@dataclass(frozen=True)
+class MixedSet:
+    """A data set of a mix; the ids of its images there begin with `name` and a slash."""
+
+    name: str
+    kind: str  # pascal, coco or custom
+    root: Path
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return its own class names in the order of its ids; raises as `read_classes`."""
+        return CLASSES.get(self.kind) or read_classes(self.root)
+
+
+def mixed_sets(mix: Sequence[str]) -> list[MixedSet]:
+    """Return the data sets of `Data.mix`, such as `pascal:FOLDER` and `custom:FOLDER`.
+
+    PASCAL and COCO have the name of their kind, others that of their folder. Raises `UserError` if
+    an entry is of another form, or two have one name.
+    """
+    sets: dict[str, MixedSet] = {}
+    for entry in mix:
+        kind, _, folder = entry.partition(":")
+        if kind not in (*CLASSES, "custom") or not folder:
+            remedy = "write pascal:FOLDER, coco:FOLDER or custom:FOLDER"
+            raise UserError(f"Data.mix: {entry!r} names no data set; {remedy}")
+        name = kind if kind in CLASSES else Path(folder).absolute().name
+        if name in sets:
+            raise UserError(f"Data.mix: two data sets are called {name!r}; rename a folder")
+        sets[name] = MixedSet(name, kind, Path(os.path.expanduser(folder)))
+    return list(sets.values())
+
+
+def united_names(sets: Sequence[MixedSet]) -> tuple[str, ...]:
+    """Return the class names of a mix: those of each set in turn, each class once.
+
+    Names are of one class if `canonical_name` says so; the first set that has it spells it.
+    """
+    names: dict[str, str] = {}
+    for name in (name for each in sets for name in each.class_names() if name != IGNORED):
+        names.setdefault(canonical_name(name), name)
+    return around_255(tuple(names.values()), IGNORED)
+
+
 class _FoldKeys(Protocol):
     """The keys of a config's `Data` section that name a fold."""
 
@@ -267,6 +317,8 @@ class _FoldKeys(Protocol):
     def known(self) -> tuple[str, ...]: ...
     @property
     def overlap(self) -> str: ...
+    @property
+    def mix(self) -> tuple[str, ...]: ...
 
 
 def fold_of(data: _FoldKeys) -> Fold:
@@ -274,7 +326,8 @@ def fold_of(data: _FoldKeys) -> Fold:
 
     For a custom data set without `classes`, the names are read from its `classes.txt`; those of the
     fold's novel and base classes, where not given, from `novel_<split>.txt` and `base.txt`. Without
-    that one, every class that is not novel is a base class. Raises `UserError` if the data set, the
+    that one, every class that is not novel is a base class. A mix has the classes of all its sets
+    (`united_names`), and need not have a novel one. Raises `UserError` if the data set, the
     fold or a class is unknown, a base class is novel, no class is left to train on, a list of names
     cannot be used, or as `other_fold`.
     """
@@ -285,10 +338,11 @@ def fold_of(data: _FoldKeys) -> Fold:
         if not names:
             names, (novel, _) = data.classes or read_classes(data.data_root), fold_names(data)
         return other_fold(names, novel, data.known, data.overlap)
-    if data.data_set != "custom":
+    if data.data_set not in OWN_CLASSES:
         return published_fold(data.data_set, data.split, data.use_split_coco)
-    names, (novel, base) = data.classes or read_classes(data.data_root), fold_names(data)
-    if len(names) == 1:
+    own = united_names(mixed_sets(data.mix)) if data.mix and not data.classes else data.classes
+    names, (novel, base) = own or read_classes(data.data_root), fold_names(data)
+    if data.data_set == "custom" and len(names) == 1:
         what = f"{data.data_root}: has a single class, {names[0]!r}, which cannot be split into"
         remedy = "label a second class, or only test on it (Data.trained_on)"
         raise UserError(f"{what} classes to train on and to hold out; {remedy}")
@@ -307,10 +361,12 @@ def fold_of(data: _FoldKeys) -> Fold:
 def fold_names(data: _FoldKeys) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the novel and of the base classes of a custom fold; (): all others.
 
-    They are those of `novel` and `base`, else of the files that `fold_of` names. Of a test with
-    `trained_on`, only the former: the classes to test, () for all. Raises `UserError` if there is
-    no novel class otherwise, or a file cannot be used.
+    They are those of `novel` and `base`, else of the files that `fold_of` names; a mix has no such
+    files. Of a test with `trained_on`, only the former: the classes to test, () for all. Raises
+    `UserError` if there is no novel class otherwise, or a file cannot be used.
     """
+    if data.data_set == "mix":
+        return data.novel, data.base
     listed = Path(data.data_root, f"novel_{data.split}.txt"), Path(data.data_root, "base.txt")
     if data.trained_on:
         return data.novel or (_read_names(listed[0]) if listed[0].is_file() else ()), ()

@@ -49,7 +49,7 @@ def balanced(scores: Tensor, target: Tensor) -> Tensor:
         of_kind = (target == kind).flatten(1)
         means.append((entropy * of_kind).sum(1) / of_kind.sum(1).clamp(min=1))
         there.append(of_kind.any(1))
-    return (sum(means) / sum(there).clamp(min=1)).mean()
+    return (torch.stack(means).sum(0) / torch.stack(there).sum(0).clamp(min=1)).mean()
 
 
 def _holds_object(target: Tensor) -> Tensor:

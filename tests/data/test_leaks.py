@@ -27,7 +27,7 @@ from util.data.leaks import (
     stage_one_leaks,
 )
 from util.data.lists import FoldList
-from util.data.source import open_source
+from util.data.mixed import open_source
 from util.data.transform import EvalTransform
 from util.folds import fold_of
 from util.runtime.cli import main

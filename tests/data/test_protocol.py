@@ -18,8 +18,8 @@ from util.data.dataset import open_episodes
 from util.data.episodes import Draw, EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import list_name, list_of
+from util.data.mixed import open_source
 from util.data.prepare.base_annotation import prepare_base_annotation
-from util.data.source import open_source
 from util.data.tables import load_table
 from util.data.transform import BaseLearnerTransform, EvalTransform, KeepTransform
 from util.folds import fold_of

@@ -14,7 +14,8 @@ from util.data.base_images import open_base_images
 from util.data.dataset import EpisodeDataset, collate, open_episodes
 from util.data.image_io import read_image, read_label, voc_palette
 from util.data.lists import check_shots
-from util.data.source import Source, open_source
+from util.data.mixed import open_source
+from util.data.source import Source
 from util.data.tables import load_table
 from util.data.transform import EvalTransform
 from util.folds import published_fold

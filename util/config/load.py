@@ -18,7 +18,7 @@ from util.config.published import is_published
 from util.config.schema import SECTIONS, Config
 from util.config.validate import assign, check_together, nearest, shorten
 from util.config.yaml_file import UNREADABLE, parse, read_bytes, require_small
-from util.folds import fold_names, fold_of
+from util.folds import OWN_CLASSES, fold_names, fold_of
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write
 
@@ -45,13 +45,13 @@ def config_from(sections: object, source: str, overrides: list[str] | None = Non
 
 
 def with_class_names(config: Config) -> Config:
-    """Fill `Data.classes`, `novel` and `base` of a custom data set from the files of its folder.
+    """Fill `Data.classes`, `novel` and `base` of a custom data set, or a mix, from its files.
 
     A run calls this before it begins, so that its checkpoints hold the class names. Raises
     `UserError` if such a file cannot be used, or the names do not fit the classes.
     """
     data = config.Data
-    if data.data_set != "custom":
+    if data.data_set not in OWN_CLASSES:
         return config
     names, (novel, base) = fold_of(data).names, fold_names(data)
     return replace(config, Data=replace(data, classes=names, novel=novel, base=base))

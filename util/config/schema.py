@@ -44,6 +44,7 @@ Texts = Annotated[tuple[Text, ...], _LIST]
 Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
+Weights = Annotated[tuple[Annotated[float, Ge(0), _EXPONENT], ...], _LIST]
 Range = Annotated[tuple[Positive, Positive], _LIST]
 Side = Annotated[int, Ge(33), Le(4097)]
 Size = Side | Annotated[tuple[Side, Side], _LIST]
@@ -61,7 +62,17 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 class DataSection:
     """Which images, which fold, and how images are augmented."""
 
-    data_set: Literal["pascal", "coco", "custom"] = key("pascal", "custom: your own data set")
+    data_set: Literal["pascal", "coco", "custom", "mix"] = key(
+        "pascal", "custom: your own data set; mix: several, see mix"
+    )
+    mix: Texts = key(
+        (),
+        "mix: its data sets, each as pascal:FOLDER, coco:FOLDER or custom:FOLDER (data_root of it)",
+        names_input=True,
+    )
+    mix_weights: Weights = key(
+        (), "mix: how often episodes are drawn within each set, as relative weights; []: equally"
+    )
     data_root: File = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
     list_dir: File = key("lists/pascal", "folder of the fold lists", names_input=True)
     novel_in_training: Literal["drop", "background"] = key(
@@ -83,11 +94,13 @@ class DataSection:
         "trained_on other: classes to test whose names are among the model's base classes are an"
         " error, or left out",
     )
-    classes: Texts = key((), "custom: class names in the order of their ids; []: as classes.txt")
+    classes: Texts = key(
+        (), "custom, mix: class names in the order of their ids; []: as classes.txt"
+    )
     novel: Texts = key(
         (),
         "custom: names of the novel classes of this fold; []: as novel_<split>.txt; trained_on"
-        " other: of the classes to test, [] without that file: all",
+        " other: of the classes to test, [] without that file: all; mix: [] none",
     )
     base: Texts = key(
         (), "custom: names of the classes to train on; []: as base.txt, or all that are not novel"

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from util.config.schema import KEYS, SECTIONS, Config
-from util.folds import FOLDS, fold_of
+from util.folds import FOLDS, OWN_CLASSES, fold_of, mixed_sets
 from util.runtime.errors import UserError
 
 
@@ -81,18 +81,19 @@ def check_together(config: Config, source: str) -> None:
 def _mistakes_in_data(config: Config) -> Iterator[str]:
     data, base = config.Data, config.Base
     of_other = data.trained_on == "other"
-    if data.data_set != "custom":
+    if data.data_set not in OWN_CLASSES:
         if data.split >= FOLDS:
             yield f"Data.split wants at most {FOLDS - 1}, given {data.split}"
         if data.classes or data.base or data.novel and not of_other:
             keys = "Data.classes, Data.novel and Data.base"
-            yield f"{keys} have no effect without data_set custom; remove them"
+            yield f"{keys} have no effect without data_set custom or mix; remove them"
+    yield from _mistakes_in_mix(config)
     if data.base and of_other:
         yield "Data.base has no effect with trained_on other; Data.known names the base classes"
     if (data.known or data.overlap != "refuse") and not of_other:
         yield "Data.known and Data.overlap have no effect without trained_on other; remove them"
     # The names of a custom data set may be in a file, see `with_class_names`.
-    is_named = bool(data.classes) if data.data_set == "custom" else of_other
+    is_named = bool(data.classes) if data.data_set in OWN_CLASSES else of_other
     if is_named and (data.novel or of_other):
         try:
             fold_of(data)
@@ -117,6 +118,26 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
     yield from _mistakes_in_protocol(config)
     if len(set(config.Eval.control)) < len(config.Eval.control):
         yield "Eval.control names a control twice; remove one"
+
+
+def _mistakes_in_mix(config: Config) -> Iterator[str]:
+    data = config.Data
+    if data.data_set != "mix":
+        if data.mix or data.mix_weights:
+            yield "Data.mix and Data.mix_weights need Data.data_set mix; set it, or remove them"
+        return
+    if not data.mix:
+        yield "Data.data_set mix needs Data.mix: name its data sets, such as [custom:data/mine]"
+    try:
+        mixed_sets(data.mix)
+    except UserError as error:
+        yield str(error)
+    if data.mix_weights and (len(data.mix_weights) != len(data.mix) or not any(data.mix_weights)):
+        yield f"Data.mix_weights wants {len(data.mix)} numbers, one of each set, not all of them 0"
+    if data.trained_on:
+        yield "Data.trained_on needs one data set; test each set of the mix by itself"
+    if config.Eval.way > 1 or config.Eval.protocol != "fss":
+        yield "Eval.way and Eval.protocol need one data set; remove them, or Data.data_set mix"
 
 
 def _mistakes_in_protocol(config: Config) -> Iterator[str]:

@@ -13,7 +13,8 @@ from .episodes import EpisodePlan, EpisodeSampler
 from .image_io import UnreadableFile, read_image, read_label, voc_palette
 from .lists import FoldList, fold_list, write_lists
 from .loading import SkippingDataset, load_batches, skipped_by_all_ranks
-from .source import SUBSETS, Source, open_source
+from .mixed import open_source
+from .source import SUBSETS, Source
 from .tables import Table, load_table
 from .transform import (
     BaseLearnerTransform,

@@ -9,7 +9,8 @@ from util.config import Config
 from util.data.episodes import BASE_AUGMENTATION, ShuffledPasses, generator
 from util.data.lists import list_of
 from util.data.loading import SkippingDataset
-from util.data.source import Source, open_source
+from util.data.mixed import open_source, with_name
+from util.data.source import Source
 from util.data.tables import Table, load_table
 from util.data.transform import EvalTransform
 from util.folds import fold_of
@@ -88,15 +89,20 @@ def list_base_images(
     if subset == "train" and cfg.Base.train_list == "fold":
         images = list_of(table, data, "train")[0].images
     listed = images
-    report = source.unused() if data.data_set == "custom" else []
+    report = []
+    for name, part in source.parts.items():
+        if part.data_set == "custom":
+            report += with_name(name, part.unused())
     images, left_out = source.find_images(images, data.missing)
     report += left_out
     if listed and not images:
-        what = f"{source.images}: has none of the {len(listed)} listed images, {listed[0]} first"
+        places = ", ".join(str(part.images) for part in source.parts.values())
+        what = f"{places}: has none of the {len(listed)} listed images, {listed[0]} first"
         raise UserError(f"{what}; unpack them, or check Data.data_root")
     fold = fold_of(data)
     if subset == "train" and not any(c in table[i] for i in images for c in fold.base):
-        what = f"{source.masks}: none of the {len(images)} masks has a pixel of a base class"
+        places = ", ".join(str(part.masks) for part in source.parts.values())
+        what = f"{places}: none of the {len(images)} masks has a pixel of a base class"
         names = ", ".join(fold.names[c - 1] for c in fold.base)
         raise UserError(f"{what} ({names}); label such objects, or check the masks' numbers")
     return images, report

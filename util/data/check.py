@@ -13,8 +13,8 @@ from util.config.arguments import check_first, config_argument
 if __name__ == "__main__":
     check_first(config_argument, __doc__)  # before NumPy and OpenCV: together they take a second
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from model.constants import IGNORE
 from util.config import DataSection
 from util.data.image_io import UnreadableFile, brighter_than, open_mask, read_label
 from util.data.listing import not_used
-from util.data.lists import FoldList, list_of, why_left_out
+from util.data.lists import FoldList, list_of, split_by_set, why_left_out
+from util.data.mixed import open_source, with_name
 from util.data.prepare.base_annotation import find_base_annotation
-from util.data.source import Source, open_source, subsets
-from util.data.tables import Table, pixels_by_class
+from util.data.source import Source, subsets
+from util.data.tables import Table, pixels_by_class, unite
 from util.folds import fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
@@ -46,6 +47,7 @@ class CheckReport:
         on_disk: images of the list that are on disk.
         mistakes: a line for each.
         notes: a line for each reason why files are not used, or may not mean what they should.
+        sets: of the whole report, that of each data set of a mix; without a mix, there is one, ''.
     """
 
     table: Table
@@ -53,6 +55,7 @@ class CheckReport:
     on_disk: set[str]
     mistakes: list[str]
     notes: list[str]
+    sets: dict[str, "CheckReport"] = field(default_factory=dict)
 
 
 def check(data: DataSection, subset: str) -> CheckReport:
@@ -61,7 +64,28 @@ def check(data: DataSection, subset: str) -> CheckReport:
     With `Data.missing: skip` an absent image is no mistake. Raises `UserError` if a folder or an id
     list is missing.
     """
-    source = open_source(data, subset)
+    source, sets = open_source(data, subset), {}
+    found = {name: _check_set(part, data, subset) for name, part in source.parts.items()}
+    table = unite(source, {name: own for name, (own, _, _) in found.items()})
+    fold, differences = list_of(table, data, subset)
+    on_disk, notes = source.images_on_disk(), list[str]()
+    mistakes = differences
+    for name, (listed, own) in split_by_set(fold, table, source).items():
+        _, wrong, remarks = found[name]
+        remarks += why_left_out(own, listed, data, subset)
+        there = on_disk.intersection(listed.images)
+        if data.missing == "error":
+            wrong += _few_images(listed, there, data.shot)
+        sets[name] = CheckReport(own, listed, there, wrong, remarks)
+        mistakes += with_name(name, wrong)
+        notes += with_name(name, remarks)
+    return CheckReport(table, fold, on_disk.intersection(fold.images), mistakes, notes, sets)
+
+
+def _check_set(
+    source: Source, data: DataSection, subset: str
+) -> tuple[Table, list[str], list[str]]:
+    """Return what the readable masks of a data set contain, its mistakes and notes on its files."""
     ids, on_disk = source.image_ids(), source.images_on_disk()
     check_more = None
     if folder := find_base_annotation(data, subset):
@@ -77,9 +101,7 @@ def check(data: DataSection, subset: str) -> CheckReport:
             mistakes.append(mistake)
         if pixels is not None:
             table[image_id] = pixels
-    fold, differences = list_of(table, data, subset)
-    mistakes += differences
-    notes = [*source.unused(), *why_left_out(table, fold, data, subset)]
+    notes = source.unused()
     if bright:
         what = "masks of two colors, of which index 0, the background, is the brighter one"
         example = source.label_path(bright[0]).name
@@ -88,15 +110,19 @@ def check(data: DataSection, subset: str) -> CheckReport:
         notes += not_used(
             source.masks, "masks without an image", [i for i in ids if i not in on_disk]
         )
-    listed_on_disk = on_disk.intersection(fold.images)
+    return table, mistakes, notes
+
+
+def _few_images(fold: FoldList, on_disk: set[str], shot: int) -> Iterator[str]:
+    """Yield a line for each class with too few images for K shots."""
     for c, images in fold.by_class.items():
-        count = len(listed_on_disk.intersection(images))
-        if count <= data.shot and data.missing == "error":
-            mistakes.append(
-                f"class {c} ({fold.name(c)}): {count} images of >= {fold.min_pixels} pixels;"
-                f" {data.shot}-shot needs {data.shot + 1}"
+        count = len(on_disk.intersection(images))
+        if count <= shot:
+            pixels = f"{fold.min_pixels} pixels"
+            yield (
+                f"class {c} ({fold.name(c)}): {count} images of >= {pixels};"
+                f" {shot}-shot needs {shot + 1}"
             )
-    return CheckReport(table, fold, listed_on_disk, mistakes, notes)
 
 
 def _check_pair(
@@ -169,10 +195,12 @@ def format_table(report: CheckReport, subset: str) -> str:
 
 def _main() -> None:
     data = config_argument(__doc__).Data
+    place = ", ".join(data.mix) or data.data_root
     count, notes = 0, dict[str, None]()
     for subset in subsets(data):
         report = check(data, subset)
-        log.info("%s", format_table(report, subset))
+        for name, part in report.sets.items():
+            log.info("%s", format_table(part, f"{name} {subset}".strip()))
         for line in report.mistakes:
             log.info("  wrong: %s", line)
         count += len(report.mistakes)
@@ -180,8 +208,8 @@ def _main() -> None:
     for line in notes:
         log.info("note: %s", line)
     if count:
-        raise UserError(f"{data.data_root}: {count} mistakes; correct what is listed above")
-    log.info("%s: nothing is wrong", data.data_root)
+        raise UserError(f"{place}: {count} mistakes; correct what is listed above")
+    log.info("%s: nothing is wrong", place)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def blank_support(sampler: EpisodeSampler, number: int) -> EpisodePlan:
 def shuffled_mask(sampler: EpisodeSampler, number: int) -> EpisodePlan | None:
     """Return the episode with the right support images and masks of other images."""
     plan, rng = sampler.plan(number), generator(sampler.seed, SHUFFLED_MASK, number)
-    pairs = _pairs(sampler.fold, {plan.query, *plan.supports})
+    pairs = _pairs(sampler.within(plan.query).fold, {plan.query, *plan.supports})
     if not pairs:
         return None
     return replace(plan, masks=tuple(pairs[int(rng.integers(len(pairs)))] for _ in plan.supports))
@@ -48,7 +48,7 @@ def shuffled_mask(sampler: EpisodeSampler, number: int) -> EpisodePlan | None:
 def random_support(sampler: EpisodeSampler, number: int) -> EpisodePlan:
     """Return the episode with supports of any classes, each with its own mask."""
     plan, rng = sampler.plan(number), generator(sampler.seed, RANDOM_SUPPORT, number)
-    pairs = _pairs(sampler.fold, {plan.query})
+    pairs = _pairs(sampler.within(plan.query).fold, {plan.query})
     drawn: dict[str, int] = {}  # an image is taken once
     for position in rng.permutation(len(pairs)):
         drawn.setdefault(*pairs[position])

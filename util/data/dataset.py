@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from model.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
-from util.config import Config, DataSection
-from util.data.episodes import Draw, EpisodePlan, EpisodeSampler
+from util.config import Config
+from util.data.episodes import EpisodePlan, EpisodeSampler, draw_of
 from util.data.lists import list_on_disk
 from util.data.loading import SkippingDataset
-from util.data.source import Source, open_source
+from util.data.mixed import open_source
+from util.data.source import Source
 from util.data.tables import load_table
 from util.data.transform import EvalTransform, FlipTransform, KeepTransform, TrainTransform
 from util.data.weak import annotate
@@ -193,12 +194,6 @@ class EpisodeDataset(SkippingDataset[Episode]):
         return torch.where(torch.isin(base, known), base, 0)
 
 
-def training_draw(data: DataSection) -> Draw:
-    """Return how training episodes are drawn."""
-    beside = data.absent_supports == "beside"
-    return Draw("permuted", data.class_balance, data.same_query, data.absent, beside)
-
-
 @timed("lists and what is on disk")
 def open_episodes(
     cfg: Config,
@@ -209,7 +204,7 @@ def open_episodes(
 ) -> tuple[EpisodeDataset, list[str]]:
     """Open the episodes of a config's fold: base classes for 'train', novel classes for 'val'.
 
-    `Data.augment`, `flip`, `broken` and the keys of `training_draw` act on 'train' only,
+    `Data.augment`, `flip`, `broken` and the keys of `draw_of` act on 'train' only,
     `Eval.order` on 'val'. `seed` draws the episodes and their augmentation. The encoder expects
     `mean` and `std` in the channels R, G, B, for images in 0..1. The first call on a data set reads
     all its masks (`load_table`).
@@ -228,9 +223,8 @@ def open_episodes(
         transform = TrainTransform(size, data.scale, data.rotate, mean, std)
     else:
         transform = (FlipTransform if data.flip else EvalTransform)(size, mean, std)
-    draw = training_draw(data) if train else Draw(cfg.Eval.order)
-    sampler = EpisodeSampler(listed, data.shot, seed, draw)
-    classes = fold.channels if train else fold.novel
+    sampler = EpisodeSampler(listed, data.shot, seed, draw_of(cfg, subset))
+    classes = fold.channels if train else fold.classes("val")
     episodes = EpisodeDataset(
         source, sampler, transform, fold.base_table(), classes, data.ann_type,
         skip=train and data.broken == "skip",

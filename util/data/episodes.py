@@ -1,16 +1,18 @@
 """Which images form which episode: a pure function of (seed, index)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from util.config import Config
 from util.data.lists import FoldList
+from util.runtime.errors import UserError
 
 # Independent random streams of one seed.
 QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
 OTHER_CLASS, SHUFFLED_MASK, RANDOM_SUPPORT, ABSENT_CLASS = range(4, 8)
 WAYS, GENERALIZED, SUPPORT_SET = range(8, 11)
-SAME_QUERY, IS_ABSENT = range(11, 13)
+SAME_QUERY, IS_ABSENT, DATA_SET = range(11, 14)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Draw:
         absent: share of the episodes that ask for a class which the query does not hold.
         beside: such supports come from images that also hold a class of the query, if there are
             any.
+        weights: of the data sets of a mix, see `FoldList.parts`; (): all equal.
     """
 
     order: str = "permuted"
@@ -35,6 +38,17 @@ class Draw:
     same_query: int = 1
     absent: float = 0.0
     beside: bool = False
+    weights: tuple[float, ...] = ()
+
+
+def draw_of(cfg: Config, subset: str) -> Draw:
+    """Return how the episodes of a config are drawn."""
+    data = cfg.Data
+    if subset != "train":
+        return Draw(cfg.Eval.order, weights=data.mix_weights)
+    beside = data.absent_supports == "beside"
+    asking = data.same_query, data.absent, beside
+    return Draw("permuted", data.class_balance, *asking, data.mix_weights)
 
 
 @dataclass(frozen=True)
@@ -82,13 +96,23 @@ class ShuffledPasses:
 class EpisodeSampler:
     """Draws the query, the class and the supports of episode 0, 1, 2, ...
 
-    An episode depends only on the list, the seed and its index. It does not depend on the number of
+    Of a mix, an episode lies within one of its data sets, which is drawn by its weight. An episode
+    depends only on the list, the seed and its index. It does not depend on the number of
     workers or ranks, nor on earlier calls, so a run can resume at any episode. Every class of the
     list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
     """
 
     def __init__(self, fold: FoldList, shot: int, seed: int, draw: Draw = Draw()) -> None:
         self.fold, self.shot, self.seed, self.draw = fold, shot, seed, draw
+        weighted = zip(fold.parts, draw.weights or [1.0] * len(fold.parts), strict=True)
+        used = [(part, weight) for part, weight in weighted if part.images and weight]
+        if fold.parts and not used:
+            what = "no data set of the mix that is drawn from has an image for this"
+            raise UserError(f"Data.mix_weights: {what}; change the weights, or add images")
+        within = replace(draw, weights=())
+        self._parts = [EpisodeSampler(part, shot, seed, within) for part, _ in used]
+        weights = np.array([weight for _, weight in used])
+        self._weights = weights / weights.sum() if used else weights
         self._passes = ShuffledPasses(len(fold.images), seed)
         self._classes = sorted(c for c, images in fold.by_class.items() if images)
         shares = np.array([len(fold.by_class[c]) ** (1 - draw.balance) for c in self._classes])
@@ -101,6 +125,9 @@ class EpisodeSampler:
     def plan(self, index: int) -> EpisodePlan:
         """Return the plan of episode `index` >= 0."""
         turn, place = divmod(index, self.draw.same_query)
+        if self._parts:
+            rng = generator(self.seed, DATA_SET, turn)
+            return self._parts[rng.choice(len(self._parts), p=self._weights)].plan(index)
         rng = generator(self.seed, EPISODE, turn)
         query, class_id = self._draw_query(turn, rng)
         if self.draw.same_query > 1:
@@ -112,6 +139,10 @@ class EpisodeSampler:
             if drawn:
                 return EpisodePlan(index, query, *drawn)
         return EpisodePlan(index, query, class_id, self.draw_supports(query, class_id, rng))
+
+    def within(self, query: str) -> "EpisodeSampler":
+        """Return the sampler of the data set that an image is of; without a mix, this one."""
+        return next((part for part in self._parts if query in part.fold.classes_of), self)
 
     def _draw_query(self, turn: int, rng: np.random.Generator) -> tuple[str, int]:
         """Draw a query and one of its classes."""
@@ -136,6 +167,8 @@ class EpisodeSampler:
         Every such class is equally likely. With `Draw.beside`, it is one of which enough images
         also hold a class of the query, if there is one.
         """
+        if self._parts:
+            return self.within(query).draw_absent(query, rng)
         there = set(self.fold.classes_of[query])
         classes = sorted(c for c in self.fold.by_class if c not in there)
         if not classes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from util.config import DataSection
+from util.folds import OWN_CLASSES
 from util.runtime.errors import UserError
 from util.runtime.files import read_lines
 
@@ -23,7 +24,7 @@ def find_fss_list(data: DataSection, subset: str) -> Path | None:
     Published lists of COCO are those of `Data.use_split_coco: true`.
     """
     path = Path(data.list_dir, "fss_list", subset, f"data_list_{data.split}.txt")
-    is_published = data.data_set != "custom" and not data.trained_on and data.use_split_coco
+    is_published = data.data_set not in OWN_CLASSES and not data.trained_on and data.use_split_coco
     return path if is_published and path.is_file() else None
 
 

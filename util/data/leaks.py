@@ -20,11 +20,12 @@ from typing import Any
 
 from util.config import Config, DataSection
 from util.data.base_images import list_base_images
-from util.data.episodes import Draw, EpisodeSampler
+from util.data.episodes import EpisodeSampler, draw_of
 from util.data.lists import FoldList, list_of, list_on_disk
-from util.data.source import Source, open_source
+from util.data.mixed import open_source
+from util.data.source import Source
 from util.data.tables import Table, load_table
-from util.folds import canonical_name, fold_of
+from util.folds import canonical_name, fold_of, mixed_sets
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -35,6 +36,7 @@ NOT_PRETRAINED = "backbone: not pre-trained"
 OBJECTS = {
     "background": "novel objects are background",
     "left out": "images with a novel object are left out",
+    "trained": "no class is novel: all are trained on",
     "labeled": "novel objects are labeled, and the scores choose best.pth",
 }
 """What becomes of novel objects -> how `leak_notes` says it."""
@@ -151,8 +153,9 @@ def _count(use: _Use, trained: DataSection, tested: FoldList, data: DataSection)
     }
 
 
-def _place(data: DataSection) -> tuple[str, Path]:
-    return data.data_set, Path(data.data_root).resolve()
+def _place(data: DataSection) -> tuple[str | Path, ...]:
+    folders = [each.root for each in mixed_sets(data.mix)] or [Path(data.data_root)]
+    return data.data_set, *(folder.resolve() for folder in folders)
 
 
 def _images(listed: FoldList) -> set[str]:
@@ -165,8 +168,7 @@ def _stage_one(how: Trained, open_table: _Open) -> _Use:
     source, table = open_table(cfg.Data, "train")
     images = list_base_images(table, cfg, "train", source)[0]
     _require_recorded(how, len(images))
-    drops = cfg.Base.train_list == "fold" and cfg.Data.novel_in_training == "drop"
-    return _Use(table, set(images), "left out" if drops else "background")
+    return _Use(table, set(images), _novel_objects(cfg.Data, cfg.Base.train_list == "fold"))
 
 
 def _stage_two(how: Trained, open_table: _Open) -> _Use:
@@ -174,8 +176,14 @@ def _stage_two(how: Trained, open_table: _Open) -> _Use:
     source, table = open_table(data, "train")
     listed = list_on_disk(table, data, "train", source)[0]
     _require_recorded(how, len(listed.images) * data.same_query)
-    drops = data.novel_in_training == "drop"
-    return _Use(table, _images(listed), "left out" if drops else "background")
+    return _Use(table, _images(listed), _novel_objects(data, of_list=True))
+
+
+def _novel_objects(data: DataSection, of_list: bool) -> str:
+    """Return what becomes of novel objects in training images, perhaps those of the fold's list."""
+    if not fold_of(data).novel:
+        return "trained"
+    return "left out" if of_list and data.novel_in_training == "drop" else "background"
 
 
 def _validation_of_one(how: Trained, open_table: _Open) -> _Use:
@@ -189,7 +197,7 @@ def _validation_of_two(how: Trained, open_table: _Open) -> _Use:
     data, options = how.config.Data, how.config.Eval
     source, table = open_table(data, "val")
     listed = list_on_disk(table, data, "val", source)[0]
-    sampler = EpisodeSampler(listed, data.shot, options.val_seed, Draw(options.order))
+    sampler = EpisodeSampler(listed, data.shot, options.val_seed, draw_of(how.config, "val"))
     episodes = options.val_episodes if how.config.Train.evaluate else 0
     plans = map(sampler.plan, range(episodes))
     return _Use(table, {i for plan in plans for i in (plan.query, *plan.supports)}, "labeled")

@@ -21,9 +21,10 @@ from pathlib import Path
 from util import ROOT
 from util.config import DataSection
 from util.data.fss_list import find_fss_list, read_fss_list
-from util.data.source import Source, open_source, subsets
+from util.data.mixed import MixedSource, open_source, with_name
+from util.data.source import Source, subsets
 from util.data.tables import Table, fingerprint, load_table
-from util.folds import FOLDS, Fold, fold_of
+from util.folds import FOLDS, OWN_CLASSES, Fold, fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, unwritable
@@ -47,6 +48,7 @@ class FoldList:
             classes in training, its novel classes in validation, in its mask at any size.
         names: class names; class id = position + 1.
         min_pixels: pixels that a class needs in a support.
+        parts: of a mix, the lists of its data sets. An episode lies within one of them.
     """
 
     images: list[str]
@@ -54,6 +56,7 @@ class FoldList:
     classes_of: dict[str, tuple[int, ...]]
     names: tuple[str, ...]
     min_pixels: int = MIN_PIXELS
+    parts: tuple["FoldList", ...] = ()
 
     def name(self, class_id: int) -> str:
         """Return the name of a class id (from 1)."""
@@ -197,15 +200,68 @@ def list_on_disk(
 ) -> tuple[FoldList, list[str]]:
     """Return the list of a config (`list_of`) as a run uses it, and a line for what was left out.
 
-    With `Data.missing: skip`, it is restricted to what is on disk. Of a custom data set, there is a
-    line for all that is not used. Raises `UserError` if an image is absent otherwise, or a class
-    has too few images for K shots.
+    With `Data.missing: skip`, it is restricted to what is on disk, and a data set of a mix that has
+    nothing for it is left out. Of a custom data set, there is a line for all that is not used.
+    Raises `UserError` if an image is absent otherwise, or a class has too few images for K shots.
     """
     listed, report = list_of(table, data, subset)
-    if data.data_set == "custom":
-        report += [*source.unused(), *why_left_out(table, listed, data, subset)]
-    images, left_out = source.find_images(listed.images, data.missing)
-    report += left_out
+    parts = []
+    for name, (part, own) in split_by_set(listed, table, source).items():
+        lines = []
+        if source.parts[name].data_set == "custom":
+            lines = [*source.parts[name].unused(), *why_left_out(own, part, data, subset)]
+        try:
+            part, left_out = _usable(part, data, source)
+        except UserError as error:
+            if not name or data.missing != "skip":
+                raise
+            part = replace(part, images=[], by_class={}, classes_of={})
+            left_out = [f"left out: {error}"]
+        parts.append(part)
+        report += with_name(name, lines + left_out)
+    return (_join(parts) if isinstance(source, MixedSource) else parts[0]), report
+
+
+def split_by_set(
+    listed: FoldList, table: Table, source: Source
+) -> dict[str, tuple[FoldList, Table]]:
+    """Return the list of each data set of a mix, with the classes that this set has, and its table.
+
+    Without a mix, they are the given ones, and the name of the data set is ''.
+    """
+    if not isinstance(source, MixedSource):
+        return {"": (listed, table)}
+    parts = {}
+    for name, numbers in source.tables.items():
+        own = {i: pixels for i, pixels in table.items() if i.startswith(f"{name}/")}
+        images = [i for i in listed.images if i in own]
+        by_class = {
+            c: [i for i in ids if i in own] for c, ids in listed.by_class.items() if c in numbers
+        }
+        classes_of = {i: listed.classes_of[i] for i in images}
+        part = replace(listed, images=images, by_class=by_class, classes_of=classes_of)
+        parts[name] = part, own
+    return parts
+
+
+def _join(parts: list[FoldList]) -> FoldList:
+    """Return the list of a mix, made of those of its data sets."""
+    by_class: dict[int, list[str]] = {}
+    for part in parts:
+        for c, ids in part.by_class.items():
+            by_class.setdefault(c, []).extend(ids)
+    return replace(
+        parts[0],
+        images=[i for part in parts for i in part.images],
+        by_class=dict(sorted(by_class.items())),
+        classes_of={i: classes for part in parts for i, classes in part.classes_of.items()},
+        parts=tuple(parts),
+    )
+
+
+def _usable(listed: FoldList, data: DataSection, source: Source) -> tuple[FoldList, list[str]]:
+    """Return what a run can use of the list of one data set, and a line for what it leaves out."""
+    images, report = source.find_images(listed.images, data.missing)
     if data.missing == "skip":
         listed, left_out = restrict_to_images(listed, images, data.shot)
         return listed, report + left_out
@@ -245,13 +301,13 @@ def list_name(data: DataSection, subset: str) -> str:
     trained_on = f"_{data.trained_on}" if data.trained_on else ""
     consecutive = "" if data.use_split_coco else "_consecutive"
     with_novel = subset == "train" and data.novel_in_training == "background"
-    folder = "custom" if data.data_set == "custom" else Path(data.list_dir).name
+    folder = data.data_set if data.data_set in OWN_CLASSES else Path(data.list_dir).name
     return f"{folder}/{subset}_{data.split}{trained_on}{consecutive}{'_novel' * with_novel}"
 
 
 def every_fold(data: DataSection) -> Iterator[DataSection]:
     """Yield the `Data` section once for every fold of its data set."""
-    if data.data_set == "custom" or data.trained_on == "other":
+    if data.data_set in OWN_CLASSES or data.trained_on == "other":
         yield data
         return
     conventions = (True, False) if "coco" in (data.data_set, data.trained_on) else (True,)

@@ -12,7 +12,7 @@ from util.config import DataSection
 from util.data.image_io import SUFFIXES, UnreadableFile, read_label, read_reduced, resize_label
 from util.data.layers import layer_with
 from util.data.listing import Listing, list_pictures, not_used, read_ids
-from util.folds import CLASSES, fold_of, is_wide
+from util.folds import CLASSES, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, atomic_write, unwritable
 
@@ -39,6 +39,7 @@ class Source:
       several layers (`util.data.layers`).
 
     `images` and `masks` are the folders of the images ('train' or 'val') and of their masks.
+    `parts` are the data sets of a mix by name; without a mix, there is this one, named ''.
     `classes` is the number of classes, background not counted; only 'custom' needs it as an
     argument. `cache` is a folder for decoded images and masks; '' caches nothing. Raises
     `UserError` if the data set or the subset is unknown, or a folder is missing.
@@ -55,6 +56,7 @@ class Source:
         if subset not in SUBSETS:
             raise UserError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
+        self.parts: dict[str, Source] = {"": self}
         self.cache = Path(cache) if cache else None
         if self.cache:
             outputs = Outputs(self.cache, "cache", "Data.cache")
@@ -233,6 +235,11 @@ class Source:
         line = f"left out {len(absent)} of {len(ids)} listed images: not on disk"
         return [i for i in ids if i in on_disk], [line]
 
+    @property
+    def list_path(self) -> Path:
+        """The file with the ids of the subset that a custom data set may have."""
+        return self.root / f"{self.subset}.txt"
+
     def mask_versions(self, ids: list[str]) -> list[str]:
         """Return what changes with a mask: size and time stamp. Nothing for published data sets."""
         if self.data_set != "custom":
@@ -249,7 +256,7 @@ class Source:
 
         Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
         """
-        listed = self.root / f"{self.subset}.txt"
+        listed = self.list_path
         if self.data_set == "custom" and listed.exists():
             ids = read_ids(listed)
             for image_id in ids:
@@ -289,17 +296,3 @@ def _stack(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 def subsets(data: DataSection) -> tuple[str, ...]:
     """Return the subsets that a config's `Data` section uses."""
     return ("val",) if data.trained_on else SUBSETS
-
-
-def open_source(data: DataSection, subset: str) -> Source:
-    """Open the data set of a config's `Data` section for 'train' or 'val'.
-
-    Raises `UserError` if a folder is missing, or 'train' is asked for although the model was
-    trained on another data set.
-    """
-    if subset not in subsets(data):
-        which = "coco/" if data.trained_on == "coco" else ", without that key"
-        remedy = f"train with one of config/{which}"
-        raise UserError(f"Data.trained_on {data.trained_on}: this config only tests; {remedy}")
-    classes = len(fold_of(data).names)
-    return Source(data.data_root, data.data_set, subset, classes, data.cache)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from model.constants import IGNORE
+from util.data.mixed import MixedSource
 from util.data.source import Source
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write, unwritable
@@ -33,12 +34,16 @@ def fingerprint(ids: Iterable[str]) -> int:
 def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Table:
     """Return the table of a subset; read the masks only if it is not stored in `list_dir` yet.
 
+    That of a mix is made of those of its data sets, each in a folder of its name in `list_dir`.
     Without `build`, no mask is read, and a table that is not stored is an error, too.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
     replaces that of another data set. Raises `UserError` if the stored table belongs to other
     images, it cannot be written, or a mask cannot be read.
     """
+    if isinstance(source, MixedSource):
+        parts = source.parts.items()
+        return unite(source, {n: load_table(part, Path(list_dir, n), build) for n, part in parts})
     path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
     checksum = fingerprint([*ids, *source.mask_versions(ids)])
     header = {"data_set": source.data_set, "crc32": checksum}
@@ -55,6 +60,18 @@ def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Tabl
     table = build_table(source, ids)
     _write_table(path, header, table)
     return table
+
+
+def unite(source: Source, tables: dict[str, Table]) -> Table:
+    """Return the table of a data source, given those of its `parts`."""
+    if not isinstance(source, MixedSource):
+        return tables[""]
+    mixed: Table = {}
+    for name, table in tables.items():
+        numbers = source.tables[name]
+        for image_id, pixels in table.items():
+            mixed[f"{name}/{image_id}"] = {int(numbers[c]): n for c, n in pixels.items()}
+    return mixed
 
 
 def _read_table(path: Path) -> tuple[dict[str, Any], Table]:

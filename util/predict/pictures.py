@@ -8,7 +8,7 @@ import numpy as np
 
 from util.data.image_io import UnreadableFile, read_image, read_label
 from util.data.lists import fold_list
-from util.data.source import open_source
+from util.data.mixed import open_source
 from util.data.tables import load_table
 from util.evaluate.visualize import overlay
 from util.folds import fold_of
@@ -104,7 +104,7 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
     that folder there are only the photographs. Raises `UserError` if the data exists but is broken.
     """
     data, cheetahs = predictor.cfg.Data, _cheetahs()
-    if not Path(data.data_root).is_dir():
+    if data.mix or not Path(data.data_root).is_dir():
         return [cheetahs]
     source = open_source(data, "val")
     listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)

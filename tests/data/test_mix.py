@@ -1,0 +1,309 @@
+"""Several data sets at once: classes united by name, episodes within one set, lists, tables."""
+
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers.drawn import write_pair, write_rectangles
+from helpers.pictures import data_config, refused
+
+from util.config import Config, config_from, to_dict, with_class_names
+from util.data.base_images import open_base_images
+from util.data.check import check
+from util.data.controls import PLANS
+from util.data.dataset import open_episodes
+from util.data.image_io import read_label
+from util.data.leaks import Trained, find_leaks, format_leaks
+from util.data.lists import fold_list, list_of, write_lists
+from util.data.mixed import MixedSource, open_source
+from util.data.tables import load_table
+from util.data.transform import EvalTransform
+from util.folds import CLASSES, fold_of, mixed_sets, united_names
+
+KINDS = {"one": ("Cat", "dog", "tv"), "two": ("shirt", "cat", "hot-dog", "dog")}
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A mix of two sets of one's own, whose classes are partly the same, and COCO."""
+    root = tmp_path_factory.mktemp("mix")
+    for seed, (name, classes) in enumerate(KINDS.items()):
+        write_rectangles(root / name, "custom", len(classes), seed)
+        (root / name / "classes.txt").write_text("\n".join(classes))
+    write_rectangles(root / "coco", "coco", 80, 5)
+    folders = [f"custom:{root}/one", f"custom:{root}/two", f"coco:{root}/coco"]
+    return with_class_names(data_config(
+        data_set="mix", mix=folders, list_dir=f"{root}/lists", min_pixels=100, missing="skip",
+        augment=False,
+    ))  # fmt: skip
+
+
+def own_label(source: MixedSource, image: str) -> list[list[str]]:
+    """The class name of each pixel of an image, read without the mix; '' and '255' as well."""
+    name, _, own = image.partition("/")
+    part = source.parts[name]
+    names = ["", *(KINDS.get(name) or fold_names_of_coco())]
+    label = read_label(part.label_path(own))
+    return [["255" if v == 255 else names[v] for v in row] for row in label]
+
+
+def fold_names_of_coco() -> tuple[str, ...]:
+    return CLASSES["coco"]
+
+
+def same_class(one: str, other: str) -> bool:
+    def bare(name: str) -> str:
+        return name.lower().replace("-", "").replace(" ", "")
+
+    return bare(one) == bare(other)
+
+
+def test_classes_are_united_by_name_in_the_order_of_the_sets(mix: Config) -> None:
+    names = mix.Data.classes
+    assert names[:5] == ("Cat", "dog", "tv", "shirt", "hot-dog") and names[5] == "person"
+    # COCO has cat, dog, tv and hot dog, too.
+    assert len(names) == 5 + 80 - 4 and "cat" not in names and "hot dog" not in names
+    fold = fold_of(mix.Data)
+    assert fold.novel == () and fold.base == tuple(range(1, 82)) == fold.classes("val")
+    assert config_from(to_dict(mix), "a test") == mix
+    assert mix.num_base_classes == 81
+
+
+def test_masks_have_the_classes_of_the_mix(mix: Config) -> None:
+    for subset in ("train", "val"):
+        source = open_source(mix.Data, subset)
+        for image in source.image_ids()[::11]:
+            wanted = own_label(source, image)
+            for label in (source.load(image)[1], source.read_label(image), source.decode(image)[1]):
+                assert label.shape == (len(wanted), len(wanted[0]))
+                for row, names in zip(label[::7], wanted[::7], strict=True):
+                    for value, name in zip(row, names, strict=True):
+                        found = {0: "", 255: "255"}.get(int(value)) if value in (0, 255) else None
+                        found = mix.Data.classes[value - 1] if found is None else found
+                        assert same_class(found, name)
+
+
+def test_table_counts_the_pixels_that_the_masks_of_the_mix_hold(mix: Config) -> None:
+    source = open_source(mix.Data, "train")
+    table = load_table(source, mix.Data.list_dir)
+    assert list(table) == source.image_ids() and len(table) == 180
+    for image, pixels in table.items():
+        label = source.read_label(image)
+        values = {int(v): int((label == v).sum()) for v in np.unique(label) if v not in (0, 255)}
+        assert pixels == values
+    stored = {path.name for path in Path(mix.Data.list_dir).iterdir()}
+    assert {"one", "two", "coco"} <= stored
+
+
+def test_every_episode_lies_within_one_data_set(mix: Config) -> None:
+    for subset in ("train", "val"):
+        episodes, _ = open_episodes(mix, subset, 3)
+        seen = Counter()
+        for index in range(300):
+            plan = episodes.sampler.plan(index)
+            [name] = {image.partition("/")[0] for image in (plan.query, *plan.supports)}
+            seen[name] += 1
+            for kind, make in PLANS.items():
+                beside = make(episodes.sampler, index)
+                if beside:
+                    images = (beside.query, *beside.supports, *(i for i, _ in beside.masks))
+                    assert {i.partition("/")[0] for i in images} == {name}, kind
+            assert plan.index == index
+        assert min(seen.values()) > 70 and len(seen) == 3  # 100 each on average
+        example = episodes[4]
+        source = episodes.source
+        label = source.load(example.plan.query)[1]
+        assert (example.query_mask == 1).any() == (label == example.plan.class_id).any()
+        assert (example.support_mask == 1).any()
+
+
+def test_weights_say_how_often_a_set_is_drawn_and_0_leaves_it_out(mix: Config) -> None:
+    weighted = data_config(**to_dict(mix)["Data"] | {"mix_weights": [3, 0, 1.0]})
+    for subset in ("train", "val"):
+        episodes, _ = open_episodes(weighted, subset, 3)
+        plans = [episodes.sampler.plan(i) for i in range(800)]
+        seen = Counter(plan.query.partition("/")[0] for plan in plans)
+        assert seen["two"] == 0 and seen["one"] / 800 == pytest.approx(0.75, abs=0.05)
+
+
+def test_episodes_in_a_row_have_one_query_and_absent_classes_are_of_its_set(mix: Config) -> None:
+    asking = data_config(**to_dict(mix)["Data"] | {"same_query": 2, "absent": 0.5})
+    episodes, _ = open_episodes(asking, "train", 3)
+    sampler, absent = episodes.sampler, 0
+    for turn in range(150):
+        plans = [sampler.plan(2 * turn + i) for i in range(2)]
+        assert plans[0].query == plans[1].query
+        for plan in plans:
+            absent += plan.class_id not in sampler.fold.classes_of[plan.query]
+            [name] = {image.partition("/")[0] for image in (plan.query, *plan.supports)}
+    assert absent > 100
+
+
+def test_episode_depends_on_seed_and_index_alone(mix: Config) -> None:
+    (one, _), (other, _) = (open_episodes(mix, "train", 3) for _ in range(2))
+    late = [other.sampler.plan(i) for i in reversed(range(50))]
+    assert [one.sampler.plan(i) for i in range(50)] == late[::-1]
+    again = one.sampler.with_seed(4).with_seed(3)
+    assert [again.plan(i) for i in range(50)] == late[::-1]
+    assert [one.sampler.with_seed(4).plan(i) for i in range(50)] != late[::-1]
+
+
+def test_list_of_a_set_is_that_of_the_set_alone(mix: Config) -> None:
+    source = open_source(mix.Data, "train")
+    episodes, _ = open_episodes(mix, "train", 3)
+    names = list(source.parts)
+    for part, name in zip(episodes.sampler.fold.parts, names, strict=True):
+        alone = {i: p for i, p in load_table(source, mix.Data.list_dir).items()
+                 if i.startswith(f"{name}/")}  # fmt: skip
+        wanted = fold_list(alone, fold_of(mix.Data), "train", 100)
+        kept = {c: ids for c, ids in wanted.by_class.items() if len(ids) > 1}
+        assert part.by_class == kept
+        assert set(part.images) == {i for i in wanted.images if set(alone[i]) & set(kept)}
+    fold = episodes.sampler.fold
+    assert fold.images == [i for part in fold.parts for i in part.images]
+
+
+def test_class_with_too_few_images_in_its_set_is_refused_with_the_default(mix: Config) -> None:
+    strict = data_config(**to_dict(mix)["Data"] | {"missing": "error"})
+    refused(["images of >= 100 pixels, 1-shot needs 2"], open_episodes, strict, "train", 1)
+
+
+def test_base_learner_is_trained_on_the_images_of_all_sets(mix: Config) -> None:
+    samples, _ = open_base_images(mix, "train", EvalTransform((65, 65)), None)
+    source = open_source(mix.Data, "train")
+    assert list(samples.images) == source.image_ids()
+    for index in (0, 70, 150):  # one image of each set
+        _, label = samples[index]
+        there = set(np.unique(source.load(samples.images[index])[1])) - {0, 255}
+        found = set(label.unique().tolist()) - {0, 255}
+        assert found <= {int(v) for v in there} and found  # every class is a base class
+
+
+def test_novel_classes_of_a_mix_are_tested_and_not_trained_on(mix: Config) -> None:
+    held_out = data_config(**to_dict(mix)["Data"] | {"novel": ["dog", "shirt"]})
+    train, _ = open_episodes(held_out, "train", 1)
+    tests, report = open_episodes(held_out, "val", 1)
+    table = load_table(open_source(held_out.Data, "train"), held_out.Data.list_dir)
+    assert all(not {2, 4} & table[i].keys() for i in train.sampler.fold.images)
+    assert set(tests.sampler.fold.by_class) <= {2, 4}
+    assert {plan.class_id for plan in map(tests.sampler.plan, range(99))} == {2, 4}
+    assert any(line.startswith("coco: left out: no mask has 100 pixels") for line in report)
+    alone = data_config(**to_dict(held_out)["Data"] | {"mix_weights": [0, 0, 1]})
+    refused(["Data.mix_weights: no data set"], open_episodes, alone, "val", 1)
+
+
+def test_check_and_lists_report_each_set(
+    mix: Config, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    report = check(mix.Data, "train")
+    assert report.mistakes == [] and list(report.sets) == ["one", "two", "coco"]
+    for name, part in report.sets.items():
+        assert len(part.table) == 60 and all(i.startswith(name) for i in part.fold.images)
+    assert set(report.sets["one"].fold.by_class) == {1, 2, 3}
+    strict = data_config(**to_dict(mix)["Data"] | {"missing": "error"})
+    lines = check(strict.Data, "train").mistakes
+    assert lines and all(line.startswith("coco: class ") for line in lines)
+    assert write_lists(mix.Data) == []
+    assert (Path(mix.Data.list_dir) / "train_0.json").is_file()
+
+
+def test_leaks_count_the_classes_of_all_sets(mix: Config) -> None:
+    how = Trained(mix)
+    table = load_table(open_source(mix.Data, "val"), mix.Data.list_dir)
+    tested = list_of(table, mix.Data, "val")[0]
+    leaks = find_leaks(tested, mix.Data, how, how)
+    train = load_table(open_source(mix.Data, "train"), mix.Data.list_dir)
+    counted = leaks["stage one"]
+    assert counted["images"] == 180 and counted["objects"] == "trained"
+    for number, name in ((1, "Cat"), (4, "shirt")):
+        assert counted["classes"][name]["images"] == sum(number in p for p in train.values())
+    assert "no class is novel: all are trained on" in format_leaks(leaks)
+
+
+def test_cache_keeps_images_of_equal_names_apart(mix: Config, tmp_path: Path) -> None:
+    cached = data_config(**to_dict(mix)["Data"] | {"cache": f"{tmp_path}/cache"})
+    plain, source = (open_source(c.Data, "train") for c in (mix, cached))
+    for _ in range(2):  # written, then read
+        for image in ("one/train003", "two/train003", "coco/train003"):
+            pairs = zip(plain.load(image), source.load(image), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_overlapping_classes_lie_on_top_as_in_their_set(tmp_path: Path) -> None:
+    for name, classes in (("one", ("car", "eye", "head")), ("two", ("boat", "head", "eye"))):
+        layers = np.zeros((60, 80), np.uint8)
+        layers[:, :] = 0
+        first, second = layers.copy(), layers.copy()
+        first[10:50, 10:50], second[5:55, 5:60] = 2, 3
+        write_pair(tmp_path / name / "images", tmp_path / name / "masks", "a", first)
+        cv2.imwrite(str(tmp_path / name / "masks/a.png"), np.concatenate((first, second)))
+        (tmp_path / name / "classes.txt").write_text("\n".join(classes))
+        for subset in ("train", "val"):
+            (tmp_path / name / f"{subset}.txt").write_text("a\n")
+    cfg = data_config(data_set="mix", mix=[f"custom:{tmp_path}/{n}" for n in ("one", "two")])
+    source = open_source(cfg.Data, "train")
+    head, eye = (fold_of(cfg.Data).names.index(n) + 1 for n in ("head", "eye"))
+    assert source.has_layers("one/a") and source.has_layers("two/a")
+    assert (source.load("one/a", head)[1] == head).sum() == 50 * 55
+    assert (source.load("two/a", head)[1] == head).sum() == 40 * 40
+    assert (source.load("two/a", eye)[1] == eye).sum() == 50 * 55
+
+
+def test_mix_of_more_than_254_classes_has_wide_masks(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_rectangles(tmp_path / name, "custom", 200, 1)
+        kinds = "".join(f"{name} {c}\n" for c in range(1, 201))
+        (tmp_path / name / "classes.txt").write_text(kinds)
+    cfg = data_config(data_set="mix", mix=[f"custom:{tmp_path}/{n}" for n in ("one", "two")])
+    names, source = fold_of(cfg.Data).names, open_source(cfg.Data, "train")
+    assert len(names) == 401 and names[254] == "ignored" and names[255] == "two 55"
+    own = source.parts["two"].load("train003")[1]
+    mixed = source.load("two/train003")[1]
+    assert mixed.dtype == np.int16
+    for value in np.unique(own):
+        wanted = int(value) if value in (0, 255) else names.index(f"two {value}") + 1
+        assert (mixed[own == value] == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"mix": ["voc:data"]}, ["Data.mix", "'voc:data'", "write pascal:FOLDER"]),
+        ({"mix": []}, ["needs Data.mix"]),
+        ({"mix": ["custom:a/x", "custom:b/x"]}, ["called 'x'", "rename"]),
+        ({"mix": ["coco:a"], "mix_weights": [1, 2]}, ["Data.mix_weights wants 1 numbers"]),
+        ({"mix": ["coco:a"], "mix_weights": [0]}, ["Data.mix_weights wants 1 numbers"]),
+        ({"mix": ["coco:a"], "data_set": "coco"}, ["need Data.data_set mix"]),
+        ({"mix": ["coco:a"], "trained_on": "other"}, ["Data.trained_on needs one data set"]),
+    ],
+)
+def test_wrong_mix_is_one_line(keys: dict, words: list[str]) -> None:
+    refused(words, lambda: data_config(**{"data_set": "mix", **keys}))
+
+
+def test_set_without_lists_is_refused_where_nothing_is_novel(tmp_path: Path) -> None:
+    write_rectangles(tmp_path / "one", "custom", 3)
+    (tmp_path / "one" / "val.txt").unlink()
+    cfg = data_config(data_set="mix", mix=[f"custom:{tmp_path}/one"])
+    refused(["val.txt", "divide the images"], open_source, cfg.Data, "val")
+    (tmp_path / "one" / "classes.txt").write_text("tv\nTV\ncar\n")
+    refused(["'TV' is twice there"], open_source, cfg.Data, "train")
+
+
+def test_label_that_is_no_class_of_its_set_is_refused(tmp_path: Path) -> None:
+    write_rectangles(tmp_path / "one", "custom", 3)
+    write_rectangles(tmp_path / "two", "custom", 2)
+    label = np.full((60, 80), 3, np.uint8)
+    write_pair(tmp_path / "two/images", tmp_path / "two/masks", "train000", label)
+    cfg = data_config(data_set="mix", mix=[f"custom:{tmp_path}/{n}" for n in ("one", "two")])
+    words = ["two/masks/train000.png", "label 3"]
+    refused(words, open_source(cfg.Data, "train").load, "two/train000")
+    assert any("label 3" in line for line in check(cfg.Data, "train").mistakes)
+
+
+def test_names_are_those_of_the_first_set() -> None:
+    assert united_names(mixed_sets(["pascal:a", "coco:b"]))[:3] == ("aeroplane", "bicycle", "bird")
+    assert len(united_names(mixed_sets(["pascal:a", "coco:b"]))) == 80
+    assert len(united_names(mixed_sets(["coco:b"]))) == 80
