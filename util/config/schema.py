@@ -65,14 +65,6 @@ class DataSection:
     data_set: Literal["pascal", "coco", "custom", "mix"] = key(
         "pascal", "custom: your own data set; mix: several, see mix"
     )
-    mix: Texts = key(
-        (),
-        "mix: its data sets, each as pascal:FOLDER, coco:FOLDER or custom:FOLDER (data_root of it)",
-        names_input=True,
-    )
-    mix_weights: Weights = key(
-        (), "mix: how often episodes are drawn within each set, as relative weights; []: equally"
-    )
     data_root: File = key("data/VOCdevkit2012/VOC2012", "folder of the data set", names_input=True)
     list_dir: File = key("lists/pascal", "folder of the fold lists", names_input=True)
     novel_in_training: Literal["drop", "background"] = key(
@@ -104,6 +96,14 @@ class DataSection:
     )
     base: Texts = key(
         (), "custom: names of the classes to train on; []: as base.txt, or all that are not novel"
+    )
+    mix: Texts = key(
+        (),
+        "mix: its data sets, each as pascal:FOLDER, coco:FOLDER or custom:FOLDER (data_root of it)",
+        names_input=True,
+    )
+    mix_weights: Weights = key(
+        (), "mix: how often episodes are drawn within each set, as relative weights; []: equally"
     )
     min_pixels: int = key(2048, "pixels of a class that make an image a support or a query", ge=1)
     use_split_coco: bool = key(True, "COCO folds hold out every fourth class (false: 20 in a row)")
