@@ -1,17 +1,15 @@
 """Folds: the classes of a data set, and which of them are novel."""
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 from model.constants import IGNORE
+from util.class_names import COCO_NAMES, canonical_name, warn_of_background
 from util.runtime.errors import UserError
 from util.runtime.files import read_lines
-from util.runtime.log import log
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,17 +50,6 @@ COCO's ids skip some numbers; ours do not, and keep the order.
 OWN_CLASSES = ("custom", "mix")
 """Data sets whose classes and folds are not published."""
 
-COCO_NAMES = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
-"""PASCAL's name of a class -> COCO's; the other fourteen names are the same in both."""
-
-
 IGNORED = "ignored"
 """What stands in the place of class 255 in a list of more than 254 classes."""
 
@@ -78,45 +65,6 @@ def is_wide(classes: int) -> bool:
 def around_255(items: tuple[T, ...], ignored: T) -> tuple[T, ...]:
     """Return the items so that none is in place 255, counted from 1; there, `ignored` is put."""
     return (*items[: IGNORE - 1], ignored, *items[IGNORE - 1 :]) if is_wide(len(items)) else items
-
-
-def clean_name(name: str) -> str:
-    """Return a class name as a line of a text file can hold it: '' if nothing remains of it.
-
-    Line breaks and other control characters become spaces, and several spaces become one; none
-    remains at the ends. A letter and its accent become one character (NFC).
-    """
-    blank = ("Cc", "Cs")  # control characters, and halves of characters
-    bare = "".join(" " if unicodedata.category(c) in blank else c for c in name)
-    return unicodedata.normalize("NFC", " ".join(bare.split()))
-
-
-@cache
-def warn_of_background(path: str, names: tuple[str, ...]) -> None:
-    """Warn, once for a file, if its first class name says that it means no class."""
-    if _bare(names[0]) == "background":
-        log.warning(
-            "%s: its first class is %r, so that pixels of 1 are an object of this name; 0 is"
-            " background in any mask, so remove the name if 1 means %s there",
-            path, names[0], repr(names[1]) if len(names) > 1 else "another class",
-        )  # fmt: skip
-
-
-def canonical_name(name: str) -> str:
-    """Return a form of a class name that is equal for all names of that class.
-
-    Case, spaces, `_` and `-` do not count, and PASCAL's names are COCO's (`COCO_NAMES`). Other
-    synonyms are different names.
-    """
-    bare = _bare(name)
-    return _SYNONYMS.get(bare, bare)
-
-
-def _bare(name: str) -> str:
-    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-_SYNONYMS = {_bare(pascal): _bare(coco) for pascal, coco in COCO_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -276,10 +224,11 @@ def mixed_sets(mix: Sequence[str]) -> list[MixedSet]:
         if kind not in (*CLASSES, "custom") or not folder:
             remedy = "write pascal:FOLDER, coco:FOLDER or custom:FOLDER"
             raise UserError(f"Data.mix: {entry!r} names no data set; {remedy}")
-        name = kind if kind in CLASSES else Path(folder).absolute().name
+        folder = os.path.expanduser(folder)
+        name = kind if kind in CLASSES else os.path.basename(os.path.abspath(folder))
         if name in sets:
             raise UserError(f"Data.mix: two data sets are called {name!r}; rename a folder")
-        sets[name] = MixedSet(name, kind, Path(os.path.expanduser(folder)))
+        sets[name] = MixedSet(name, kind, Path(folder))
     return list(sets.values())
 
 

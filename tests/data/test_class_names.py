@@ -9,7 +9,8 @@ from helpers.label_files import four_photos, labels, prepare, prepare_trial
 from helpers.pictures import data_config
 from helpers.trials import lay
 
-from util.folds import clean_name, fold_of, read_classes
+from util.class_names import clean_name
+from util.folds import fold_of, read_classes
 from util.runtime.errors import UserError
 
 

@@ -14,11 +14,12 @@ import train as train_entry
 import train_base as base_entry
 from util.checkpoint.file import read_checkpoint
 from util.checkpoint.origin import require_unseen
+from util.class_names import COCO_NAMES
 from util.config import config_from, load_config
 from util.data.dataset import open_episodes
 from util.data.lists import list_name, write_lists
 from util.data.prepare import prepare_coco
-from util.folds import CLASSES, COCO_NAMES, coco_to_pascal, published_fold
+from util.folds import CLASSES, coco_to_pascal, published_fold
 from util.runtime.cli import main
 from util.runtime.log import configure
 

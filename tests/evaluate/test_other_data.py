@@ -18,10 +18,11 @@ import train_base as base_entry
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.checkpoint.load import load_base_learner
 from util.checkpoint.origin import require_unseen, training_of_stages, with_known_classes
+from util.class_names import canonical_name
 from util.config import load_config, to_dict, with_class_names
 from util.data.demo.art import KINDS
 from util.data.lists import write_lists
-from util.folds import CLASSES, canonical_name, fold_of, other_fold
+from util.folds import CLASSES, fold_of, other_fold
 
 SHAPES = tuple(shape for shape, _ in KINDS)  # other names than those of PASCAL
 NOVEL = ("bird", "cat", "dog", "horse", "sheep")

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from util.class_names import canonical_name
 from util.config import KEYS, Config, config_from
 from util.config.schema import SECTIONS
 from util.data.leaks import Trained
-from util.folds import canonical_name, fold_of
+from util.folds import fold_of
 from util.runtime.errors import UserError
 
 

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from util.class_names import canonical_name
 from util.config import Config, DataSection
 from util.data.base_images import list_base_images
 from util.data.episodes import EpisodeSampler, draw_of
@@ -25,7 +26,7 @@ from util.data.lists import FoldList, list_of, list_on_disk
 from util.data.mixed import open_source
 from util.data.source import Source
 from util.data.tables import Table, load_table
-from util.folds import canonical_name, fold_of, mixed_sets
+from util.folds import fold_of, mixed_sets
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 from util.runtime.log import log

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import IGNORE
+from util.class_names import canonical_name
 from util.config import DataSection
 from util.data.image_io import UnreadableFile
 from util.data.source import Source, subsets
-from util.folds import IGNORED, Fold, MixedSet, canonical_name, fold_of, is_wide, mixed_sets
+from util.folds import IGNORED, Fold, MixedSet, fold_of, is_wide, mixed_sets
 from util.runtime.errors import UserError
 
 

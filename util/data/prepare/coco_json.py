@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from util.class_names import clean_name
 from util.data.layers import draw_layers, layers_png
 from util.data.prepare.pictures import warn_left_out
 from util.data.prepare.shapes import (
@@ -18,7 +19,7 @@ from util.data.prepare.shapes import (
     read_polygon,
     whole,
 )
-from util.folds import IGNORED, MAX_CLASSES, around_255, clean_name, is_wide
+from util.folds import IGNORED, MAX_CLASSES, around_255, is_wide
 from util.runtime.errors import UserError, refuse
 from util.runtime.log import log
 from util.runtime.progress import bar

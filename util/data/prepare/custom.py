@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from util.class_names import warn_of_background
 from util.data.image_io import SUFFIXES, image_size
 from util.data.prepare.coco_json import InstanceImage, Instances, load_instances, mask_png
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
 from util.data.prepare.pictures import text_job, warn_left_out
 from util.data.prepare.shapes import draw_in_order
-from util.folds import warn_of_background
 from util.runtime.errors import UserError
 from util.runtime.log import log
 from util.runtime.parallel import on_processes
