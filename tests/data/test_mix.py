@@ -209,6 +209,64 @@ def test_check_and_lists_report_each_set(
     assert (Path(mix.Data.list_dir) / "train_0.json").is_file()
 
 
+def test_what_is_not_used_is_said_with_the_name_of_its_set(tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "two")):
+        write_rectangles(tmp_path / name, "custom", 3, seed)
+    write_rectangles(tmp_path / "coco", "coco", 80, 5)
+    (tmp_path / "two/images/._train003.jpg").write_bytes(b"x")
+    (tmp_path / "one/masks/train004.png").rename(tmp_path / "one/masks/train004.gif")
+    ids = (tmp_path / "one/train.txt").read_text().split()
+    (tmp_path / "one/train.txt").write_text("\n".join(i for i in ids if i != "train004"))
+    (tmp_path / "coco/train2014/readme.txt").write_text("x")
+    mix = [*(f"custom:{tmp_path}/{n}" for n in ("one", "two")), f"coco:{tmp_path}/coco"]
+    lists = f"{tmp_path}/lists"
+    cfg = data_config(data_set="mix", mix=mix, list_dir=lists, missing="skip", augment=False)
+    wanted = [
+        f"one: {tmp_path}/one/images: not used: 1 images without a mask, such as train004.jpg",
+        f"two: {tmp_path}/two/images: not used: 1 hidden files, such as ._train003.jpg",
+    ]
+    of_coco = f"coco: {tmp_path}/coco/train2014: not used: 1 files or folders"
+    report = check(cfg.Data, "train")
+    assert set(wanted) <= set(report.notes) and "one: " not in str(report.sets["one"].notes)
+    assert any(line.startswith(of_coco) for line in report.notes)
+    few = "no base class has 2048 pixels in them"
+    assert any(line.startswith("two: train: left out") and few in line for line in report.notes)
+    small = data_config(**to_dict(cfg)["Data"] | {"min_pixels": 100})
+    for _, told in (
+        open_episodes(small, "train", 1),
+        open_base_images(small, "train", EvalTransform((65, 65)), None),
+    ):  # runs say it of sets of one's own, as without a mix
+        assert set(wanted) <= set(told) and not any(line.startswith(of_coco) for line in told)
+
+
+def test_large_photograph_of_a_set_is_reduced_with_its_mask(tmp_path: Path) -> None:
+    write_rectangles(tmp_path / "one", "custom", 3)
+    label = np.zeros((2400, 3200), np.uint8)
+    label[400:1200, 800:2400] = 2
+    write_pair(tmp_path / "one/images", tmp_path / "one/masks", "train000", label)
+    (tmp_path / "one/classes.txt").write_text("tv\ncat\ncar")
+    write_rectangles(tmp_path / "coco", "coco", 80)
+    cfg = data_config(data_set="mix", mix=[f"coco:{tmp_path}/coco", f"custom:{tmp_path}/one"])
+    source = open_source(cfg.Data, "train")
+    wanted = np.zeros((1200, 1600), np.uint8)
+    wanted[200:600, 400:1200] = CLASSES["coco"].index("cat") + 1
+    for image, found in (source.load("one/train000"), source.decode("one/train000")):
+        assert image.shape == (1200, 1600, 3) and np.array_equal(found, wanted)
+    assert source.read_pair("one/train000")[1].shape == (2400, 3200)
+
+
+def test_folder_of_a_set_may_begin_with_the_users_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    found = [(each.name, each.root) for each in mixed_sets(["coco:~/coco", "custom:~/mine"])]
+    assert found == [("coco", tmp_path / "coco"), ("mine", tmp_path / "mine")]
+    monkeypatch.chdir(tmp_path / "mine")
+    assert mixed_sets(["custom:."])[0].name == "mine"
+
+
 def test_leaks_count_the_classes_of_all_sets(mix: Config) -> None:
     how = Trained(mix)
     table = load_table(open_source(mix.Data, "val"), mix.Data.list_dir)
