@@ -62,7 +62,7 @@ def write(path: Path, text: str) -> Path:
         ("Data.split=4", ("Data.split wants at most 3", "given 4")),
         ("Data.shot=0", ("Data.shot wants an integer, at least 1 and at most 1000, given 0",)),
         ("Data.rotate=181", ("Data.rotate wants a number, at least 0 and at most 180, given 181",)),
-        ("Data.data_set=voc", ("Data.data_set wants pascal, coco or custom, given 'voc'",)),
+        ("Data.data_set=voc", ("Data.data_set wants pascal, coco, custom or mix, given 'voc'",)),
         ("Data.trained_on=voc", ("Data.trained_on wants '', coco or other, given 'voc'",)),
         ("Data.missing=", ("Data.missing wants error or skip, given None",)),
         ("Data.size=480", ("Data.size must be 1 mod 8", "481")),
