@@ -8,9 +8,13 @@ r"""Segment images by labeled examples: a mask, a box or points on one or more s
 A support is [NAME=]IMAGE:LABEL. Supports with the same NAME are the shots of one class. LABEL is
 - a PNG mask: 0 background, 255 ignored, any other value the object; MASK.png#5: only the value 5,
 - box=x0,y0,x1,y1[;...] or points=x,y[;...], in pixels; quote a word that holds a semicolon.
-A query is an image, or a folder of images. For each query, OUT gets masks/QUERY.png (index i for
-the i-th NAME, 0 for background), overlays/QUERY.png and a line of predictions.jsonl. OUT is a
-folder of its own: new, empty, or that of an earlier prediction, to which a further one adds.
+IMAGE may be a frame of a clip: clip.mp4@0 is the first.
+
+A query is an image, a folder of images, or a clip. For each query, OUT gets masks/QUERY.png (index
+i for the i-th NAME, 0 for background), overlays/QUERY.png and a line of predictions.jsonl; a clip
+gives a mask and a line for each frame, and overlays/CLIP.webm. OUT/review.html shows all results,
+the doubtful ones first. OUT is a folder of its own: new, empty, or that of an earlier prediction,
+to which a further one adds.
 """
 
 from pathlib import Path
@@ -32,9 +36,14 @@ def predict() -> None:
     )  # fmt: skip
     parser.add_argument(
         "--query", nargs="+", required=True, action="extend", metavar="IMAGE",
-        help="images and folders of images",
+        help="images, folders of images and clips",
     )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder")
+    parser.add_argument(
+        "--format", choices=command.FORMATS, default="png",
+        help="coco: add coco.json, for labeling tools, with run-length codes; coco-polygons: with "
+        "polygons, for tools that read no codes (png)",
+    )  # fmt: skip
     parser.add_argument(
         "--drop-absent", action="store_true",
         help="leave classes that are not there out of masks (needs a checkpoint of Eval.absent)",
@@ -45,13 +54,13 @@ def predict() -> None:
     command.check_model_arguments(args)
     queries = command.find_queries(args.query)
     classes: dict[str, list[Example]] = {}
+    read = [*queries, args.checkpoint]
     for word in args.support:
         name, example = command.parse_support(word)
         example.load(f"--support {word}")
         classes.setdefault(name, []).append(example)
-    read = [*queries, *(e.image for own in classes.values() for e in own), args.checkpoint]
-    read += [file for word in args.support for file in command.mask_files(word)]
-    outputs = command.claim_outputs(args.out, args.overwrite, queries, read)
+        read += command.read_files(word, example)
+    outputs = command.claim_outputs(args.out, args.overwrite, queries, read, args.format)
     # Imported only now: torch takes seconds to load, and the arguments are checked without it.
     from util.predict import Predictor
     from util.predict.output import write_predictions
@@ -59,8 +68,9 @@ def predict() -> None:
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
     for name, examples in classes.items():
         predictor.add_class(name, examples)
-    errors = write_predictions(predictor, queries, outputs, drop_absent=args.drop_absent)
-    log.info(f"{len(queries) - len(errors)} images segmented into {args.out}")
+    options = {"format": args.format, "drop_absent": args.drop_absent}
+    errors = write_predictions(predictor, queries, outputs, **options)
+    log.info(f"{len(queries) - len(errors)} queries segmented into {args.out}")
     if errors:
         raise UserError(f"{errors[0]} ({len(errors)} of {len(queries)} queries failed)")
 

@@ -24,7 +24,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from util.evaluate.visualize import heatmap
-from util.predict import Box, Predictor, Stages, app, pictures
+from util.predict import Box, Predictor, Result, Stages, app, pictures
 from util.predict import page as page_file
 from util.runtime.cli import main
 from util.runtime.errors import UserError
@@ -219,7 +219,7 @@ def test_painted_object_is_segmented_in_two_queries(page: Page, files: SimpleNam
     assert 0.01 < len(xs) / (200 * 300) < 0.3
     assert abs(xs.mean() - 150) < 5 and abs(ys.mean() - 100) < 5
     assert len(xs) < 0.8 * np.ptp(xs) * np.ptp(ys)
-    page.get_by_label(page_file.BOX).check()
+    page.get_by_label(pictures.BOX).check()
     page.locator("#segment").click()
     until(lambda: len(object_pixels(page)[0]) > 0.98 * np.ptp(xs) * np.ptp(ys))
 
@@ -309,7 +309,7 @@ def test_unusable_argument_is_refused_in_one_line_with_status_2(
 
 def test_large_uploads_are_reduced(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
-    image = pictures.open_upload(tmp_path / "wide.png")
+    image = page_file.reduce_size(pictures.open_upload(tmp_path / "wide.png"), 1024)
     assert image.shape == (12, 1024, 3) and (image == 7).all()
 
 
@@ -342,7 +342,8 @@ def test_examples_use_images_that_are_on_disk(
 def stages(initial: np.ndarray) -> Stages:
     """A result without an object, and with this initial mask."""
     nothing = np.zeros(initial.shape, np.uint8)
-    return Stages(nothing.astype(np.float32), initial, (nothing,) * 3, nothing)
+    zeros = nothing.astype(np.float32)
+    return Stages(zeros, initial, (nothing,) * 3, Result(nothing, zeros[None], (0.0,), None))
 
 
 def test_file_names_are_escaped_in_html() -> None:

@@ -81,7 +81,7 @@ def test_each_query_gives_a_mask_an_overlay_and_a_line(album: Path, tmp_path: Pa
         assert found["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         assert found["score"] == pytest.approx(result.scores[0][result.mask == 1].mean(), rel=1e-4)
     files = [p for p in (tmp_path / "new/out").rglob("*") if p.is_file()]
-    assert len(files) == 8 and tmp_path / "new/out/.made_by_predict" in files
+    assert len(files) == 12 and tmp_path / "new/out/.made_by_predict" in files
 
 
 def test_classes_boxes_points_and_overrides_give_the_mask_of_the_predictor(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_unreadable_query_gets_an_error_line_and_others_are_segmented(
     with pytest.raises(SystemExit) as stop:
         run("support.jpg:box=20,20,90,110", str(tmp_path / "photos"), tmp_path / "out")
     printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.out == f"2 images segmented into {tmp_path / 'out'}\n"
+    assert stop.value.code == 2 and printed.out == f"2 queries segmented into {tmp_path / 'out'}\n"
     assert "0.jpg: cannot be read as an image" in printed.err
     assert "(1 of 3 queries failed)" in printed.err
     lines = [json.loads(x) for x in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]

@@ -66,12 +66,16 @@ def draw_episodes(
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Paint an index mask [H,W] over an RGB image (uint8 [H,W,3]); 0 is background.
 
-    The colors are VOC's, at twice the brightness; those of 1 to 255 repeat for larger indices.
-    Returns uint8 [H,W,3].
+    The colors are those of `mask_colors`; those of 1 to 255 repeat for larger indices. Returns
+    uint8 [H,W,3].
     """
-    colors = np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
-    painted = OPACITY * colors[(mask.astype(int) - 1) % IGNORE + 1] + (1 - OPACITY) * image
+    painted = OPACITY * mask_colors()[(mask.astype(int) - 1) % IGNORE + 1] + (1 - OPACITY) * image
     return np.where(mask[..., None] > 0, painted.round(), image).astype(np.uint8)
+
+
+def mask_colors() -> np.ndarray:
+    """Return the color of each index of an overlay: VOC's, twice as bright (int [256,3])."""
+    return np.minimum(2 * np.array(voc_palette()).reshape(-1, 3), 255)
 
 
 def heatmap(values: np.ndarray) -> np.ndarray:

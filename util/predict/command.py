@@ -3,7 +3,8 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import numpy as np
 from model.constants import IGNORE
 from util.data.image_io import SUFFIXES, read_label
 from util.data.listing import list_pictures
+from util.predict.clip import Clip, is_clip, split_frame
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 from util.runtime.log import log
 
-LINES = "predictions.jsonl"
+LINES, COCO, REVIEW = "predictions.jsonl", "coco.json", "review.html"
+FORMATS = ("png", "coco", "coco-polygons")
 DEVICES = "only the CPU and NVIDIA's GPUs are supported; write cpu, cuda or cuda:0"
 _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
@@ -73,10 +76,11 @@ def parse_support(word: str) -> tuple[str, Example]:
     return name, Example(image, points=Points([(x, y) for x, y in values]))
 
 
-def mask_files(word: str) -> tuple[str, str]:
-    """Return what may be the mask's file in `[NAME=]IMAGE:LABEL`: LABEL, and LABEL without #."""
+def read_files(word: str, example: Example) -> list[str]:
+    """Return the files that a support may read: image or clip, LABEL, and LABEL without #."""
+    frame = split_frame(str(example.image))
     label = word.rpartition(":")[2]
-    return label, label.rpartition("#")[0]
+    return [frame[0] if frame else str(example.image), label, label.rpartition("#")[0]]
 
 
 def _select_value(word: str, file: str, value: int) -> np.ndarray:
@@ -90,7 +94,7 @@ def _select_value(word: str, file: str, value: int) -> np.ndarray:
 
 
 def find_queries(words: Iterable[str]) -> list[Path]:
-    """List the named images, and the images in named folders, without their subfolders.
+    """List the named images and clips, and the images in named folders, without subfolders.
 
     Images of a folder are sorted. A file that is named twice is listed once. Raises `UserError` if
     a file is missing, a folder holds no image, or two files have the same stem.
@@ -110,27 +114,62 @@ def find_queries(words: Iterable[str]) -> list[Path]:
         for path in paths:
             other = found.setdefault(path.stem, path)
             if other.resolve() != path.resolve():
-                what = f"--query {path} and {other} would be written to the same {path.stem}.png"
+                what = f"--query {path} and {other} would be written to the same {path.stem}"
                 raise UserError(f"{what}; rename one, or run twice")
     return list(found.values())
 
 
-def prediction_files(query: Path) -> dict[str, str]:
-    """Return what is written for a query, `mask` and `overlay` -> file in the output folder."""
-    return {kind: f"{kind}s/{query.stem}.png" for kind in ("mask", "overlay")}
+@dataclass(frozen=True)
+class Query:
+    """An image to segment, or a frame of a clip.
+
+    Attributes:
+        name: what results call it: its file, or `CLIP@NUMBER`.
+        stem: the name of its files, without suffix. Those of frames are in the folder `group`.
+        picture: what `coco.json` calls an image; "" for a frame, which is written as an image.
+        group: the stem of the frame's clip; "" for an image.
+    """
+
+    name: str
+    stem: str
+    picture: str = ""
+    group: str = ""
+
+    def files(self, with_coco: bool) -> dict[str, str]:
+        """Return what is written for it: kind -> file in the output folder.
+
+        The overlays of a clip are one clip. `with_coco`, its frames become images.
+        """
+        own = f"{self.group}/{self.stem}" if self.group else self.stem
+        overlay = f"overlays/{self.group}.webm" if self.group else f"overlays/{own}.png"
+        files = {"mask": f"masks/{own}.png", "overlay": overlay, "preview": f"review/{own}.jpg"}
+        return files | ({"frame": f"frames/{own}.jpg"} if self.group and with_coco else {})
+
+
+def queries_of(path: Path) -> Iterator[Query]:
+    """Yield the queries of a file: one, or those of a clip's frames.
+
+    Raises `UserError` if it is an unreadable clip.
+    """
+    if not is_clip(path):
+        yield Query(str(path), path.stem, os.path.abspath(path))
+        return
+    for number in range(Clip(path).count):
+        yield Query(f"{path}@{number}", f"{path.stem}_{number:06}", group=path.stem)
 
 
 def claim_outputs(
-    out: Path, overwrite: bool, queries: Sequence[Path], read: Iterable[str | Path]
+    out: Path, overwrite: bool, paths: Sequence[Path], read: Iterable[str | Path], format: str
 ) -> Outputs:
     """Create the output folder, in which nothing is replaced that predict.py did not make.
 
-    `read` are the files that this run reads. Raises `UserError` if the folder cannot be created,
-    holds something else, or a file to be written is one of those.
+    `paths` are the queries, `read` the files that this run reads. Raises `UserError` if the folder
+    cannot be created, holds something else, or a file to be written is one of those.
     """
     outputs = Outputs(out, "predict", overwrite=overwrite)
-    files = [name for query in queries for name in prediction_files(query).values()]
-    outputs.claim([*files, LINES], read, alone=True)
+    queries = [query for path in paths for query in queries_of(path)]
+    files = [name for query in queries for name in query.files(format != "png").values()]
+    outputs.claim([*files, LINES, COCO, REVIEW], read, alone=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,6 +22,7 @@ from util.data.image_io import (
     reduction,
     resize_label,
 )
+from util.predict.clip import read_frame, split_frame
 from util.runtime.errors import UserError
 
 Picture = np.ndarray | Image.Image | str | Path
@@ -60,9 +61,10 @@ class Example:
     or more than one, or one of another form.
 
     Attributes:
-        image: a file, a PIL image or an array. Arrays are uint8 [H,W,3] (RGB), [H,W] or [H,W,4]
-            (the alpha channel is dropped), or uint16 (the upper 8 bits are used). Files and PIL
-            images are rotated as their EXIF orientation says.
+        image: a file, a frame of a clip (`clip.mp4@0` is the first), a PIL image or an array.
+            Arrays are uint8 [H,W,3] (RGB), [H,W] or [H,W,4] (the alpha channel is dropped), or
+            uint16 (the upper 8 bits are used). Files and PIL images are rotated as their EXIF
+            orientation says.
         mask: a PNG file, a PIL image or an array [H,W] of the image's size: 0 is background, 255
             is ignored, any other value is the object. If there is no other value, 255 is the
             object, unless the mask has a palette.
@@ -133,7 +135,7 @@ def reduced_rgb(image: Picture) -> tuple[np.ndarray, tuple[int, int]]:
     A file is reduced while it is decoded (`util.data.image_io.read_reduced`), and other forms by
     the same factor.
     """
-    if isinstance(image, (str, Path)):
+    if isinstance(image, (str, Path)) and not split_frame(image):
         return read_reduced(image)
     image = as_rgb(image)
     height, width = image.shape[:2]
@@ -146,7 +148,8 @@ def as_rgb(image: Picture) -> np.ndarray:
     Raises `UserError` if there is no such file, or it is no picture of 8 or 16 bits.
     """
     if isinstance(image, (str, Path)):
-        return read_image(image)
+        frame = split_frame(image)
+        return read_frame(*frame) if frame else read_image(image)
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         keeps_values = image.mode.startswith("I;16") or image.mode in ("F", "I")

@@ -1,94 +1,188 @@
-"""The files that predict.py writes: masks, overlays and `predictions.jsonl`."""
+"""The files that predict.py and the page write: masks, overlays, lines, and what sums them up."""
 
 import io
 import json
-from dataclasses import replace
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_palette
 from util.evaluate.visualize import overlay
-from util.predict.command import LINES, prediction_files
+from util.predict.clip import Clip, is_clip, written_clip
+from util.predict.coco import coco_file, segment_mask
+from util.predict.command import COCO, LINES, REVIEW, Query, queries_of
 from util.predict.predictor import Predictor, Result
+from util.predict.review import review_page
 from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 from util.runtime.progress import bar
 
+PREVIEW_SIDE = 480  # pixels of the longer side of a picture of the review
+Line = dict[str, Any]
+Shape = tuple[int, int]
+Show = Callable[[np.ndarray], None]
+Segment = Callable[..., Line]
+
 
 def write_predictions(
-    predictor: Predictor, queries: list[Path], outputs: Outputs, *, drop_absent: bool = False
+    predictor: Predictor,
+    paths: list[Path],
+    outputs: Outputs,
+    *,
+    format: str = "png",
+    drop_absent: bool = False,
 ) -> list[str]:
-    """Segment the queries; write a mask, an overlay and a line of `predictions.jsonl` for each.
+    """Segment images and clips; write the files of `Query` and what `summed_up` adds.
 
-    Of a query in which a class is not there, a line is logged, too. `drop_absent` is that of
-    `Predictor.predict`. No two queries share a stem, and `outputs` has claimed their files. The
-    lines of other queries, of earlier runs, stay. Returns an error message for each query that
-    could not be read, which its line holds, too. Raises `UserError` if a file cannot be written.
+    Of a query in which a class is not there, a line is logged, too. `format` is one of `FORMATS`,
+    `drop_absent` that of `Predictor.predict`. No two paths share a stem, and `outputs` has claimed
+    their files. Returns an error message for each query that could not be read, which its line
+    holds, too. Raises `UserError` if a file cannot be written.
     """
+
+    def segment(query: Query, image: np.ndarray, shape: Shape, show: Show | None = None) -> Line:
+        result = predictor.predict(image, drop_absent=drop_absent)
+        line = write_result(outputs, query, image, shape, result, predictor.names, format, show)
+        add(line)
+        progress.update()
+        return line
+
     errors: list[str] = []
+    queries = {path: list(queries_of(path)) for path in paths}
+    count = sum(map(len, queries.values()))
     try:
-        earlier = _lines_of_others(outputs.folder / LINES, queries)
         with (
-            outputs.appending(LINES, earlier) as append,
-            bar(len(queries), "segmenting") as progress,
+            summed_up(outputs, {path.stem for path in paths}) as add,
+            bar(count, "segmenting") as progress,
         ):
-            for path in queries:
+            for path, own in queries.items():
                 try:
-                    line = _write_prediction(predictor, path, outputs, drop_absent)
+                    if is_clip(path):
+                        _segment_clip(path, own, outputs, segment)
+                    else:
+                        _segment_image(path, own[0], segment)
                 except UnreadableFile as error:  # the other queries are still segmented
                     errors.append(str(error))
-                    line = {"image": str(path), "error": str(error)}
-                append(f"{json.dumps(line)}\n".encode())
-                progress.update()
+                    add({"image": str(path), "error": str(error)})
+                    progress.update()
     except OSError as error:
         raise unwritable(f"--out {outputs.folder}", error, "name another folder") from error
     return errors
 
 
-def _lines_of_others(path: Path, queries: list[Path]) -> bytes:
-    """Return the lines of an earlier run about queries whose files this run does not replace."""
-    stems = {query.stem for query in queries}
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+def _segment_image(path: Path, query: Query, segment: Segment) -> None:
+    if absent := _absent(segment(query, *read_reduced(path))):
+        log.info(f"{path}: not here: {', '.join(absent)}")
+
+
+def _segment_clip(path: Path, queries: list[Query], outputs: Outputs, segment: Segment) -> None:
+    clip, done, absent = Clip(path), 0, Counter[str]()
+    overlays = queries[0].files(with_coco=False)["overlay"]
+    with written_clip(outputs, overlays, clip.fps) as show:
+        for query, frame in zip(queries, clip, strict=False):
+            absent.update(_absent(segment(query, frame, frame.shape[:2], show)))
+            done += 1
+    if done < len(queries):
+        log.info(f"{path}: {done} of {len(queries)} frames can be read")
+    for name, count in absent.items():
+        log.info(f"{path}: not here in {count} of {done} frames: {name}")
+
+
+@contextmanager
+def summed_up(outputs: Outputs, stems: Iterable[str]) -> Iterator[Callable[[Line], None]]:
+    """Yield a function that adds a line to `predictions.jsonl`; at the end, sum the lines up.
+
+    `review.html` shows them all; `coco.json` holds those with a picture. They are also written if
+    the block is interrupted. Lines of an earlier run stay, but not those of queries of these stems.
+    """
+    lines = list(_lines_of_others(outputs.folder / LINES, set(stems)))
+    with outputs.appending(LINES, b"".join(map(_encode, lines))) as append:
+
+        def add(line: Line) -> None:
+            lines.append(line)
+            append(_encode(line))
+
         try:
-            stem = Path(json.loads(line)["image"]).stem
+            yield add
+        finally:
+            outputs.write(REVIEW, review_page(lines))
+            if any("picture" in line for line in lines) or (outputs.folder / COCO).exists():
+                outputs.write(COCO, coco_file(lines))
+
+
+def _lines_of_others(path: Path, stems: set[str]) -> Iterator[Line]:
+    """Yield the lines of an earlier run about queries whose files this run does not replace."""
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+            is_other = Path(line["image"]).stem not in stems
         except (ValueError, KeyError, TypeError):  # a line that an interrupted run left unfinished
             continue
-        if stem not in stems:
-            kept.append(line)
-    return b"".join(kept)
+        if is_other:
+            yield line
 
 
-def _write_prediction(
-    predictor: Predictor, path: Path, outputs: Outputs, drop_absent: bool
-) -> dict[str, Any]:
-    """Write the mask and the overlay of a query; return its line of `predictions.jsonl`."""
-    image, shape = read_reduced(path)
-    result = predictor.predict(image, drop_absent=drop_absent)
-    drawn = Image.fromarray(overlay(image, result.mask))
-    result = replace(result, mask=resize_label(result.mask, shape))
-    mask = Image.fromarray(result.mask)
-    mask.putpalette(voc_palette())
-    files = prediction_files(path)
-    outputs.write(files["mask"], _png(mask), durable=False)
-    outputs.write(files["overlay"], _png(drawn), durable=False)
-    height, width = result.mask.shape
-    classes = _describe_classes(result, predictor.names)
-    if absent := [name for name, found in classes.items() if found["here"] is False]:
-        log.info(f"{path}: not here: {', '.join(absent)}")
-    return {"image": str(path), "width": width, "height": height, **files, "classes": classes}
+def _encode(line: Line) -> bytes:
+    return f"{json.dumps(line)}\n".encode()
 
 
-def _describe_classes(result: Result, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return index, pixels, bounding box, mean score and presence of each class."""
+def write_result(
+    outputs: Outputs,
+    query: Query,
+    image: np.ndarray,
+    shape: Shape,
+    result: Result,
+    names: tuple[str, ...],
+    format: str,
+    show: Show | None = None,
+) -> Line:
+    """Write the files of a query and return its line; `show` takes the overlay of a frame.
+
+    `result` is that of `image`, over which its mask is drawn. `shape` is the query's own height and
+    width: the mask that is written has it, and so has all that the line tells.
+    """
+    with_coco = format != "png"
+    files, drawn = query.files(with_coco), overlay(image, result.mask)
+    mask = resize_label(result.mask, shape)
+    indexed = Image.fromarray(mask)
+    indexed.putpalette(voc_palette())
+    contents = {"mask": _png(indexed), "preview": encode_jpeg(reduce_size(drawn, PREVIEW_SIDE), 85)}
+    if show:
+        show(drawn)
+    else:
+        contents["overlay"] = _png(Image.fromarray(drawn))
+    if "frame" in files:
+        contents["frame"] = encode_jpeg(image, 95)
+    for kind, content in contents.items():
+        outputs.write(files[kind], content, durable=False)
+    height, width = shape
+    classes = _describe_classes(result, mask, names)
+    line = {"image": query.name, "width": width, "height": height, **files, "classes": classes}
+    if with_coco:
+        own = os.path.abspath(outputs.folder / files["frame"]) if "frame" in files else None
+        line["picture"] = own or query.picture
+        for found in classes.values():
+            is_class = mask == found["index"]
+            found["segments"] = segment_mask(is_class, polygons=format == "coco-polygons")
+    return line
+
+
+def _describe_classes(
+    result: Result, mask: np.ndarray, names: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Return index, pixels, bounding box (both in `mask`), mean score and presence of each class."""
     classes: dict[str, dict[str, Any]] = {}
     small = resize_label(result.mask, result.scores.shape[1:])
     here = result.here or [None] * len(names)
     for index, (name, scores) in enumerate(zip(names, result.scores, strict=True), 1):
-        is_class = result.mask == index
+        is_class = mask == index
         pixels = int(np.count_nonzero(is_class))
         found: dict[str, Any] = {"index": index, "pixels": pixels, "box": None, "score": None}
         if pixels:
@@ -98,6 +192,25 @@ def _describe_classes(result: Result, names: tuple[str, ...]) -> dict[str, dict[
         found |= {"presence": result.presence[index - 1], "here": here[index - 1]}
         classes[name] = found
     return classes
+
+
+def _absent(line: Line) -> list[str]:
+    return [name for name, found in line["classes"].items() if found["here"] is False]
+
+
+def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """Return a picture or mask ([H,W] or [H,W,C]) with at most `side` pixels on its longer side."""
+    factor = side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = [max(1, round(length * factor)) for length in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=interpolation)
+
+
+def encode_jpeg(picture: np.ndarray, quality: int) -> bytes:
+    """Return a picture (uint8 [H,W,3], RGB) as a JPEG; the quality is 0 to 100."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def _png(picture: Image.Image) -> bytes:

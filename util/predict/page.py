@@ -3,7 +3,9 @@
 import base64
 import logging
 import os
+import tempfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -12,7 +14,6 @@ from typing import Any
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # read by the import
 
-import cv2
 import gradio as gr
 import jinja2
 import numpy as np
@@ -20,21 +21,23 @@ from starlette.requests import ClientDisconnect
 
 from util.evaluate.visualize import heatmap, overlay
 from util.predict import pictures
+from util.predict.command import COCO, Query
 from util.predict.example import Example
+from util.predict.output import Line, encode_jpeg, reduce_size, summed_up, write_result
 from util.predict.pictures import MarkedImage, PageExample
 from util.predict.predictor import Predictor, Stages
 from util.runtime.errors import UserError
+from util.runtime.files import Outputs
 
-UPLOAD_LIMIT, MAX_QUERIES = "20mb", 8
+UPLOAD_LIMIT, MAX_QUERIES, MAX_SUPPORTS = "20mb", 8, 5
 LIFETIME = 3600  # seconds after which uploads and a visitor's support are deleted
 GALLERY: dict[str, Any] = {
     "show_label": False, "fit_columns": False, "format": "png", "allow_preview": False,
     "buttons": [],
 }  # fmt: skip
-OBJECT, BOX = "the object itself", "a box around it"
 FILES = jinja2.FileSystemLoader(Path(__file__).parent)
 RESULT = jinja2.Environment(loader=FILES, autoescape=True).get_template("result.html.j2")
-PANEL_SIDE = 480  # pixels of the longer side of a picture in a row
+PANEL_SIDE, QUALITY = 480, 95  # of a picture in a row: pixels of its longer side, as a JPEG
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
 
 
@@ -73,58 +76,88 @@ class Page:
     def load_support(self, path: str) -> tuple[MarkedImage, np.ndarray]:
         """Turn an upload into the session's support and the picture to paint on."""
         with errors_on_page():
-            image = pictures.open_upload(path)
+            image = reduce_size(pictures.open_upload(path), pictures.SIDE)
         support = MarkedImage(image, np.zeros(image.shape[:2], bool))
         return support, support.drawn()
 
-    def load_example(self, event: gr.SelectData) -> tuple[MarkedImage, np.ndarray, list]:
-        """Turn a click on an example into the support, the picture to paint on, the queries."""
+    def load_example(self, event: gr.SelectData) -> tuple:
+        """Turn a click on an example into the support, the picture to paint on, the queries.
+
+        The kept supports are removed: they may be of another class.
+        """
         example = self.examples[event.index]
         queries = [(image, f"example {i}") for i, image in enumerate(example.queries, 1)]
-        return example.support, example.support.drawn(), queries
+        return example.support, example.support.drawn(), queries, [], []
+
+    def keep(
+        self, support: MarkedImage | None, editor: dict | None, kind: str, kept: list[Example]
+    ) -> tuple[list[Example], list[np.ndarray], None, None]:
+        """Add the painted support to the kept ones, and clear the editor for another one.
+
+        Arguments as `gather_supports`. Returns the kept ones and their pictures.
+        """
+        with errors_on_page():
+            kept = gather_supports(support, editor, kind, kept)
+        return kept, [draw_example(example) for example in kept], None, None
 
     def segment(
         self,
         support: MarkedImage | None,
         editor: dict | None,
         kind: str,
+        kept: list[Example],
         queries: list[tuple[str, str | None]] | None,
-    ) -> Iterator[str]:
-        """Find the painted object in each query (file, caption); yield the results so far, as HTML.
+    ) -> Iterator[tuple]:
+        """Find the marked object in each query (file, caption).
 
-        `editor` is what Gradio's image editor holds; `kind`, `OBJECT` or `BOX`, is what the paint
-        covers.
+        Other arguments as `gather_supports`. Yields the results so far as HTML, and the states of
+        the buttons that download them all.
         """
         with errors_on_page():
-            if support is None or not editor or editor["background"] is None:
-                raise UserError("There is no support: upload an image, or pick an example")
-            mask = pictures.painted_mask(support, editor["layers"])
+            examples = gather_supports(support, editor, kind, kept)
             if not queries:
                 raise UserError("There is no query: add at least one image to search in")
             if len(queries) > MAX_QUERIES:
                 what = f"{len(queries)} queries are too many at once"
                 raise UserError(f"{what}: keep at most {MAX_QUERIES}")
-            if kind == BOX:
-                example = Example(support.image, box=pictures.bounding_box(mask))
-            else:
-                example = Example(support.image, mask=mask)
             # A predictor for this visitor with the shared model: supports cannot mix.
-            predictor = Predictor(self.predictor.model, self.predictor.cfg)
+            shared = self.predictor
+            predictor = Predictor(shared.model, shared.cfg, shared.threshold)
             with self.lock:
-                predictor.add_class("object", example)
-        image, label = example.load("support")
-        drawn, rows = MarkedImage(image, label == 1).drawn(), ""
-        for number, (path, caption) in enumerate(queries, 1):
-            name = caption or Path(path).name
-            try:
-                image = pictures.open_upload(path, name)
-            except UserError as error:  # the other queries are still segmented
-                rows += error_row(number, str(error))
-            else:
-                with self.lock:
-                    stages = predictor.explain(image)
-                rows += result_row(number, name, drawn, image, stages)
-            yield rows
+                predictor.add_class("object", examples)
+        drawn, rows, stems = draw_example(examples[0]), "", set[str]()
+        waiting = gr.update(interactive=False)
+        with tempfile.TemporaryDirectory(dir=os.environ["GRADIO_TEMP_DIR"]) as folder:
+            outputs = Outputs(Path(folder, "results"), "page")
+            with summed_up(outputs, ()) as add:
+                for number, (path, caption) in enumerate(queries, 1):
+                    name = caption or Path(path).name
+                    stem = Path(name).stem
+                    query = Query(name, f"{stem}_{number}" if stem in stems else stem, name)
+                    stems.add(stem)
+                    try:
+                        image = pictures.open_upload(path, name)
+                    except UserError as error:  # the other queries are still segmented
+                        add({"image": name, "error": str(error)})
+                        rows += error_row(number, str(error))
+                    else:
+                        stages, line = self._segment_query(predictor, query, image, outputs)
+                        add(line)
+                        rows += result_row(number, name, drawn, image, stages)
+                    yield rows, waiting, waiting
+            packed = pack(outputs.folder, Path(folder, "amformer_results.zip"))
+            files = packed, outputs.folder / COCO  # Gradio copies them before it goes on
+            yield rows, *(gr.update(value=file, interactive=True) for file in files)
+
+    def _segment_query(
+        self, predictor: Predictor, query: Query, image: np.ndarray, outputs: Outputs
+    ) -> tuple[Stages, Line]:
+        """Segment an upload, reduced to `SIDE`; write its results at the upload's own size."""
+        small = reduce_size(image, pictures.SIDE)
+        with self.lock:
+            stages = predictor.explain(small)
+        shape, result, names = image.shape[:2], stages.result, predictor.names
+        return stages, write_result(outputs, query, small, shape, result, names, "coco")
 
     def build(self) -> gr.Blocks:
         """Lay the page out and connect its parts."""
@@ -134,14 +167,21 @@ class Page:
                 "of the same kind in other images, the **queries**."
             )
             session = gr.State(None, time_to_live=LIFETIME)
+            kept = gr.State([], time_to_live=LIFETIME)
             with gr.Row():
                 with gr.Column(min_width=420):
                     editor, upload, kind = support_parts()
+                    keep, clear, gallery = kept_parts()
                 with gr.Column(min_width=420):
                     queries = query_part()
                     thumbnails = example_part(self.examples) if self.examples else None
             button = gr.Button("Segment", variant="primary", elem_id="segment")
             results = gr.HTML(HINT, elem_id="results")
+            with gr.Row():
+                save = [
+                    gr.DownloadButton("Download all results (zip)", interactive=False),
+                    gr.DownloadButton("Download COCO JSON", interactive=False),
+                ]
             gr.Markdown(
                 f"Model: `{self.title}`; input size {self.predictor.size} "
                 f"pixels. Images over {pictures.SIDE} pixels a side are reduced first.",
@@ -149,9 +189,13 @@ class Page:
             )
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
             upload.upload(self.load_support, upload, [session, editor], **quiet)
+            marked = [session, editor, kind, kept]
+            keep.click(self.keep, marked, [kept, gallery, session, editor], **quiet)
+            clear.click(lambda: ([], []), None, [kept, gallery], **quiet)
             if thumbnails:
-                thumbnails.select(self.load_example, None, [session, editor, queries], **quiet)
-            button.click(self.segment, [session, editor, kind, queries], results, **quiet)
+                shown = [session, editor, queries, kept, gallery]
+                thumbnails.select(self.load_example, None, shown, **quiet)
+            button.click(self.segment, [*marked, queries], [results, *save], **quiet)
         return blocks.queue(default_concurrency_limit=1, max_size=32)
 
     def launch(self, host: str, port: int) -> gr.Blocks:
@@ -195,9 +239,25 @@ def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
     with gr.Row(equal_height=True):
         upload = gr.UploadButton("Upload a support", elem_id="upload", min_width=160)
         kind = gr.Radio(
-            [OBJECT, BOX], value=OBJECT, label="The paint covers", elem_id="kind", scale=2
+            pictures.KINDS, value=pictures.OBJECT, label="The paint covers", elem_id="kind", scale=2
         )
     return editor, upload, kind
+
+
+def kept_parts() -> tuple[gr.Button, gr.Button, gr.Gallery]:
+    """Return the buttons that keep and remove supports, and where the kept ones are shown."""
+    with gr.Row():
+        keep = gr.Button("Add another support", elem_id="keep")
+        clear = gr.Button("Remove the added ones", elem_id="clear")
+    gallery = gr.Gallery(
+        label="Added supports",
+        columns=MAX_SUPPORTS,
+        height=110,
+        interactive=False,
+        elem_id="kept",
+        **GALLERY,
+    )
+    return keep, clear, gallery
 
 
 def query_part() -> gr.Gallery:
@@ -229,14 +289,38 @@ def example_part(examples: list[PageExample]) -> gr.Gallery:
     )
 
 
+def gather_supports(
+    support: MarkedImage | None, editor: dict | None, kind: str, kept: list[Example]
+) -> list[Example]:
+    """Return the supports that a visitor kept, and the one that is being painted, if there is one.
+
+    `editor` is what Gradio's image editor holds for `support`; `kind`, one of `KINDS`, is what the
+    paint covers. Raises `UserError` if there is no support, one too many, or it is not painted.
+    """
+    if support is None and kept:
+        return kept
+    if support is None or not editor or editor["background"] is None:
+        raise UserError("There is no support: upload an image, or pick an example")
+    if len(kept) == MAX_SUPPORTS:
+        raise UserError(f"There are {MAX_SUPPORTS} supports already: remove the added ones first")
+    return [*kept, pictures.marked_example(support, editor["layers"], kind)]
+
+
+def draw_example(example: Example) -> np.ndarray:
+    """Draw a support with its label in color (uint8 [H,W,3])."""
+    image, label = example.load("support")
+    return MarkedImage(image, label == 1).drawn()
+
+
 def result_row(
     number: int, name: str, support: np.ndarray, query: np.ndarray, stages: Stages
 ) -> str:
     """Return the row of query `number`, from 1, of the file `name`, as HTML.
 
-    Its pictures: support, with its object in color, query (uint8 [H,W,3] each), prior, initial
-    mask, refinements, final mask.
+    Its pictures: the first support, with its object in color, query (uint8 [H,W,3] each), prior,
+    initial mask, refinements, final mask.
     """
+    query = reduce_size(query, pictures.SIDE)
     panels = {
         "support": support,
         "query": query,
@@ -245,12 +329,11 @@ def result_row(
         **{f"mask {i}": 255 * mask for i, mask in enumerate(stages.refinements, 1)},
         "final": overlay(query, stages.final),
     }
-    uris = {
-        title: _data_uri(pictures.reduce_size(picture, PANEL_SIDE), ".jpeg")
-        for title, picture in panels.items()
-    }
-    mask = _data_uri(255 * stages.final, ".png")
-    return RESULT.render(number=number, name=name, panels=uris, mask=mask, final=stages.final)
+    uris = {title: _data_uri(reduce_size(picture, PANEL_SIDE)) for title, picture in panels.items()}
+    here = stages.result.here
+    return RESULT.render(
+        number=number, name=name, panels=uris, final=stages.final, here=here and here[0]
+    )
 
 
 def error_row(number: int, message: str) -> str:
@@ -258,8 +341,15 @@ def error_row(number: int, message: str) -> str:
     return RESULT.render(number=number, error=message)
 
 
-def _data_uri(picture: np.ndarray, suffix: str) -> str:
-    """Return a picture (uint8 [H,W,3] RGB or [H,W]) as a data URI of that format."""
-    bgr = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    content = cv2.imencode(suffix, bgr)[1].tobytes()
-    return f"data:image/{suffix[1:]};base64,{base64.b64encode(content).decode()}"
+def pack(folder: Path, path: Path) -> Path:
+    """Write a zip of a folder, without hidden files, and return its path."""
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(folder.rglob("[!.]*")):
+            packed.write(file, file.relative_to(folder))
+    return path
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    """Return a picture (uint8 [H,W,3], RGB) as a data URI."""
+    content = encode_jpeg(picture, QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"

@@ -12,8 +12,9 @@ from util.data.mixed import open_source
 from util.data.tables import load_table
 from util.evaluate.visualize import overlay
 from util.folds import fold_of
-from util.predict.example import Box
+from util.predict.example import Box, Example
 from util.predict.examples import BOXES, MASK, photograph
+from util.predict.output import reduce_size
 from util.predict.predictor import Predictor
 from util.runtime.errors import UserError
 
@@ -21,6 +22,8 @@ MAX_PIXELS = 50_000_000  # of an upload
 SIDE = 1024  # pixels of the longer side; larger images are reduced to it
 MAX_EXAMPLES = 5
 PAINT_COLOR, PAINT_OPACITY = "#ff3b30", 0.6
+KINDS = OBJECT, BOX, POINTS = "the object itself", "a box around it", "points on it"
+"""What the paint covers. A click with the brush is a point."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,15 @@ class PageExample:
 
 
 def open_upload(path: str | Path, name: str = "") -> np.ndarray:
-    """Read an uploaded file, upright, with at most `SIDE` pixels a side (uint8 [H,W,3], RGB).
+    """Read an uploaded file, upright (uint8 [H,W,3], RGB).
 
     Raises `UserError`, which calls it `name` or else by its file, if it is no image, or too large.
     """
     name = name or Path(path).name
     try:
-        image = read_image(path, MAX_PIXELS)
+        return read_image(path, MAX_PIXELS)
     except UnreadableFile as error:
         raise UserError(str(error).replace(str(path), name, 1)) from None
-    return reduce_size(image, SIDE)
-
-
-def reduce_size(picture: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
-    """Return a picture or mask ([H,W] or [H,W,C]) with at most `side` pixels on its longer side."""
-    factor = side / max(picture.shape[:2])
-    if factor >= 1:
-        return picture
-    size = [max(1, round(length * factor)) for length in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=interpolation)
 
 
 def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
@@ -95,6 +88,30 @@ def bounding_box(mask: np.ndarray) -> Box:
     """Return the smallest box around the True pixels of a mask (bool [H,W])."""
     ys, xs = np.nonzero(mask)
     return Box(int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
+
+
+def dab_centers(mask: np.ndarray) -> list[tuple[float, float]]:
+    """Return a point (x, y) in each separate part of a mask (bool [H,W]), near its center."""
+    count, parts, _, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    points = []
+    for part, center in zip(range(1, count), centers[1:], strict=True):
+        own = np.argwhere(parts == part)[:, ::-1]
+        x, y = own[np.square(own - center).sum(1).argmin()]  # the center itself may lie outside
+        points.append((float(x), float(y)))
+    return points
+
+
+def marked_example(support: MarkedImage, layers: list[np.ndarray], kind: str) -> Example:
+    """Return the labeled example that a visitor has painted; `kind` is one of `KINDS`.
+
+    `layers` are those of `painted_mask`. Raises `UserError` as that does.
+    """
+    mask = painted_mask(support, layers)
+    if kind == BOX:
+        return Example(support.image, box=bounding_box(mask))
+    if kind == POINTS:
+        return Example(support.image, points=dab_centers(mask))
+    return Example(support.image, mask=mask)
 
 
 def find_examples(predictor: Predictor) -> list[PageExample]:
@@ -122,7 +139,7 @@ def find_examples(predictor: Predictor) -> list[PageExample]:
 
 
 def _cheetahs() -> PageExample:
-    photographs = {name: open_upload(photograph(name)) for name in BOXES}
+    photographs = {name: reduce_size(open_upload(photograph(name)), SIDE) for name in BOXES}
     mask = reduce_size(read_label(MASK), SIDE, cv2.INTER_NEAREST) == 1
     support = MarkedImage(photographs.pop("cheetah1"), mask)
     return PageExample(support, list(photographs.values()))

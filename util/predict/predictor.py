@@ -62,13 +62,18 @@ class Stages:
             `Method.mask_threshold`. Here it is multiplied by 0.1 and clipped to 0..1.
         refinements: the generator's masks: the first, and one after each of its two refinements
             (uint8 [H,W] of 0 and 1 each).
-        final: the system's answer, with the base learner (uint8 [H,W] of 0 and 1).
+        result: the system's answer, with the base learner, for this class alone.
     """
 
     prior: np.ndarray
     initial: np.ndarray
     refinements: tuple[np.ndarray, ...]
-    final: np.ndarray
+    result: Result
+
+    @property
+    def final(self) -> np.ndarray:
+        """The mask of the answer (uint8 [H,W] of 0 and 1)."""
+        return self.result.mask
 
 
 class Predictor:
@@ -164,11 +169,19 @@ class Predictor:
                 f"{what}; train it with Eval.absent above 0 to leave out absent classes"
             )
         image, shape = reduced_rgb(image)
-        mask = torch.zeros(image.shape[:2], dtype=torch.uint8, device=self.device)
+        predictions = self._match_all(image, self.names)
+        result = self._combine(predictions, image.shape[:2], drop_absent)
+        return replace(result, mask=resize_label(result.mask, shape))
+
+    def _combine(
+        self, predictions: list[Prediction], shape: tuple[int, int], drop_absent: bool = False
+    ) -> Result:
+        """Combine the predictions of an image of size `shape`, one for each class."""
+        mask = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         best, scores = torch.full_like(mask, -torch.inf, dtype=torch.float32), []
         found = []
-        for index, prediction in enumerate(self._match_all(image, self.names), 1):
-            final = self.transform.to_image(prediction.final, image.shape[:2]).float()
+        for index, prediction in enumerate(predictions, 1):
+            final = self.transform.to_image(prediction.final, shape).float()
             scores.append(final[1])
             found.append(presence(prediction.final[0], prediction.prior[0]))
             if drop_absent and not self._is_here(found[-1]):
@@ -176,8 +189,7 @@ class Predictor:
             wins = (argmax_channels(final) == 1) & (final[1] > best)
             mask[wins], best = index, torch.where(wins, final[1], best)
         here = None if self.threshold is None else tuple(map(self._is_here, found))
-        full = resize_label(mask.cpu().numpy(), shape)
-        return Result(full, torch.stack(scores).cpu().numpy(), tuple(found), here)
+        return Result(mask.cpu().numpy(), torch.stack(scores).cpu().numpy(), tuple(found), here)
 
     def _is_here(self, score: float) -> bool:
         return self.threshold is None or score >= self.threshold
@@ -206,7 +218,7 @@ class Predictor:
             prior=fraction(resized(prediction.prior).mean(0)),
             initial=fraction(TEMPERATURE * resized(prediction.initial_mask)[0]),
             refinements=tuple(map(binary, prediction.logits)),
-            final=binary(prediction.final),
+            result=self._combine([prediction], image.shape[:2]),
         )
 
     @torch.no_grad()

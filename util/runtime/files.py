@@ -203,6 +203,12 @@ class Outputs:
 
             yield append
 
+    def adopt(self, name: str, part: Path) -> None:
+        """Give a complete file, which lies in the folder, its name, and list it."""
+        self._record(name, _digest(part))
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, self.folder / name)
+
     def link(self, name: str, target: Path) -> None:
         """Make a symbolic link to the absolute path `target`, and list it."""
         path = self.folder / name
