@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.browsers import CHROMIUM, FLAGS
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
@@ -29,11 +30,6 @@ from util.predict import page as page_file
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
 TIMEOUT = 300  # seconds of a wait; on an idle machine the longest takes ten
 BLUE = (30, 60, 200)
 ALERT = "[data-testid=toast-body]"
@@ -309,7 +305,7 @@ def test_unusable_argument_is_refused_in_one_line_with_status_2(
 
 def test_large_uploads_are_reduced(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
-    image = page_file.reduce_size(pictures.open_upload(tmp_path / "wide.png"), 1024)
+    image = page_file.Page(None, [], "").load_support(str(tmp_path / "wide.png"))[0].image
     assert image.shape == (12, 1024, 3) and (image == 7).all()
 
 

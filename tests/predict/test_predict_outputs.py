@@ -2,34 +2,13 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.downloads import snapshot
 from helpers.trials import lay
 from PIL import Image
-
-import predict as entry
-from util.runtime.cli import main
-
-
-@pytest.fixture
-def predict(small_run: SimpleNamespace, monkeypatch, capsys):
-    """predict.py with the small checkpoint: words -> exit status and stderr."""
-
-    def predict(*words: object) -> tuple[int, str]:
-        checkpoint = ["--checkpoint", str(small_run.checkpoint)]
-        monkeypatch.setattr(sys, "argv", ["predict.py", *checkpoint, *map(str, words)])
-        try:
-            main(entry.predict)
-        except SystemExit as stop:
-            return int(stop.code), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    return predict
 
 
 @pytest.fixture
