@@ -3,16 +3,15 @@
 import base64
 import os
 import re
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,14 +20,12 @@ import numpy as np
 import pytest
 from helpers import ROOT
 from helpers.browsers import CHROMIUM, FLAGS
-from PIL import Image
 from playwright.sync_api import BrowserContext, Page, sync_playwright
+from pycocotools.coco import COCO
 
-from util.evaluate.visualize import heatmap
-from util.predict import Box, Predictor, Result, Stages, app, pictures
-from util.predict import page as page_file
+from util.data.image_io import read_label
+from util.predict import app, pictures
 from util.runtime.cli import main
-from util.runtime.errors import UserError
 
 TIMEOUT = 300  # seconds of a wait; on an idle machine the longest takes ten
 BLUE = (30, 60, 200)
@@ -240,6 +237,63 @@ def test_mistakes_are_messages_and_the_other_queries_are_segmented(
     assert "broken.png: cannot be read" in alert.inner_text()
 
 
+def test_up_to_five_supports_are_kept_by_mask_box_and_points(
+    page: Page, files: SimpleNamespace
+) -> None:
+    kept = page.locator("#kept img")
+    for number, kind in enumerate([*pictures.KINDS, *pictures.KINDS[:2]], 1):
+        choose(page, "#upload", files.blue)
+        until(lambda: is_blue(page))
+        page.get_by_label(kind).check()
+        paint(page)
+        page.locator("#keep").click()
+        kept.nth(number - 1).wait_for()
+        until(lambda: not is_blue(page))  # the editor is empty
+    choose(page, "#queries button[aria-label*='upload' i]", files.first, files.second)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    segment(page)
+    choose(page, "#upload", files.blue)
+    until(lambda: is_blue(page))
+    paint(page)
+    page.locator("#keep").click()
+    assert "There are 5 supports already" in read_message(page)
+    assert kept.count() == 5
+    page.locator("#clear").click()
+    kept.first.wait_for(state="detached")
+    segment(page)  # with the painted one alone
+
+
+def test_all_results_are_downloaded_at_the_size_of_the_uploads(
+    page: Page, files: SimpleNamespace, tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide.png"
+    cv2.imwrite(str(wide), cv2.resize(cv2.imread(str(files.first)), (1600, 1200)))
+    choose(page, "#upload", files.blue)
+    until(lambda: is_blue(page))
+    paint(page)
+    choose(page, "#queries button[aria-label*='upload' i]", wide, files.second)
+    page.get_by_label("Thumbnail 2 of 2").wait_for()
+    segment(page)
+    saved = {}
+    for label, name in (("zip", "amformer_results.zip"), ("COCO", "coco.json")):
+        with page.expect_download() as download:
+            page.locator("button:enabled", has_text=label).click()
+        assert download.value.suggested_filename == name
+        saved[label] = tmp_path / name
+        download.value.save_as(saved[label])
+    with zipfile.ZipFile(saved["zip"]) as packed:
+        packed.extractall(tmp_path / "all")
+    assert (tmp_path / "all/coco.json").read_bytes() == saved["COCO"].read_bytes()
+    assert (tmp_path / "all/review.html").read_text().count("<section") == 2
+    coco = COCO(saved["COCO"])
+    for image, shape in zip(coco.loadImgs([1, 2]), ((1200, 1600), (90, 120)), strict=True):
+        mask = read_label(tmp_path / "all/masks" / image["file_name"])
+        read = np.zeros(shape, np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(image["id"])):
+            read[coco.annToMask(annotation) == 1] = 1
+        assert np.array_equal(read, mask)
+
+
 def test_visitors_do_not_see_the_support_of_others(
     page: Page, server: SimpleNamespace, browser: BrowserContext
 ) -> None:
@@ -301,69 +355,3 @@ def test_unusable_argument_is_refused_in_one_line_with_status_2(
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(part.format(**ports) in error for part in parts)
-
-
-def test_large_uploads_are_reduced(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "wide.png"), np.full((50, 4096, 3), 7, np.uint8))
-    image = page_file.Page(None, [], "").load_support(str(tmp_path / "wide.png"))[0].image
-    assert image.shape == (12, 1024, 3) and (image == 7).all()
-
-
-def test_formats_that_may_run_programs_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (9, 9)).save(tmp_path / "x.eps")
-    (tmp_path / "x.eps").rename(tmp_path / "x.png")
-    with pytest.raises(UserError, match="x.png: cannot be read as an image: it has a"):
-        pictures.open_upload(tmp_path / "x.png")
-
-
-def test_examples_use_images_that_are_on_disk(
-    small_run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = Predictor.from_checkpoint(small_run.checkpoint)
-    whole, root = pictures.find_examples(predictor), Path(predictor.cfg.Data.data_root)
-    part = shutil.copytree(root, tmp_path / "part")
-    data = replace(predictor.cfg.Data, data_root=str(part), list_dir=str(tmp_path / "lists"))
-    predictor.cfg = replace(predictor.cfg, Data=data)
-    for image in sorted((part / "JPEGImages").iterdir())[::2]:
-        image.unlink()
-    monkeypatch.setattr(pictures, "SIDE", 48)
-    examples = pictures.find_examples(predictor)
-    assert whole and examples and len(examples) <= len(whole)
-    for example in examples:
-        assert max(example.support.image.shape) == 48 and example.support.mask.any()
-        assert example.support.mask.shape == example.support.image.shape[:2]
-        assert all(max(query.shape) == 48 for query in example.queries)
-
-
-def stages(initial: np.ndarray) -> Stages:
-    """A result without an object, and with this initial mask."""
-    nothing = np.zeros(initial.shape, np.uint8)
-    zeros = nothing.astype(np.float32)
-    return Stages(zeros, initial, (nothing,) * 3, Result(nothing, zeros[None], (0.0,), None))
-
-
-def test_file_names_are_escaped_in_html() -> None:
-    assert "<b>" not in page_file.PageError("<b>.png: broken").message
-    assert "<b>" not in page_file.error_row(1, "<b>.png: broken")
-    picture = np.zeros((5, 6, 3), np.uint8)
-    row = page_file.result_row(1, "<b>.png", picture, picture, stages(np.zeros((5, 6), np.float32)))
-    assert "<b>" not in row
-
-
-def test_initial_mask_is_drawn_as_heat() -> None:
-    initial = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 48, axis=0)
-    picture = np.zeros((48, 64, 3), np.uint8)
-    row = page_file.result_row(1, "a.png", picture, picture, stages(initial))
-    source = re.search('src="([^"]*)" alt="initial mask of query 1"', row)[1]
-    drawn = pixels(base64.b64decode(source.partition(",")[2]))
-    assert np.abs(drawn - heatmap(initial)).mean() < 5  # JPEG is lossy
-
-
-def test_box_is_the_bounding_box_of_the_paint() -> None:
-    support = pictures.MarkedImage(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool))
-    layer = np.zeros((40, 50, 4), np.uint8)
-    layer[5, 7] = layer[20, 30] = 153  # two corners
-    mask = pictures.painted_mask(support, [layer])
-    assert pictures.bounding_box(mask) == Box(7, 5, 31, 21)
-    with pytest.raises(UserError, match="does not fit"):
-        pictures.painted_mask(support, [layer[:9]])

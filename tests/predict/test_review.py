@@ -46,7 +46,7 @@ def test_scores_shares_and_absent_classes_are_told() -> None:
     one["classes"]["plate"]["here"] = False
     page = " ".join(review_page([one]).decode().split())
     assert "cup: score 0.46, 10.0 % of the picture" in page
-    assert 'plate: nothing found <span class="tag">not here</span>' in page
+    assert 'plate: nothing found<span class="tag">not here</span>' in page
     assert page.count("not here") == 1
 
 

@@ -71,7 +71,8 @@ def serve(page: "Page", host: str, port: int) -> None:
     """
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="amformer-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # it copies what lies outside of it
+        tempfile.tempdir = folder
         blocks = page.launch(host, port)
         for each in (signal.SIGINT, signal.SIGTERM):  # gradio and shells may have changed these
             signal.signal(each, signal.default_int_handler)

@@ -38,6 +38,7 @@ GALLERY: dict[str, Any] = {
 FILES = jinja2.FileSystemLoader(Path(__file__).parent)
 RESULT = jinja2.Environment(loader=FILES, autoescape=True).get_template("result.html.j2")
 PANEL_SIDE, QUALITY = 480, 95  # of a picture in a row: pixels of its longer side, as a JPEG
+THUMBNAIL_SIDE = 160
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
 
 
@@ -98,7 +99,10 @@ class Page:
         """
         with errors_on_page():
             kept = gather_supports(support, editor, kind, kept)
-        return kept, [draw_example(example) for example in kept], None, None
+        # Gradio names files by their content: one of the editor's size would be written while the
+        # browser still reads it.
+        drawn = [reduce_size(draw_example(example), THUMBNAIL_SIDE) for example in kept]
+        return kept, drawn, None, None
 
     def segment(
         self,
@@ -127,7 +131,7 @@ class Page:
                 predictor.add_class("object", examples)
         drawn, rows, stems = draw_example(examples[0]), "", set[str]()
         waiting = gr.update(interactive=False)
-        with tempfile.TemporaryDirectory(dir=os.environ["GRADIO_TEMP_DIR"]) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             outputs = Outputs(Path(folder, "results"), "page")
             with summed_up(outputs, ()) as add:
                 for number, (path, caption) in enumerate(queries, 1):
@@ -163,7 +167,7 @@ class Page:
         """Lay the page out and connect its parts."""
         with gr.Blocks(title="AMFormer", delete_cache=(LIFETIME // 4, LIFETIME)) as blocks:
             gr.Markdown(
-                "# AMFormer\nMark an object in one image, the **support**; the model finds objects "
+                "# AMFormer\nMark an object in an image, the **support**; the model finds objects "
                 "of the same kind in other images, the **queries**."
             )
             session = gr.State(None, time_to_live=LIFETIME)
@@ -221,7 +225,7 @@ class Page:
 
 def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
     """Return where the support is painted, its upload button, and what the paint covers."""
-    gr.Markdown("### 1. Support: paint over the object")
+    gr.Markdown(f"### 1. Support: paint over the object, in one to {MAX_SUPPORTS} images")
     paint = (pictures.PAINT_COLOR, pictures.PAINT_OPACITY)
     editor = gr.ImageEditor(
         label="Support",
@@ -252,7 +256,7 @@ def kept_parts() -> tuple[gr.Button, gr.Button, gr.Gallery]:
     gallery = gr.Gallery(
         label="Added supports",
         columns=MAX_SUPPORTS,
-        height=110,
+        height=130,
         interactive=False,
         elem_id="kept",
         **GALLERY,
