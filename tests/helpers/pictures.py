@@ -1,7 +1,9 @@
-"""Configs of a small demo data set, a plain picture, and helpers of the data tests."""
+"""Configs of a small demo data set, a plain picture, a clip, and helpers of the data tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,13 @@ def same(a: EpisodeBatch, b: EpisodeBatch) -> bool:
 PICTURE = np.full((50, 80, 3), 90, np.uint8)
 OBJECT = np.zeros((50, 80), np.uint8)
 OBJECT[10:40, 20:60] = 1
+
+
+def write_clip(path: Path, pictures: Sequence[np.ndarray], fps: float = 10.0) -> Path:
+    """Write a clip of pictures of one size (RGB, uint8 [H,W,3] each)."""
+    size = pictures[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+    for picture in pictures:
+        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from helpers.pictures import write_clip
 
 from util.data.image_io import UnreadableFile, read_image, read_label
 from util.evaluate.visualize import overlay
@@ -17,15 +18,6 @@ from util.runtime.files import Outputs
 
 FRAMES, FPS, SIZE = 6, 5.0, (96, 80)  # width and height
 BOX = "box=20,15,70,60"
-
-
-def write(path: Path, pictures: list[np.ndarray]) -> Path:
-    """A clip of these pictures (RGB)."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, SIZE)
-    for picture in pictures:
-        writer.write(cv2.cvtColor(cv2.resize(picture, SIZE), cv2.COLOR_RGB2BGR))
-    writer.release()
-    return path
 
 
 def frames(path: Path) -> list[np.ndarray]:
@@ -40,7 +32,8 @@ def frames(path: Path) -> list[np.ndarray]:
 def film(small_run: SimpleNamespace, tmp_path: Path) -> Path:
     """A clip of six photographs."""
     source, names = small_run.episodes.source, small_run.episodes.sampler.fold.images[:FRAMES]
-    return write(tmp_path / "film.mp4", [read_image(source.image_path(name)) for name in names])
+    pictures = [cv2.resize(read_image(source.image_path(name)), SIZE) for name in names]
+    return write_clip(tmp_path / "film.mp4", pictures, FPS)
 
 
 def lines_of(out: Path) -> list[dict]:

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.pictures import write_clip
 from PIL import Image
 
 import predict as entry
@@ -26,7 +28,7 @@ from util.runtime.errors import UserError
 
 @pytest.fixture(scope="module")
 def album(small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `support.jpg`, `support.png` (class ids), `photos/` and a `best.pth`."""
+    """A folder with `support.jpg`, `support.png` (class ids), a clip, `photos/`, a `best.pth`."""
     folder = tmp_path_factory.mktemp("album")
     source, plan = small_run.episodes.source, small_run.episodes.sampler.plan(0)
     shutil.copy(source.image_path(plan.supports[0]), folder / "support.jpg")
@@ -37,6 +39,9 @@ def album(small_run: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) 
     for index, name in enumerate(small_run.episodes.sampler.fold.images[:3]):
         shutil.copy(source.image_path(name), folder / f"photos/{index}.jpg")
     (folder / "photos/notes.txt").write_text("no picture")
+    write_clip(
+        folder / "clip.mp4", 2 * [cv2.resize(read_image(folder / "support.jpg"), (240, 200))]
+    )
     (folder / "best.pth").symlink_to(small_run.checkpoint)
     return folder
 
@@ -266,7 +271,7 @@ def test_help_and_refusals_take_under_a_second_of_processor_time(
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize(("name", "least"), [("docs/predict.md", 3), ("README.md", 1)])
+@pytest.mark.parametrize(("name", "least"), [("docs/predict.md", 5), ("README.md", 1)])
 def test_commands_and_code_of_a_page_run(
     name: str, least: int, album: Path, tmp_path: Path
 ) -> None:
