@@ -122,6 +122,19 @@ def test_file_that_grows_stays_the_tools_own_wherever_it_is_interrupted(tmp_path
         Outputs(tmp_path, "draw").claim(["lines"])
 
 
+def test_adopted_file_is_the_tools_own_until_someone_changes_it(tmp_path: Path) -> None:
+    for content in (b"first", b"second"):
+        (tmp_path / "part").write_bytes(content)
+        outputs = Outputs(tmp_path, "tool")
+        outputs.claim(["clips/a.webm"])
+        outputs.adopt("clips/a.webm", tmp_path / "part")
+        assert (tmp_path / "clips/a.webm").read_bytes() == content
+        assert not (tmp_path / "part").exists()
+    (tmp_path / "clips/a.webm").write_bytes(b"cut by hand")
+    with pytest.raises(UserError, match=r"clips/a.webm exists, .* it was changed"):
+        Outputs(tmp_path, "tool").claim(["clips/a.webm"])
+
+
 def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").mkdir()
     with pytest.raises(UserError, match="x.txt is a folder; name a file"):

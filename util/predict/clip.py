@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from util.data.image_io import UnreadableFile
+from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
@@ -89,6 +90,7 @@ def written_clip(outputs: Outputs, name: str, fps: float) -> Iterator[Callable[[
 
     It is VP8, which browsers play. The clip gets its name at the end of the block, also if that is
     interrupted: it then holds the frames so far. An odd height or width loses its last pixel.
+    Raises `UserError` if this OpenCV cannot write it.
     """
     part = outputs.folder / f".{Path(name).stem}.{os.getpid()}.part.webm"
     writer: cv2.VideoWriter | None = None
@@ -98,7 +100,11 @@ def written_clip(outputs: Outputs, name: str, fps: float) -> Iterator[Callable[[
         if writer is None:
             with _silent():  # OpenCV complains of a tag that WebM does not need
                 size = frame.shape[1::-1]
-                writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"VP80"), fps, size)
+                opened = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"VP80"), fps, size)
+            if not opened.isOpened():
+                remedy = "install the opencv-python of requirements.txt"
+                raise UserError(f"{name}: OpenCV cannot write a WebM clip of VP8; {remedy}")
+            writer = opened
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     try:

@@ -177,7 +177,7 @@ def write_result(
 def _describe_classes(
     result: Result, mask: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """Return index, pixels, bounding box (both in `mask`), mean score and presence of each class."""
+    """Return index, pixels and bounding box in `mask`, mean score and presence of each class."""
     classes: dict[str, dict[str, Any]] = {}
     small = resize_label(result.mask, result.scores.shape[1:])
     here = result.here or [None] * len(names)
