@@ -88,21 +88,18 @@ class Page:
         """
         example = self.examples[event.index]
         queries = [(image, f"example {i}") for i, image in enumerate(example.queries, 1)]
-        return example.support, example.support.drawn(), queries, [], []
+        return example.support, example.support.drawn(), queries, *show_kept([])
 
     def keep(
         self, support: MarkedImage | None, editor: dict | None, kind: str, kept: list[Example]
-    ) -> tuple[list[Example], list[np.ndarray], None, None]:
+    ) -> tuple:
         """Add the painted support to the kept ones, and clear the editor for another one.
 
-        Arguments as `gather_supports`. Returns the kept ones and their pictures.
+        Arguments as `gather_supports`.
         """
         with errors_on_page():
             kept = gather_supports(support, editor, kind, kept)
-        # Gradio names files by their content: one of the editor's size would be written while the
-        # browser still reads it.
-        drawn = [reduce_size(draw_example(example), THUMBNAIL_SIDE) for example in kept]
-        return kept, drawn, None, None
+        return *show_kept(kept), None, None
 
     def segment(
         self,
@@ -195,7 +192,7 @@ class Page:
             upload.upload(self.load_support, upload, [session, editor], **quiet)
             marked = [session, editor, kind, kept]
             keep.click(self.keep, marked, [kept, gallery, session, editor], **quiet)
-            clear.click(lambda: ([], []), None, [kept, gallery], **quiet)
+            clear.click(lambda: show_kept([]), None, [kept, gallery], **quiet)
             if thumbnails:
                 shown = [session, editor, queries, kept, gallery]
                 thumbnails.select(self.load_example, None, shown, **quiet)
@@ -258,6 +255,7 @@ def kept_parts() -> tuple[gr.Button, gr.Button, gr.Gallery]:
         columns=MAX_SUPPORTS,
         height=130,
         interactive=False,
+        visible=False,
         elem_id="kept",
         **GALLERY,
     )
@@ -308,6 +306,14 @@ def gather_supports(
     if len(kept) == MAX_SUPPORTS:
         raise UserError(f"There are {MAX_SUPPORTS} supports already: remove the added ones first")
     return [*kept, pictures.marked_example(support, editor["layers"], kind)]
+
+
+def show_kept(kept: list[Example]) -> tuple[list[Example], dict]:
+    """Return the kept supports and the state of the gallery that shows them."""
+    # Gradio names files by their content: a picture of the editor's size would be written while the
+    # browser still reads it.
+    drawn = [reduce_size(draw_example(example), THUMBNAIL_SIDE) for example in kept]
+    return kept, gr.update(value=drawn, visible=bool(drawn))
 
 
 def draw_example(example: Example) -> np.ndarray:
