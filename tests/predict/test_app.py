@@ -237,30 +237,26 @@ def test_mistakes_are_messages_and_the_other_queries_are_segmented(
     assert "broken.png: cannot be read" in alert.inner_text()
 
 
-def test_up_to_five_supports_are_kept_by_mask_box_and_points(
+def test_supports_are_kept_by_mask_box_and_points_until_they_are_removed(
     page: Page, files: SimpleNamespace
 ) -> None:
     kept = page.locator("#kept img")
-    for number, kind in enumerate([*pictures.KINDS, *pictures.KINDS[:2]], 1):
+    for number, kind in enumerate(pictures.KINDS):
         choose(page, "#upload", files.blue)
         until(lambda: is_blue(page))
         page.get_by_label(kind).check()
         paint(page)
         page.locator("#keep").click()
-        kept.nth(number - 1).wait_for()
+        kept.nth(number).wait_for()
         until(lambda: not is_blue(page))  # the editor is empty
     choose(page, "#queries button[aria-label*='upload' i]", files.first, files.second)
     page.get_by_label("Thumbnail 2 of 2").wait_for()
-    segment(page)
-    choose(page, "#upload", files.blue)
-    until(lambda: is_blue(page))
-    paint(page)
-    page.locator("#keep").click()
-    assert "There are 5 supports already" in read_message(page)
-    assert kept.count() == 5
+    segment(page)  # with the kept ones alone
+    assert kept.count() == 3
     page.locator("#clear").click()
     kept.first.wait_for(state="detached")
-    segment(page)  # with the painted one alone
+    page.locator("#segment").click()
+    assert "There is no support" in read_message(page)
 
 
 def test_all_results_are_downloaded_at_the_size_of_the_uploads(

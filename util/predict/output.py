@@ -46,14 +46,6 @@ def write_predictions(
     their files. Returns an error message for each query that could not be read, which its line
     holds, too. Raises `UserError` if a file cannot be written.
     """
-
-    def segment(query: Query, image: np.ndarray, shape: Shape, show: Show | None = None) -> Line:
-        result = predictor.predict(image, drop_absent=drop_absent)
-        line = write_result(outputs, query, image, shape, result, predictor.names, format, show)
-        add(line)
-        progress.update()
-        return line
-
     errors: list[str] = []
     queries = {path: list(queries_of(path)) for path in paths}
     count = sum(map(len, queries.values()))
@@ -62,6 +54,16 @@ def write_predictions(
             summed_up(outputs, {path.stem for path in paths}) as add,
             bar(count, "segmenting") as progress,
         ):
+
+            def segment(
+                query: Query, image: np.ndarray, shape: Shape, show: Show | None = None
+            ) -> Line:
+                result, names = predictor.predict(image, drop_absent=drop_absent), predictor.names
+                line = write_result(outputs, query, image, shape, result, names, format, show)
+                add(line)
+                progress.update()
+                return line
+
             for path, own in queries.items():
                 try:
                     if is_clip(path):
