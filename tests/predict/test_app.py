@@ -259,6 +259,7 @@ def test_supports_are_kept_by_mask_box_and_points_until_they_are_removed(
     assert "There is no support" in read_message(page)
 
 
+@pytest.mark.filterwarnings("ignore:__array__")  # pycocotools, about NumPy
 def test_all_results_are_downloaded_at_the_size_of_the_uploads(
     page: Page, files: SimpleNamespace, tmp_path: Path
 ) -> None:

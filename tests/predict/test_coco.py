@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from util.data.image_io import read_label
 from util.predict.coco import coco_file, segment_mask
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # pycocotools, about NumPy
 SHAPE = (90, 120)
 
 
