@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,6 +132,24 @@ def test_object_below_the_threshold_is_called_not_here(
     query = [(str(tmp_path / "a.png"), None)]
     *_, (rows, _, _) = page.segment(support, editor, pictures.BOX, [], query)
     assert rows.count("not here") == told and "final of query 1" in rows
+
+
+def test_queries_of_one_name_have_files_of_their_own_and_broken_ones_give_none(
+    loaded: Predictor, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 70, 3), 90, np.uint8))
+    (tmp_path / "broken.png").write_text("no picture")
+    page = page_file.Page(loaded, [], "")
+    support, layer = painted((10, 20), (50, 40))
+    marked = support, {"background": layer, "layers": [layer]}, pictures.BOX, []
+    names = ["a.png", "a.png", "a_2.png"]
+    for _, packed, _ in page.segment(*marked, [(str(tmp_path / "a.png"), n) for n in names]):
+        if packed["interactive"]:  # the file is gone when the visit is over
+            with zipfile.ZipFile(packed["value"]) as held:
+                masks = [name for name in held.namelist() if name.startswith("masks/a")]
+    assert masks == ["masks/a.png", "masks/a_2.png", "masks/a_2_3.png"]
+    *_, (rows, packed, _) = page.segment(*marked, [(str(tmp_path / "broken.png"), None)])
+    assert "cannot be read" in rows and not packed["interactive"]
 
 
 def test_results_grow_to_the_size_of_the_upload() -> None:

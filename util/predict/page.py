@@ -135,7 +135,7 @@ class Page:
                     name = caption or Path(path).name
                     stem = Path(name).stem
                     query = Query(name, f"{stem}_{number}" if stem in stems else stem, name)
-                    stems.add(stem)
+                    stems.add(query.stem)
                     try:
                         image = pictures.open_upload(path, name)
                     except UserError as error:  # the other queries are still segmented
@@ -146,9 +146,10 @@ class Page:
                         add(line)
                         rows += result_row(number, name, drawn, image, stages)
                     yield rows, waiting, waiting
-            packed = pack(outputs.folder, Path(folder, "amformer_results.zip"))
-            files = packed, outputs.folder / COCO  # Gradio copies them before it goes on
-            yield rows, *(gr.update(value=file, interactive=True) for file in files)
+            if (coco := outputs.folder / COCO).exists():  # else no query could be read
+                packed = pack(outputs.folder, Path(folder, "amformer_results.zip"))
+                # Gradio copies both files before it goes on.
+                yield rows, *(gr.update(value=file, interactive=True) for file in (packed, coco))
 
     def _segment_query(
         self, predictor: Predictor, query: Query, image: np.ndarray, outputs: Outputs
