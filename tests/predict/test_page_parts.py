@@ -150,11 +150,3 @@ def test_queries_of_one_name_have_files_of_their_own_and_broken_ones_give_none(
     assert masks == ["masks/a.png", "masks/a_2.png", "masks/a_2_3.png"]
     *_, (rows, packed, _) = page.segment(*marked, [(str(tmp_path / "broken.png"), None)])
     assert "cannot be read" in rows and not packed["interactive"]
-
-
-def test_results_grow_to_the_size_of_the_upload() -> None:
-    mask = np.uint8([[0, 1], [2, 0]])
-    small = Result(mask, np.float32([mask, 2 * mask]), (1.0, 2.0), (True, False))
-    large = page_file.enlarge(small, (4, 6))
-    assert np.array_equal(large.mask, mask.repeat(2, 0).repeat(3, 1))
-    assert np.array_equal(large.scores[1], 2.0 * large.mask) and large.here == small.here

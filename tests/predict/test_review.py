@@ -1,6 +1,7 @@
 """review.html: every result, the doubtful ones first, from the disk alone."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,11 @@ def test_names_are_escaped_in_html_and_in_links() -> None:
     assert 'href="overlays/a%20%22%231%22%20%3Cb%3E.jpg.png"' in page
 
 
+def test_names_of_any_bytes_are_linked() -> None:
+    page = review_page([line(os.fsdecode(b"a\xff.jpg"), cup=1.0)]).decode()
+    assert 'src="review/a%FF.jpg.jpg"' in page and "<strong>a?.jpg</strong>" in page
+
+
 @pytest.fixture
 def results(predict: Callable, small_run: SimpleNamespace, tmp_path: Path) -> Path:
     """The folder of a run on three photographs with awkward names and a file that is none."""
@@ -64,7 +70,7 @@ def results(predict: Callable, small_run: SimpleNamespace, tmp_path: Path) -> Pa
     photos.mkdir()
     for number, name in enumerate(names):
         Image.open(source.image_path(name)).save(photos / f"100% no #{number}.png")
-    (photos / "torn.jpg").write_bytes(b"\xff\xd8 torn")
+    (photos / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
     support = f"{photos}/100% no #0.png:box=30,30,150,150"
     assert predict("--support", support, "--query", photos, "--out", tmp_path / "out")[0] == 2
     return tmp_path / "out"
@@ -79,7 +85,8 @@ def test_page_opens_from_disk_with_all_pictures_and_asks_no_server(results: Path
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.goto((results / "review.html").as_uri())
-        assert page.get_by_role("alert").inner_text().endswith("fetch or copy the file again")
+        error = page.get_by_role("alert").inner_text()
+        assert error.endswith("replace it with a whole copy, or leave it out")
         pictures = page.locator("img")
         assert pictures.count() == 3
         for picture in pictures.all():

@@ -43,6 +43,7 @@ class Clip:
 
     def __init__(self, path: str | Path) -> None:
         """Open the file. Raises `UnreadableFile` if it is missing or no clip."""
+        path = os.path.expanduser(path)
         if not os.path.isfile(path):
             raise UnreadableFile(f"{path}: no such clip; check the path")
         self._capture = cv2.VideoCapture(str(path))

@@ -3,9 +3,11 @@
 It needs no network: its pictures lie beside it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -30,6 +32,8 @@ def review_page(lines: Sequence[Mapping[str, Any]]) -> bytes:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, autoescape=True,  # names of files are not ours
     )  # fmt: skip
+    templates.filters["link"] = lambda file: quote(os.fsencode(file))  # a name may hold any bytes
     colors = [f"rgb({r} {g} {b})" for r, g, b in mask_colors().tolist()]
     page = templates.get_template("review.html.j2")
-    return page.render(lines=sorted(lines, key=doubt_order), colors=colors).encode()
+    html = page.render(lines=sorted(lines, key=doubt_order), colors=colors)
+    return html.encode(errors="replace")
