@@ -124,9 +124,16 @@ class DataSection:
         "any",
         "such supports: any, or from images that also hold a class of the query, if there are any",
     )
+    own_view: Fraction = key(
+        0.0, "training: share of the episodes whose supports are other views of the query image"
+    )
     size: Size = key(473, "pixels of the input, 1 mod 8: its side, or [height, width]")
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
     flip: bool = key(False, "without augment: flip images at random, which a feature store allows")
+    crop: Range = key(
+        (1.0, 1.0),
+        "range of the random part of an image, which shows the class: share of its sides",
+    )
     scale: Range = key((0.9, 1.1), "range of the random scale")
     rotate: Number = key(10.0, "largest random rotation in degrees", ge=0, le=180)
     ann_type: AnnotationKind = key("mask", "how supports are labeled")

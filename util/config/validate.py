@@ -104,7 +104,11 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
             if side % 8 != 1:
                 nearest_side = (side + 3) // 8 * 8 + 1
                 yield f"{name} must be 1 mod 8, given {side}; the nearest is {nearest_side}"
-    for name, (low, high) in (("Data.scale", data.scale), ("Base.scale", base.scale)):
+    for name, (low, high) in (
+        ("Data.scale", data.scale),
+        ("Base.scale", base.scale),
+        ("Data.crop", data.crop),
+    ):
         if low > high:
             yield f"{name} wants the smaller number first, given [{low:g}, {high:g}]"
     if data.trained_on == "coco" and data.data_set != "pascal":
@@ -178,6 +182,12 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
     if train.feature_store and data.augment:
         yield "Train.feature_store keeps features of unchanged images; set Data.augment false"
+    if data.crop[1] > 1:
+        yield f"Data.crop wants shares of the sides, at most 1, given {data.crop[1]:g}"
+    if data.crop[0] < 1 and not data.augment:
+        yield "Data.crop has no effect without Data.augment; set it, or remove the key"
+    if data.own_view and not data.augment:
+        yield "Data.own_view needs Data.augment: else the supports equal the query; set it"
     if data.absent_supports != "any" and not data.absent:
         yield "Data.absent_supports has no effect without Data.absent; set it, or remove the key"
     if train.batch_size % data.same_query:

@@ -177,6 +177,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
         if rng is None:
             pair = self.transform.deterministic(image, label)
         else:
+            image, label = self.transform.part(image, label, support_of or query_of, rng)
             pair = self.transform(image, label, rng)
         return *pair, torch.from_numpy(original)
 
@@ -220,7 +221,7 @@ def open_episodes(
     if not train:
         transform = eval_transform(cfg, mean, std)
     elif data.augment:
-        transform = TrainTransform(size, data.scale, data.rotate, mean, std)
+        transform = TrainTransform(size, data.scale, data.rotate, mean, std, data.crop)
     else:
         transform = (FlipTransform if data.flip else EvalTransform)(size, mean, std)
     sampler = EpisodeSampler(listed, data.shot, seed, draw_of(cfg, subset))

@@ -12,7 +12,7 @@ from util.runtime.errors import UserError
 QUERY_ORDER, EPISODE, AUGMENTATION, BASE_AUGMENTATION = range(4)
 OTHER_CLASS, SHUFFLED_MASK, RANDOM_SUPPORT, ABSENT_CLASS = range(4, 8)
 WAYS, GENERALIZED, SUPPORT_SET = range(8, 11)
-SAME_QUERY, IS_ABSENT, DATA_SET = range(11, 14)
+SAME_QUERY, IS_ABSENT, DATA_SET, OWN_VIEW = range(11, 15)
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Draw:
         absent: share of the episodes that ask for a class which the query does not hold.
         beside: such supports come from images that also hold a class of the query, if there are
             any.
+        own_view: share of the other episodes whose supports are the query image itself, which
+            augmentation makes another view of.
         weights: of the data sets of a mix, see `FoldList.parts`; (): all equal.
     """
 
@@ -38,6 +40,7 @@ class Draw:
     same_query: int = 1
     absent: float = 0.0
     beside: bool = False
+    own_view: float = 0.0
     weights: tuple[float, ...] = ()
 
 
@@ -47,7 +50,7 @@ def draw_of(cfg: Config, subset: str) -> Draw:
     if subset != "train":
         return Draw(cfg.Eval.order, weights=data.mix_weights)
     beside = data.absent_supports == "beside"
-    asking = data.same_query, data.absent, beside
+    asking = data.same_query, data.absent, beside, data.own_view
     return Draw("permuted", data.class_balance, *asking, data.mix_weights)
 
 
@@ -59,7 +62,8 @@ class EpisodePlan:
         index: its number; `EpisodeSampler.plan(index)` returns it again.
         query: id of the query image.
         class_id: the class to segment.
-        supports: ids of the K support images: all different, and none is the query.
+        supports: ids of the K support images: all different, and none is the query; with
+            `Draw.own_view`, all may be the query.
         masks: image and class of each support's mask; (): each has its own, of `class_id`.
         blank: the support images have the mean color everywhere.
     """
@@ -134,10 +138,12 @@ class EpisodeSampler:
             others = [c for c in self.fold.classes_of[query] if c != class_id]
             classes = [class_id, *map(int, rng.permutation(others))]
             class_id, rng = classes[place % len(classes)], generator(self.seed, SAME_QUERY, index)
-        if self.draw.absent and self._is_absent(index):
+        if self.draw.absent and self._happens(IS_ABSENT, index, self.draw.absent):
             drawn = self.draw_absent(query, generator(self.seed, ABSENT_CLASS, index))
             if drawn:
                 return EpisodePlan(index, query, *drawn)
+        if self.draw.own_view and self._happens(OWN_VIEW, index, self.draw.own_view):
+            return EpisodePlan(index, query, class_id, (query,) * self.shot)
         return EpisodePlan(index, query, class_id, self.draw_supports(query, class_id, rng))
 
     def within(self, query: str) -> "EpisodeSampler":
@@ -156,8 +162,8 @@ class EpisodeSampler:
         query = self.fold.images[turn % len(self.fold.images) if in_list else self._passes(turn)]
         return query, int(rng.choice(self.fold.classes_of[query]))
 
-    def _is_absent(self, index: int) -> bool:
-        return bool(generator(self.seed, IS_ABSENT, index).random() < self.draw.absent)
+    def _happens(self, stream: int, index: int, share: float) -> bool:
+        return bool(generator(self.seed, stream, index).random() < share)
 
     def draw_absent(
         self, query: str, rng: np.random.Generator

@@ -50,6 +50,12 @@ class EvalTransform:
         label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
         return self.to_tensors(image, label)
 
+    def part(
+        self, image: np.ndarray, label: np.ndarray, class_id: int | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of an image and its label that is used: all of it."""
+        return image, label
+
     def to_image(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
         """Resize scores [1,C,h,w] of an image back to it, through S x S as published: [C,H,W].
 
@@ -141,8 +147,10 @@ class TrainTransform(EvalTransform):
     """The augmentation of episodes: random scale, rotation, blur and flip, then `EvalTransform`.
 
     `scale` is a range, 0.9-1.1 for PASCAL, 0.8-1.25 for COCO. `rotate` is the largest rotation in
-    degrees, in both directions; the mean color fills what it uncovers.
+    degrees, in both directions; the mean color fills what it uncovers. `crop` is for `part`.
     """
+
+    SHOWN, REDRAWS = 0.5, 31
 
     def __init__(
         self,
@@ -151,9 +159,29 @@ class TrainTransform(EvalTransform):
         rotate: float = 10,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        crop: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__(size, mean, std)
-        self.scale, self.rotate = scale, rotate
+        self.scale, self.rotate, self.crop = scale, rotate, crop
+
+    def part(
+        self, image: np.ndarray, label: np.ndarray, class_id: int | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a random part, `crop` of each side, that holds at least `SHOWN` of the class.
+
+        If `REDRAWS` parts hold less, it is all of the image. Without the class, any part will do.
+        """
+        if self.crop == (1, 1):
+            return image, label
+        wanted = self.SHOWN * np.count_nonzero(label == class_id)
+        for _ in range(self.REDRAWS):
+            sides = [max(1, round(side * rng.uniform(*self.crop))) for side in label.shape]
+            spare = (have - side + 1 for have, side in zip(label.shape, sides, strict=True))
+            top, left = (int(rng.integers(n)) for n in spare)
+            place = slice(top, top + sides[0]), slice(left, left + sides[1])
+            if np.count_nonzero(label[place] == class_id) >= wanted:
+                return image[place], label[place]
+        return image, label
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
@@ -200,7 +228,7 @@ class BaseLearnerTransform(TrainTransform):
     most `REDRAWS` times.
     """
 
-    LEAST_SHARE, REDRAWS = 0.85, 31
+    LEAST_SHARE = 0.85
 
     def __init__(
         self,

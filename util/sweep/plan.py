@@ -26,8 +26,8 @@ TEST_ONLY = frozenset({"Eval.seeds", "Eval.episodes", *BESIDE})
 _OF_EPISODES = frozenset(
     f"Data.{name}"
     for name in (
-        *("shot", "class_balance", "same_query", "absent", "absent_supports", "size"),
-        *("augment", "flip", "scale", "rotate", "ann_type"),
+        *("shot", "class_balance", "same_query", "absent", "absent_supports", "own_view", "size"),
+        *("augment", "flip", "crop", "scale", "rotate", "ann_type"),
     )
 )
 _OF_STAGE_ONE = ("Base.", "Data.", "Speed.", "Method.backbone", "Method.pretrained")
