@@ -173,9 +173,7 @@ class LinearChain(nn.Sequential):
         if self[1].training:
             return super().forward(x)
         changing = self.training or torch.is_grad_enabled()
-        weight, inner, bias = self.compose() if changing else self.composed(self, self.compose)
-        ones = x.new_ones(1, 1, *x.shape[-2:])
-        return F.conv2d(x, weight, bias, padding=1) + F.conv2d(ones, inner, padding=1)
+        return _composed(x, *(self.compose() if changing else self.composed(self, self.compose)))
 
     def compose(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weight [O,C,3,3], that of the constant-one channel [O,1,3,3], the bias [O]."""
@@ -196,3 +194,32 @@ class LinearChain(nn.Sequential):
         full = taps @ torch.cat((inward, inner[:, None]), dim=1)  # [O, 9, C + 1]
         full = full.transpose(1, 2).reshape(out, -1, 3, 3)
         return full[:, :-1].contiguous(), full[:, -1:].contiguous(), bias
+
+
+class ComposedChain(nn.Module):
+    """A trained `LinearChain` as the one convolution that it computes: cannot be trained further.
+
+    It holds 0.06 of the numbers of a chain of 64 channels.
+    """
+
+    weight: Tensor
+    inner: Tensor
+    bias: Tensor
+
+    def __init__(self, chain: LinearChain) -> None:
+        super().__init__()
+        with torch.no_grad():
+            weight, inner, bias = chain.compose()
+        self.register_buffer("weight", weight)
+        self.register_buffer("inner", inner)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the chain to [B,channels,h,w]; return [B,out,h,w]."""
+        return _composed(x, self.weight, self.inner, self.bias)
+
+
+def _composed(x: Tensor, weight: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
+    """Apply what `LinearChain.compose` returned."""
+    ones = x.new_ones(1, 1, *x.shape[-2:])
+    return F.conv2d(x, weight, bias, padding=1) + F.conv2d(ones, inner, padding=1)

@@ -19,6 +19,7 @@ from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
 from model.errors import UserError
+from model.folding import ComposedChain, LinearChain
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, bilinear_ac
 
@@ -133,6 +134,13 @@ class AMFormer(nn.Module):
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+    def compose_chains(self) -> None:
+        """Replace each chain of G by the one convolution that it computes; for prediction only."""
+        for parent in list(self.object_mining.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, LinearChain):
+                    setattr(parent, name, ComposedChain(child))
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
         """Run the encoder and G's pyramid through a compiler such as `torch.compile`."""

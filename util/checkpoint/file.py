@@ -85,8 +85,7 @@ def load_state_dict_strictly(
     NaN or infinite.
     """
     require_same_weights(module.state_dict(), state, path)
-    if mistake := _unusable_values(module.state_dict(), state, finite):
-        raise UserError(f"{path}: {mistake}; name another file")
+    require_usable_values(module.state_dict(), state, path, finite=finite)
     module.load_state_dict(state)
 
 
@@ -101,14 +100,20 @@ def require_same_weights(expected: Weights, state: Weights, path: str | Path) ->
         raise UserError(f"{path}: {mistake}; name one that was trained with this config")
 
 
-def _unusable_values(expected: Weights, state: Weights, finite: bool) -> str:
-    """Say which weights are of another kind of number, or not finite; '' if all can be used."""
+def require_usable_values(
+    expected: Weights, state: Weights, path: str | Path, *, finite: bool = True
+) -> None:
+    """Raise `UserError` if weights, read from `path`, are of another kind, or not finite."""
+    remedy = "name another file"
     for name, tensor in state.items():
         if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
-            return f"{name} holds numbers of another kind ({tensor.dtype})"
+            mistake = f"{name} holds numbers of another kind ({tensor.dtype})"
+            raise UserError(f"{path}: {mistake}; {remedy}")
     broken = [name for name, tensor in state.items() if finite and not tensor.isfinite().all()]
-    more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-    return f"{broken[0]}{more}: values that are not finite (NaN or infinity)" if broken else ""
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        mistake = f"{broken[0]}{more}: values that are not finite (NaN or infinity)"
+        raise UserError(f"{path}: {mistake}; {remedy}")
 
 
 def require_our_names(state: Mapping[str, Any], path: str | Path, options: str = "") -> None:

@@ -1,6 +1,6 @@
 """Serve a page to try a trained model: mark an object in one image, find it in others.
 
-    python -m util.predict.app         # the demo's checkpoint, after `make demo`
+    python -m util.predict.app         # the weights for photographs, docs/photographs.md
     python -m util.predict.app --checkpoint exp/pascal/run/best.pth --port 8000
 
 The page needs no internet access. Only this machine can open it unless --host says otherwise.
@@ -14,7 +14,6 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING
 
-from util import ROOT
 from util.predict.command import add_model_arguments, check_model_arguments
 from util.runtime.cli import Parser, main
 from util.runtime.errors import UserError
@@ -23,18 +22,14 @@ from util.runtime.log import log
 if TYPE_CHECKING:  # gradio and torch take seconds to import, `--help` needs neither
     from util.predict.page import Page
 
-DEMO = ROOT / "exp/demo/split0_lite0/best.pth"
-
 
 def app() -> None:
     """Read the command line, load the model and serve the page."""
     parser = Parser(__doc__)
-    add_model_arguments(parser, default=DEMO)
+    add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="(7860)")
     args = parser.parse_args()
-    if args.checkpoint == DEMO and not DEMO.is_file():
-        raise UserError(f"{DEMO}: no such checkpoint; run make demo, or give --checkpoint")
     check_address(args.host, args.port)
     check_model_arguments(args)
     # Imported only now: gradio and torch take seconds to load.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from model.constants import IGNORE
+from util import ROOT
 from util.data.image_io import SUFFIXES, read_label
 from util.data.listing import list_pictures
 from util.predict.clip import Clip, is_clip, split_frame
@@ -19,6 +20,7 @@ from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 from util.runtime.log import log
 
+PHOTO = ROOT / "weights/amformer_photo.safetensors"
 LINES, COCO, REVIEW = "predictions.jsonl", "coco.json", "review.html"
 FORMATS = ("png", "coco", "coco-polygons")
 DEVICES = "only the CPU and NVIDIA's GPUs are supported; write cpu, cuda or cuda:0"
@@ -26,12 +28,24 @@ _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
 
 
-def add_model_arguments(parser: Parser, default: Path | None = None) -> None:
-    """Add `--checkpoint`, which is required if there is no default, and `--device`."""
-    about = "best.pth or last.pth of train.py" + (" (the demo's)" if default else "")
+def pretrained_file(name: str) -> Path:
+    """Return the file of weights that come with this repository, such as "photo".
+
+    Raises `UserError` if there are none of this name.
+    """
+    path = ROOT / f"weights/amformer_{name}.safetensors"
+    if not path.is_file():
+        known = sorted(file.stem.removeprefix("amformer_") for file in path.parent.glob("*.safe*"))
+        raise UserError(f"weights {name!r}: there are none in {path.parent}; there is {known}")
+    return path
+
+
+def add_model_arguments(parser: Parser) -> None:
+    """Add `--checkpoint`, by default the weights "photo", and `--device`."""
     parser.add_argument(
-        "--checkpoint", type=Path, default=default, required=default is None, metavar="FILE",
-        help=about,
+        "--checkpoint", type=Path, default=PHOTO, metavar="FILE",
+        help="best.pth or last.pth of train.py, or a file of util.checkpoint.export (the weights "
+        "for photographs, docs/photographs.md)",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:1")
 

@@ -16,7 +16,9 @@ from model import AMFormer, Prediction
 from model.backbones import pixel_statistics
 from model.constants import IGNORE, TEMPERATURE
 from model.query_support import QueryFeatures, SupportFeatures
+from model.weight_file import read_content
 from util import speed
+from util.checkpoint.export import read_exported
 from util.checkpoint.file import read_checkpoint, require_our_names
 from util.checkpoint.load import presence_threshold, trained_model
 from util.config import Config, config_from
@@ -25,7 +27,7 @@ from util.data.image_io import resize_label
 from util.evaluate.metrics import argmax_channels
 from util.evaluate.presence import presence
 from util.features import encode_query, encode_support
-from util.predict.command import DEVICES
+from util.predict.command import DEVICES, pretrained_file
 from util.predict.example import Example, Picture, reduced_rgb
 from util.runtime.errors import UserError
 
@@ -96,7 +98,7 @@ class Predictor:
         device: str | torch.device = "cpu",
         overrides: list[str] | None = None,
     ) -> "Predictor":
-        """Load a `best.pth` or `last.pth` of train.py, which holds the config.
+        """Load a `best.pth` or `last.pth` of train.py, or a file of `util.checkpoint.export`.
 
         Raises `UserError` if the file is missing or no checkpoint of train.py, an override is
         wrong, or there is no such device.
@@ -108,17 +110,27 @@ class Predictor:
                 `Eval.kshot=ensemble`. On the CPU, options that only GPUs support are turned off.
         """
         path, device = Path(os.path.expanduser(path)), _device(device)
-        state = read_checkpoint(path)
-        require_our_names(state, path, " --config CONFIG")
-        absent = [name for name in ("config", "model") if name not in state]
-        if absent:
-            what = f"{path}: not a checkpoint of train.py, it holds no {absent[0]}"
-            raise UserError(f"{what}; name a best.pth or last.pth")
-        cfg = config_from(state["config"], str(path), overrides)
+        if path.suffix == ".safetensors":
+            model, cfg, threshold = read_exported(read_content(path), path, overrides)
+        else:
+            model, cfg, threshold = _read_checkpoint(path, overrides)
         cfg = cfg if device.type == "cuda" else _for_cpu(cfg)
-        model = trained_model(cfg, state, path)
         speed.set_up(model.to(device), cfg, device)
-        return cls(model, cfg, presence_threshold(state, path))
+        return cls(model, cfg, threshold)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "photo",
+        device: str | torch.device = "cpu",
+        overrides: list[str] | None = None,
+    ) -> "Predictor":
+        """Load weights that come with this repository; docs/photographs.md describes "photo".
+
+        `device` and `overrides` are those of `from_checkpoint`. Raises `UserError` if there are no
+        weights of this name, or as `from_checkpoint`.
+        """
+        return cls.from_checkpoint(pretrained_file(name), device, overrides)
 
     @property
     def size(self) -> str:
@@ -246,6 +258,20 @@ class Predictor:
             remedy = "mark more of it, or crop the image around it"
             raise UserError(f"{name}: the object is too small, {what}; {remedy}")
         return support
+
+
+def _read_checkpoint(
+    path: Path, overrides: list[str] | None
+) -> tuple[AMFormer, Config, float | None]:
+    """Return model, config and presence threshold of a checkpoint of train.py."""
+    state = read_checkpoint(path)
+    require_our_names(state, path, " --config CONFIG")
+    absent = [name for name in ("config", "model") if name not in state]
+    if absent:
+        what = f"{path}: not a checkpoint of train.py, it holds no {absent[0]}"
+        raise UserError(f"{what}; name a best.pth or last.pth")
+    cfg = config_from(state["config"], str(path), overrides)
+    return trained_model(cfg, state, path), cfg, presence_threshold(state, path)
 
 
 def _source(example: Example, number: int) -> str:
