@@ -15,6 +15,7 @@ from util.data.dataset import collate, open_episodes
 from util.data.episodes import Draw, EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import FoldList
+from util.data.transform import TrainTransform
 from util.features import FeatureStore, encode
 from util.folds import CLASSES
 
@@ -137,3 +138,58 @@ def test_feature_store_gives_the_absent_episodes_of_the_loader(pictures: Config)
     assert stored.plans == loaded.plans
     assert torch.equal(stored.query_mask, loaded.query_mask)
     assert np.isin(loaded.query_mask.flatten(1).amax(1).numpy(), (0, 1, 255)).all()
+
+
+@pytest.mark.parametrize("shot", [1, 2])
+def test_share_of_episodes_has_the_query_itself_as_support(shot: int) -> None:
+    some = EpisodeSampler(SCENE, shot, 5, Draw(absent=0.2, own_view=0.4))
+    without = EpisodeSampler(SCENE, shot, 5, Draw(absent=0.2))
+    own = 0
+    for index in range(2000):
+        plan = some.plan(index)
+        if set(plan.supports) == {plan.query}:
+            own += 1
+            assert len(plan.supports) == shot
+            assert plan.class_id in SCENE.classes_of[plan.query]
+            alone = without.plan(index)
+            assert (plan.query, plan.class_id) == (alone.query, alone.class_id)
+        else:
+            assert plan == without.plan(index)
+    assert own / 2000 == pytest.approx(0.8 * 0.4, abs=0.03)
+
+
+def test_views_of_the_query_differ_from_it(pictures: Config) -> None:
+    cfg = changed(pictures, crop=[0.5, 0.9], own_view=1.0)
+    episodes, _ = open_episodes(cfg, "train", 3)
+    for index in range(10):
+        episode = episodes[index]
+        assert episode.plan.supports == (episode.plan.query,)
+        assert (episode.query_mask == 1).any() and (episode.support_mask == 1).any()
+        assert not torch.equal(episode.query, episode.support[0])
+
+
+def test_random_part_shows_half_of_the_class_and_keeps_image_and_label_together() -> None:
+    label = np.zeros((40, 60), np.uint8)
+    label[4:12, 30:50] = 7
+    label[20:38, 5:25] = 3
+    image = np.repeat(label[..., None] * 10, 3, axis=2)
+    transform = TrainTransform((65, 65), crop=(0.4, 0.8))
+    sizes = set()
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        part, of_label = transform.part(image, label, 7, rng)
+        assert (part == of_label[..., None] * 10).all()
+        assert (of_label == 7).sum() >= 0.5 * (label == 7).sum()
+        sizes.add(part.shape[:2])
+    heights, widths = zip(*(size for size in sizes if size != (40, 60)), strict=True)
+    assert 16 <= min(heights) and max(heights) <= 32
+    assert 24 <= min(widths) and max(widths) <= 48
+    assert len(sizes) > 50
+
+
+def test_without_crop_nothing_is_drawn_and_nothing_changes() -> None:
+    image, label = np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9), np.uint8)
+    rng = np.random.default_rng(0)
+    part = TrainTransform((65, 65)).part(image, label, 1, rng)
+    assert part[0] is image and part[1] is label
+    assert rng.random() == np.random.default_rng(0).random()

@@ -325,7 +325,6 @@ def test_interrupt_ends_the_server_quietly_and_deletes_uploads(server: SimpleNam
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["exp/demo/split0_lite0/best.pth", "run make demo, or give --checkpoint"]),
         (["--checkpoint", "gone.pth", "--port", "0"], ["--port 0", "1 to 65535"]),
         (["--checkpoint", "gone.pth", "--port", "{used}"], ["{used}", "give another --port"]),
         (["--checkpoint", "gone.pth", "--port", "{free}"], ["gone.pth: no such checkpoint"]),
@@ -338,7 +337,6 @@ def test_unusable_argument_is_refused_in_one_line_with_status_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(app, "DEMO", Path("nowhere/exp/demo/split0_lite0/best.pth"))
     with socket.socket() as used:
         used.bind(("127.0.0.1", 0))
         used.listen()

@@ -125,8 +125,14 @@ def draw_labels(image: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarr
     for title, label in labels.items():
         label = cv2.resize(label, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
         pictures[title] = overlay(small, label)
-    tiles = [_add_title(torch.from_numpy(p).permute(2, 0, 1), t) for t, p in pictures.items()]
-    return _join(tiles)
+    return draw_side_by_side(pictures)
+
+
+def draw_side_by_side(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Draw RGB pictures of any size by title as squares of one size, in a row: uint8 [H,W,3]."""
+    size = (TILE, TILE)
+    small = {t: cv2.resize(p, size, interpolation=cv2.INTER_AREA) for t, p in pictures.items()}
+    return _join([_add_title(torch.from_numpy(p).permute(2, 0, 1), t) for t, p in small.items()])
 
 
 def encode_strips(strips: Sequence[np.ndarray]) -> bytes:

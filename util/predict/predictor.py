@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from util.predict.command import DEVICES, pretrained_file
 from util.predict.example import Example, Picture, reduced_rgb
 from util.runtime.errors import UserError
 
+_ONE_STEP = np.ones((9, 9), np.uint8)  # so wide that it covers a position, which are 8 px apart
 MAX_CLASSES = IGNORE - 1  # so many find room in an index mask (uint8) besides 0 and 255
 
 
@@ -253,6 +255,9 @@ class Predictor:
     def _encode_support(self, example: Example, name: str) -> SupportFeatures:
         image, label = self.transform.deterministic(*example.load(name))
         support = encode_support(self.model.encoder, image, label)
+        if not len(support.weight):  # it lies between the positions of the feature grid
+            label = torch.from_numpy(cv2.dilate(label.numpy() * (label.numpy() == 1), _ONE_STEP))
+            support = encode_support(self.model.encoder, image, label)
         if not len(support.weight):
             what = f"no pixel of it is left at {self.size} pixels"
             remedy = "mark more of it, or crop the image around it"
