@@ -7,7 +7,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PYTHON
 SCRIPTS := train.sh test.sh util/runtime/launch.sh
 
-.PHONY: help env demo test lint docs clean
+.PHONY: help env try demo test lint docs clean
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /make \1: /p' Makefile
 
@@ -22,6 +22,9 @@ $(VENV)/.stamp: requirements.txt requirements-app.txt requirements-dev.txt const
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
 	$(PYTHON) -m compileall -q -j 0 $(VENV)/lib  # as pip would, but on all cores
 	touch $@
+
+try: env  ## segment photographs with the weights that come along; writes try.png
+	$(PYTHON) -m util.predict.show --out try.png --overwrite
 
 demo: env  ## draw the demo data, train on it and test
 	$(PYTHON) -m util.data.demo --out data/demo
@@ -41,5 +44,5 @@ docs: env  ## build the documentation site into site/; every broken link is an e
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove caches and what the demo made; the environment stays
-	rm -rf .pytest_cache .ruff_cache .mypy_cache site data/demo exp/demo initmodel/demo lists/demo
+	rm -rf .pytest_cache .ruff_cache .mypy_cache site try.png data/demo exp/demo initmodel/demo lists/demo
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

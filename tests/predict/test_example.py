@@ -36,6 +36,9 @@ def test_arrays_pil_images_and_files_give_the_same_pixels(tmp_path: Path) -> Non
     assert np.array_equal(as_rgb(palette), as_rgb(tmp_path / "palette.png"))
 
 
+LARGE = np.full((600, 800, 3), 90, np.uint8)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_exif_orientation_rotates_images_and_masks(tmp_path: Path, suffix: str) -> None:
     raw = np.zeros((32, 48, 3), np.uint8)
@@ -116,7 +119,7 @@ def test_points_are_the_discs_of_weak_labels() -> None:
         ),
         (PICTURE, {"points": Points([])}, "no pixel is labeled as the object"),
         (PICTURE, {"mask": "no_mask.png"}, "no_mask.png: no such mask"),
-        (PICTURE, {"box": Box(1, 1, 2, 2)}, "the object is too small, no pixel of it is left"),
+        (LARGE, {"box": Box(1, 1, 2, 2)}, "the object is too small, no pixel of it is left"),
         ("no_image.jpg", {"mask": OBJECT}, "no_image.jpg: no such image"),
         (
             PICTURE / 2,
@@ -176,3 +179,20 @@ def test_example_takes_plain_numbers_for_boxes_and_points() -> None:
 def test_example_with_a_label_of_another_form_is_refused(label: dict) -> None:
     with pytest.raises(UserError, match="Example: a box is"):
         Example(np.zeros((9, 9, 3), np.uint8), **label)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        {"box": Box(1, 1, 2, 2)},
+        {"points": Points([(6, 5)])},
+        {"mask": np.pad(np.ones((2, 1), np.uint8), ((20, 28), (44, 35)))},
+    ],
+)
+def test_object_between_the_positions_of_the_grid_counts_at_the_nearest(
+    predictor: Predictor, label: dict
+) -> None:
+    predictor.add_class("small", Example(PICTURE, **label))
+    [[support]] = predictor._supports.values()
+    assert len(support.weight) > 0 and (support.weight > 0).all()
+    assert np.isfinite(predictor.predict(PICTURE).scores).all()
