@@ -21,7 +21,7 @@ PROTOCOL = [
     Fault(
         "queries of the test permuted",
         "util/data/episodes.py",
-        'in_list = self.order == "list"',
+        'in_list = self.draw.order == "list"',
         "in_list = False",
         "data/test_protocol.py::test_queries_follow_the_list_whatever_the_seed",
     ),

@@ -46,8 +46,8 @@ TRAINING = [
     Fault(
         "ignore label counted in the cross entropy",
         "model/amformer/losses.py",
-        "ignore_index=IGNORE",
-        "ignore_index=-100",
+        'ignore_index=IGNORE, reduction="sum"',
+        'ignore_index=-100, reduction="sum"',
         "model/test_parts.py::test_cross_entropy_counts_only_labeled_pixels",
     ),
     Fault(
