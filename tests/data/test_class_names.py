@@ -39,7 +39,8 @@ def test_name_that_a_line_cannot_hold_is_cleaned_and_said(
 @pytest.mark.parametrize(
     ("given", "words"),
     [("", "category 1 has no name"), (" \n", "category 1 has no name"), (None, "has no name"),
-     (5, "category 1 has no name"), ("plate", "'plate'"), ("plate ", "'plate'"),
+     ([5], "category 1 has the name [5], which is no text"),
+     (True, "has the name True"), ("plate", "'plate'"), ("plate ", "'plate'"),
      ("pla\nte", None), ("\u200a\x07", "category 1 has no name")],
 )  # fmt: skip
 def test_blank_and_doubled_names_are_refused(given: Any, words: str | None, here: Path) -> None:

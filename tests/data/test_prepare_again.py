@@ -73,11 +73,11 @@ def test_image_that_left_the_labels_is_named_and_pruned(here: Path, copy: tuple[
     changed = without_image(labels(), 4)
     result = prepare(here, changed, "out", *copy)
     assert result.status == 0 and "nothing to do" in result.out
-    assert "keeps 2 files of an earlier run" in result.err and "--prune" in result.err
+    assert "keeps 2 files that this run does not make" in result.err and "--prune" in result.err
     assert (here / "out/masks/p4.png").exists()
     assert "2 removed" in prepare(here, changed, "out", "--prune", *copy).out
     assert not (here / "out/masks/p4.png").exists() and (here / "photos/p4.jpg").exists()
-    assert "earlier run" not in prepare(here, changed, "out", *copy).err
+    assert "keeps" not in prepare(here, changed, "out", *copy).err
 
 
 def test_several_exports_of_the_same_classes_fill_one_folder(here: Path) -> None:
@@ -103,7 +103,8 @@ def test_prune_keeps_what_somebody_changed_or_made(here: Path) -> None:
     changed = without_image(labels(), 4)
     result = prepare(here, changed, "out", "--prune")
     assert result.status == 0 and "1 removed" in result.out  # the link to the picture
-    assert "keeps 1 files" in result.err and "masks/p4.png" in result.err
+    assert "keeps 2 files" in result.err and "masks/mine.png" in result.err
+    assert "--prune" not in result.err and "move away what is wrong" in result.err
     assert {path: path.read_bytes() for path in before} == before
     result = prepare(here, without_class(changed, 3), "out", "--prune")
     refused(result, "2 masks would keep", "move away masks/mine.png")
@@ -119,9 +120,7 @@ def test_picture_of_another_format_does_not_stay_beside_its_successor(here: Path
     content["images"][0]["file_name"] = "p1.png"
     photo(here / "photos/p1.png")
     before = snapshot(here / "out")
-    refused(
-        prepare(here, content), "images/p1.jpg: is of an earlier run", "images/p1.png", "--prune"
-    )
+    refused(prepare(here, content), "images/p1.jpg: is not of this run", "images/p1.png", "--prune")
     assert snapshot(here / "out") == before
     assert prepare(here, content, "out", "--prune").status == 0
     assert sorted(os.listdir(here / "out/images")) == ["p1.png", "p2.jpg", "p3.jpg", "p4.jpg"]
@@ -169,21 +168,30 @@ def test_classes_of_a_first_run_that_was_stopped_are_not_mixed_with_others(
     assert sorted(masks(here / "out")) == ["p1", "p2", "p3", "p4"]
 
 
-def test_edited_picture_of_the_same_size_is_copied_or_linked_again(here: Path) -> None:
+@pytest.mark.parametrize("seconds", [-9, 9])
+@pytest.mark.parametrize("suffix", ["bmp", "tif"])
+def test_other_picture_of_the_same_size_is_copied_or_linked_again(
+    suffix: str, seconds: int, here: Path
+) -> None:
+    """Whatever the time stamps say."""
     content = labels()
-    content["images"][0]["file_name"] = "p1.bmp"
-    photo(here / "photos/p1.bmp")
+    content["images"][0]["file_name"] = f"p1.{suffix}"
+    photo(here / f"photos/p1.{suffix}")
     assert prepare(here, content, "out", "--copy").status == 0
-    source, copy = here / "photos/p1.bmp", here / "out/images/p1.bmp"
-    source.write_bytes(source.read_bytes()[:-40] + bytes(40))
-    later = copy.stat().st_mtime_ns + 10**9
-    os.utime(source, ns=(later, later))
-    assert prepare(here, content, "out", "--copy").status == 0
+    source, copy = here / f"photos/p1.{suffix}", here / f"out/images/p1.{suffix}"
+
+    def edit(value: int) -> None:
+        source.write_bytes(source.read_bytes()[:-40] + bytes([value]) * 40)
+        when = copy.stat().st_mtime_ns + seconds * 10**9
+        os.utime(source, ns=(when, when))
+
+    edit(0)
+    assert "1 files created" in prepare(here, content, "out", "--copy").out
     assert copy.read_bytes() == source.read_bytes()
-    os.utime(copy, ns=(later, later))
     assert "nothing to do" in prepare(here, content).out  # a copy serves as well as a link
-    os.utime(source, ns=(later + 1, later + 1))
+    edit(1)
     assert prepare(here, content).status == 0 and copy.is_symlink()
+    assert prepare(here, content, "out", "--copy").status == 0 and not copy.is_symlink()
 
 
 def test_downloaded_set_with_other_classes_is_drawn_anew_or_refused(tmp_path: Path) -> None:

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.downloads import a_label, make_voc, pack, run, snapshot, times, write_mask, write_mat
+from helpers.downloads import (
+    a_label,
+    make_voc,
+    pack,
+    refused,
+    run,
+    snapshot,
+    times,
+    write_mask,
+    write_mat,
+)
 from PIL import Image
 
 from util.data.image_io import read_label, voc_palette
@@ -105,7 +115,9 @@ def test_second_run_writes_nothing_and_says_so(tmp_path: Path) -> None:
     assert times(out) == before
 
 
-def test_incomplete_files_are_created_again_and_complete_ones_are_kept(tmp_path: Path) -> None:
+def test_changed_files_are_created_again_with_overwrite_and_complete_ones_are_kept(
+    tmp_path: Path,
+) -> None:
     voc, sbd = make_voc(tmp_path)
     prepare(voc, sbd, tmp_path / "out", "--copy")
     root, whole = tmp_path / "out/VOCdevkit2012/VOC2012", snapshot(tmp_path / "out")
@@ -117,7 +129,9 @@ def test_incomplete_files_are_created_again_and_complete_ones_are_kept(tmp_path:
     (root / "SegmentationClassAug/.2008_000005.png.77.part").write_bytes(b"half")
     (root / "ImageSets/Segmentation/val.txt").write_text("2008_")
     before = masks[1].stat().st_mtime_ns
-    assert "5 files created" in prepare(voc, sbd, tmp_path / "out", "--copy").out
+    refused(prepare(voc, sbd, tmp_path / "out", "--copy"), "(4 such files)", "add --overwrite")
+    result = prepare(voc, sbd, tmp_path / "out", "--copy", "--overwrite")
+    assert "5 files created" in result.out
     assert snapshot(tmp_path / "out") == whole and masks[1].stat().st_mtime_ns == before
 
 

@@ -31,25 +31,29 @@ def as_id(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def list_pictures(folder: Path, suffixes: Collection[str]) -> Listing:
-    """List the pictures of a folder whose names end so, in upper or lower case.
+def is_picture(name: str, suffixes: Collection[str]) -> bool:
+    """Return whether the name of a file ends so, in upper or lower case, and is not hidden.
 
-    Hidden files are none: macOS leaves `._photo.jpg` beside `photo.jpg`. Raises `UserError` if two
-    pictures have the same id.
+    macOS leaves a hidden `._photo.jpg` beside `photo.jpg`.
+    """
+    return os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+
+
+def list_pictures(folder: Path, suffixes: Collection[str]) -> Listing:
+    """List the pictures of a folder by their names (`is_picture`).
+
+    Raises `UserError` if two pictures have the same id.
     """
     names: dict[str, str] = {}
     hidden, other = [], []
     for name in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(name)
-        if name.startswith("."):
-            hidden.append(name)
-        elif suffix.lower() not in suffixes:
-            other.append(name)
-        else:
-            first = names.setdefault(as_id(stem), name)
+        if is_picture(name, suffixes):
+            first = names.setdefault(as_id(os.path.splitext(name)[0]), name)
             if first != name:
                 remedy = "rename one, and its mask"
                 raise UserError(f"{folder / name}: {first} has the same name; {remedy}")
+        else:
+            (hidden if name.startswith(".") else other).append(name)
     endings = ", ".join(suffixes)
     unused = [
         *not_used(folder, "hidden files", hidden),

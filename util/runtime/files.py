@@ -6,8 +6,10 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -17,6 +19,8 @@ from util.runtime.system import flush_folder, hold
 
 _LONG_NAME = 200
 """Bytes of a name; a disk takes 255, and a temporary name is longer than that of its file."""
+
+_PART = re.compile(r"\.(.+)\.[0-9]+\.part", re.DOTALL)
 
 
 def atomic_write(
@@ -77,16 +81,22 @@ def _keep(path: Path, keep: Path) -> None:
 
 def _part(path: Path) -> Path:
     """Return the temporary name of a file; it is never too long where the file's own is not."""
-    name = path.name
-    if len(os.fsencode(name)) > _LONG_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return path.with_name(f".{name}.{os.getpid()}.part")
+    return path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
 
 
-def sweep(path: Path) -> None:
-    """Remove the half-written copies of a file that killed processes left behind."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        part.unlink(missing_ok=True)
+def _short(name: str) -> str:
+    is_long = len(os.fsencode(name)) > _LONG_NAME
+    return hashlib.sha256(os.fsencode(name)).hexdigest() if is_long else name
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Remove the half-written copies of these files that killed processes left in a folder."""
+    short = {_short(name) for name in names}
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            part = _PART.fullmatch(entry.name)
+            if part and part[1] in short and not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 class Outputs:
@@ -118,27 +128,45 @@ class Outputs:
     ) -> None:
         """Refuse what must not be replaced by the files `names`, before any of them is written.
 
-        These are the files that the run reads, `inputs`, with and without `overwrite`. Without it,
-        these are files that the tool did not make. With `alone`, the tool also wants the folder for
-        itself: one that holds a data set, a run or the output of another tool is refused always,
-        one that holds other files unless the tool has used it before. Raises `UserError`.
+        These are the files that the run reads, `inputs`, with and without `overwrite`; where an
+        input is a folder, they are the files in it that the tool did not make. Without `overwrite`,
+        these are all files that the tool did not make. With `alone`, the tool also wants the folder
+        for itself: one that holds a data set, a run or the output of another tool is refused
+        always, one that holds other files unless the tool has used it before. A link in the folder
+        may lead to somebody else's: there, such files stay, and with `alone` it is refused. Raises
+        `UserError`.
         """
         if alone:
             self._require_own_folder()
         names = list(dict.fromkeys(names))
-        read = {os.path.realpath(os.path.expanduser(path)) for path in inputs}
-        for path in (self.folder / name for name in names):
+        foreign = [name for name in names if not self.may_replace(name)]
+        read = {place for path in inputs for place in _places(os.path.expanduser(path))}
+        for name in names:
+            path = self.folder / name
             if path.is_dir():
                 raise UserError(f"{self.option}: {path} is a folder; name a file")
-            if os.path.realpath(path) in read:
+            if _places(path)[0] in read:
                 what = f"{path} is an input of this run and would be replaced"
                 raise UserError(f"{self.option}: {what}; {_ANOTHER}")
-        foreign = [name for name in names if not self.may_replace(name)]
+        for name in foreign:
+            path = self.folder / name
+            if above := read.intersection(map(str, Path(_places(path)[0]).parents)):
+                what = f"{path} is in {above.pop()}, which this run reads, and would be replaced"
+                raise UserError(f"{self.option}: {what}; {_ANOTHER}")
+        self._refuse_links(names if alone else foreign)
         if foreign and not self.overwrite:
             path = self.folder / foreign[0]
             count = f" ({len(foreign)} such files)" if len(foreign) > 1 else ""
             what = f"{path} exists, and this command did not make it, or it was changed{count}"
             raise UserError(f"{self.option}: {what}; {self._remedy()}")
+
+    def _refuse_links(self, names: Iterable[str]) -> None:
+        """Refuse to write these files if a link below the folder leads to them."""
+        for folder in sorted({p for name in names for p in PurePosixPath(name).parents}):
+            path = self.folder / folder
+            if folder.parts and path.is_symlink():
+                what = f"{path} is a link to {os.path.realpath(path)}, whose files must stay"
+                raise UserError(f"{self.option}: {what}; {_ANOTHER}, or remove the link")
 
     def _require_own_folder(self) -> None:
         try:
@@ -163,7 +191,9 @@ class Outputs:
         path = self.folder / name
         if not os.path.lexists(path):
             return True
-        with suppress(OSError):  # a folder is in its place
+        if not path.is_symlink() and not path.is_file():  # a folder or a pipe is in its place
+            return False
+        with suppress(OSError):
             return _digest(path) in self._own.get(name, ())
         return False
 
@@ -171,6 +201,16 @@ class Outputs:
         """Return the names that the list holds and that are there, changed since or not."""
         inside = (name for name in self._own if ".." not in PurePosixPath(name).parts)
         return [name for name in inside if os.path.lexists(self.folder / name)]
+
+    def sweep(self, names: Iterable[str]) -> None:
+        """Remove half-written copies of these files and of those of the list (`files.sweep`)."""
+        inside: dict[Path, set[str]] = defaultdict(set)
+        for name in (*names, *self._own):
+            if ".." not in PurePosixPath(name).parts:
+                path = self.folder / name
+                inside[path.parent].add(path.name)
+        for folder, own in inside.items():
+            sweep(folder, own)
 
     def remove(self, name: str) -> None:
         """Remove a file that was claimed, or of which `may_replace` is true; it may be gone."""
@@ -264,6 +304,12 @@ def require_alone(folder: Path, option: str, kind: str = "run") -> None:
         raise UserError(f"{option} {folder}: another {kind} writes there ({owner}); {remedy}")
 
 
+def _places(path: str | Path) -> tuple[str, str]:
+    """Return where a file is, and where what it leads to is if it is a link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name), os.path.realpath(path)
+
+
 def _digest(path: Path) -> str:
     if path.is_symlink():
         return f"link to {os.readlink(path)}"
@@ -287,9 +333,10 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file that are not blank, without the spaces around them.
 
     It is UTF-8, or UTF-16 with a byte-order mark, as editors on Windows save it. Raises `UserError`
-    if it is neither, and `OSError` if it cannot be read.
+    if it is neither, or no file, and `OSError` if it cannot be read.
     """
-    content = path.read_bytes()
+    with open_file(path) as file:
+        content = file.read()
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")

@@ -192,8 +192,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         require_alone(self.path, self.key)
         save_config(self.cfg, config)
-        for name in resume.CHECKPOINTS:
-            sweep(self.path / name)
+        sweep(self.path, resume.CHECKPOINTS)
         add_log_file(self.path / LOG)
         keep_source(self.path / SOURCE)
         self._curves = Curves(self.path, self.batches.start, log.warning)

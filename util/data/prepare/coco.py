@@ -80,12 +80,11 @@ def _images_by_name(instances: Instances, path: Path) -> dict[str, InstanceImage
     if len(instances.names) != len(CLASSES["coco"]):
         what = f"has {len(instances.names)} categories, but COCO has {len(CLASSES['coco'])}"
         raise damaged(path, what, "download annotations_trainval2014.zip again")
-    images = [image for image in instances.images if image.id in instances.annotations]
     objects = [each for own in instances.annotations.values() for each in own]
-    counts = len(instances.images) - len(images), sum(each["iscrowd"] for each in objects)
+    counts = len(instances.bare), sum(each["iscrowd"] for each in objects)
     text = "%s: as in the published masks, without %d images that have no annotation and %d crowds"
     log.info(text, path, *counts)
-    return {PurePosixPath(image.file_name).name: image for image in images}
+    return {PurePosixPath(image.file_name).name: image for image in instances.images}
 
 
 def _find_pictures(

@@ -1,14 +1,16 @@
 """COCO's instances files: read and check them, and draw masks from them."""
 
 import json
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from util.class_names import clean_name
 from util.data.layers import draw_layers, layers_png
+from util.data.prepare.photos import Photos
 from util.data.prepare.pictures import warn_left_out
 from util.data.prepare.shapes import (
     Annotation,
@@ -21,14 +23,14 @@ from util.data.prepare.shapes import (
 )
 from util.folds import IGNORED, MAX_CLASSES, around_255, is_wide
 from util.runtime.errors import UserError, refuse
+from util.runtime.files import open_file
 from util.runtime.log import log
 from util.runtime.progress import bar
 
 _MAX_SIDE = 1 << 15  # pixels
+_ZERO_FIRST = re.compile(r"\s*-?0[0-9]")
 
 Id = int | str
-SizeOf = Callable[[str], tuple[int, int]]
-"""Returns the height and width of a picture, given its file_name; raises `UserError`."""
 
 
 class InstanceImage(NamedTuple):
@@ -43,48 +45,51 @@ class InstanceImage(NamedTuple):
 class Instances(NamedTuple):
     """A checked instances file.
 
-    `images` are all of them, and `annotations` those of each annotated image, by its id, in the
+    `images` are those with an annotation, and `annotations` those of each image, by its id, in the
     order of the file and with polygons as float64 [N,2]. `class_of`: category id -> class id, 1..
     in ascending order of the category ids (texts come last), which is the order of `names` too. No
-    class has the id 255; `folds.IGNORED` is in its place.
+    class has the id 255; `folds.IGNORED` is in its place. `bare` names the images without an
+    annotation, of which nothing else is checked.
     """
 
     images: list[InstanceImage]
     annotations: dict[Id, list[Annotation]]
     class_of: dict[Id, int]
     names: tuple[str, ...]
+    bare: list[str]
 
 
-def load_instances(path: str | Path, size_of: SizeOf | None = None) -> Instances:
+def load_instances(path: str | Path, photos: Photos | None = None) -> Instances:
     """Read an instances file in COCO's format, as a labeling tool exports it.
 
-    With `size_of`, an annotated image must have the size of its picture, which also serves where
+    With `photos`, an annotated image must have the size of its photograph, which also serves where
     the file gives none. Numbers may be whole floats or texts, and annotations may share an id.
     Annotations without a shape and polygons of fewer than three points are left out, with a
     warning. Raises `UserError` naming the file, and each entry with what is wrong with it.
     """
     try:
-        content = Path(path).read_bytes()
+        with open_file(Path(path)) as file:
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    return parse_instances(content, str(path), "export the labels again", size_of)
+    return parse_instances(content, str(path), "export the labels again", photos)
 
 
 def parse_instances(
-    content: bytes, path: str, again: str, size_of: SizeOf | None = None
+    content: bytes, path: str, again: str, photos: Photos | None = None
 ) -> Instances:
     """Read an instances file's content as `load_instances` does; `path` names it in messages.
 
     `again` says how the user gets a good file.
     """
+    checker = _Checker(photos)
     try:
-        loaded = json.loads(content)
+        loaded = json.loads(content, object_pairs_hook=checker.read_object)
     except UnicodeDecodeError as error:
         what = f"is no UTF-8 text (byte {error.start} cannot be decoded)"
         raise UserError(f"{path}: {what}; save it as UTF-8, or {again}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a complete JSON file ({error}); {again}") from None
-    checker = _Checker(size_of)
     instances = checker.read(loaded)
     refuse(path, checker.mistakes, f"{again}, or correct the file")
     assert instances is not None  # else there is a mistake
@@ -106,12 +111,23 @@ class _Checker:
         short: the annotation of each polygon of fewer than three points.
     """
 
-    def __init__(self, size_of: SizeOf | None) -> None:
+    def __init__(self, photos: Photos | None) -> None:
         self.mistakes: list[str] = []
         self.renamed: list[str] = []
         self.without: list[str] = []
         self.short: list[str] = []
-        self._size_of = size_of
+        self._photos = photos
+        self._zeros_count = set[str]()  # kinds of entries, of whose ids two differ only in them
+
+    def read_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object of the file; a key that it holds twice is a mistake."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            key = next(key for key in keys if keys.count(key) > 1)
+            place = f" of id {found['id']}" if type(found.get("id")) in (int, str) else ""
+            self.mistakes.append(f"an object{place} has the key {key!r} twice")
+        return found
 
     def read(self, loaded: Any) -> Instances | None:
         """Return what the file holds, None if it has not even the lists."""
@@ -124,8 +140,7 @@ class _Checker:
         if self.mistakes:
             return None
         names = self._names(loaded["categories"])
-        annotated = {_key(entry.get("image_id")) for entry in loaded["annotations"]}
-        images = self._images(loaded["images"], annotated)
+        images, bare = self._images(loaded["images"], loaded["annotations"])
         by_image: dict[Id, list[Annotation]] = {}
         for number, entry in enumerate(loaded["annotations"], 1):
             if found := self._try(self._annotation, entry, number, images, names):
@@ -136,6 +151,7 @@ class _Checker:
             by_image,
             {category: place for place, category in places if category is not None},
             around_255(tuple(names.values()), IGNORED),
+            bare,
         )
 
     def _try(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -155,7 +171,7 @@ class _Checker:
         if not 1 <= len(categories) < MAX_CLASSES - 1:
             count = f"has {len(categories)} categories"
             self.mistakes.append(f"{count}, but a mask can hold 1 to {MAX_CLASSES - 2}")
-        ids = [self._try(_id_of, entry, "category") for entry in categories]
+        ids = self._ids(categories, "category")
         known = {i: entry for i, entry in zip(ids, categories, strict=True) if i is not None}
         self._note_repeated([i for i in ids if i is not None], "categories of id")
         ordered = sorted(known, key=lambda i: (isinstance(i, str), i))
@@ -166,33 +182,63 @@ class _Checker:
         return names
 
     def _name(self, category_id: Id, entry: dict[str, Any]) -> str:
-        given = entry.get("name")
-        name = clean_name(given) if isinstance(given, str) else ""
-        if not name:
+        given = whole(entry.get("name"))
+        given = str(given) if type(given) is int else given
+        if not isinstance(given, str) and given is not None:
+            raise UserError(f"category {category_id} has the name {given!r}, which is no text")
+        if not (name := clean_name(given or "")):
             raise UserError(f"category {category_id} has no name")
         if name != given:
             self.renamed.append(f"{given!r}, which becomes {name!r}")
         return name
 
+    def _ids(self, entries: list[dict[str, Any]], kind: str) -> list[Id | None]:
+        """Return the ids of entries, None for one that has a mistake."""
+        values = [v for e in entries if type(v := e.get("id")) in (int, float, str)]
+        if len({_key(v, True) for v in values}) > len({_key(v) for v in values}):
+            self._zeros_count.add(kind)
+        return [self._try(self._id_of, entry, kind) for entry in entries]
+
+    def _id_of(self, entry: dict[str, Any], kind: str) -> Id:
+        if (found := self._key(entry.get("id"), kind)) is None:
+            raise UserError(f"has {kind} id {entry.get('id')!r}, but an id is a number or a text")
+        return found
+
+    def _key(self, value: Any, kind: str) -> Id | None:
+        return _key(value, kind in self._zeros_count)
+
     def _images(
-        self, entries: list[dict[str, Any]], annotated: set[Id | None]
-    ) -> dict[Id, InstanceImage | None]:
-        """Return image id -> image, None for one that has a mistake."""
-        ids = [self._try(_id_of, entry, "image") for entry in entries]
+        self, entries: list[dict[str, Any]], annotations: list[dict[str, Any]]
+    ) -> tuple[dict[Id, InstanceImage | None], list[str]]:
+        """Return image id -> image, None for one that has a mistake; and names without annotation.
+
+        Those without an annotation have no part in the first.
+        """
+        ids = self._ids(entries, "image")
         self._note_repeated([i for i in ids if i is not None], "images of id")
+        annotated = {self._key(entry.get("image_id"), "image") for entry in annotations}
         images: dict[Id, InstanceImage | None] = {}
+        bare = []
         with bar(len(entries), "looking at images") as progress:
             for image_id, entry in zip(ids, entries, strict=True):
-                if image_id is not None:
-                    size_of = self._size_of if image_id in annotated else None
-                    images[image_id] = self._try(_image, image_id, entry, size_of)
+                if image_id in annotated and image_id is not None:
+                    images[image_id] = self._try(_image, image_id, entry, self._photos)
+                elif image_id is not None:
+                    given = entry.get("file_name")
+                    bare.append(_slashes(given) if isinstance(given, str) else f"image {image_id}")
                 progress.update()
-        known = [image for image in images.values() if image]
-        self._note_repeated([image.file_name for image in known], "images of file_name")
-        files = {image.file_name for image in known if image.id in annotated}
-        stems = [PurePosixPath(name).stem for name in files]
+        files = [image.file_name for image in images.values() if image]
+        self._note_repeated(files, "images of file_name")
+        stems = [PurePosixPath(name).stem for name in set(files)]
         self._note_repeated(stems, "images of the same name, apart from folder and ending,")
-        return images
+        return images, bare
+
+    def _known(self, entry: dict[str, Any], kind: str, known: Container[Id], called: str) -> Id:
+        """Return the id of an annotation's image or category, which must be in the file."""
+        found = self._key(given := entry.get(f"{kind}_id"), kind)
+        if found is None or found not in known:
+            raise UserError(f"{called} has {kind}_id {given!r}, which is not in the file")
+        return found
 
     def _annotation(
         self,
@@ -207,30 +253,28 @@ class _Checker:
         """
         own = _key(entry.get("id"))
         called = f"annotation number {number}" if own is None else f"annotation {own}"
-        for key, known in (("image_id", images), ("category_id", names)):
-            if _key(entry.get(key)) not in known:
-                raise UserError(f"{called} has {key} {entry.get(key)!r}, which is not in the file")
+        image_id = self._known(entry, "image", images, called)
+        category = self._known(entry, "category", names, called)
         crowd = whole(entry.get("iscrowd") or 0)
         if crowd not in (0, 1):
             raise UserError(f"{called} has iscrowd {crowd!r}, not 0 or 1")
-        image = images[whole(entry["image_id"])]
+        image = images[image_id]
         if image is None:  # its mistake is noted
             return None
-        shape = entry.get("segmentation")
-        if isinstance(shape, dict):
+        shape = entry.get("segmentation") or []
+        shape = [shape] if isinstance(shape, dict) else shape
+        if not isinstance(shape, list):
+            raise UserError(f"{called} has a segmentation that is neither polygons nor a code")
+        for code in (part for part in shape if isinstance(part, dict)):
             try:
-                decode_run_lengths(shape, image.height, image.width)
+                decode_run_lengths(code, image.height, image.width)
             except UserError as error:
                 raise UserError(f"{called}: {error}") from None
-        elif shape is None or isinstance(shape, list):
-            shape = self._polygons(shape or [], called)
-        else:
-            raise UserError(f"{called} has a segmentation that is neither polygons nor a code")
-        category = whole(entry["category_id"])
+        shape = self._polygons(shape, called)
         return image.id, {"category_id": category, "iscrowd": int(crowd), "segmentation": shape}
 
     def _polygons(self, shape: list[Any], called: str) -> Shape:
-        """Return the polygons of three points and more."""
+        """Return the polygons of three points and more, and the run-length codes."""
         if not shape:
             self.without.append(called)
         if all(type(value) in (int, float) for value in shape):
@@ -240,31 +284,36 @@ class _Checker:
         is_short = [isinstance(p, list) and len(p) in (0, 2, 4) for p in shape]
         self.short += [called] * sum(is_short)
         kept = (points for points, short in zip(shape, is_short, strict=True) if not short)
-        return [read_polygon(points, called) for points in kept]
+        return [p if isinstance(p, dict) else read_polygon(p, called) for p in kept]
 
 
-def _key(value: Any) -> Id | None:
-    """Return the id that a value stands for; None if it is none."""
+def _key(value: Any, zeros_count: bool = False) -> Id | None:
+    """Return the id that a value stands for; None if it is none.
+
+    With `zeros_count`, "01" is another id than 1.
+    """
+    if zeros_count and type(value) is str and _ZERO_FIRST.match(value):
+        return value.strip()
     value = whole(value)
     return value if type(value) in (int, str) and value != "" else None
 
 
-def _id_of(entry: dict[str, Any], kind: str) -> Id:
-    if (found := _key(entry.get("id"))) is None:
-        raise UserError(f"has {kind} id {entry.get('id')!r}, but an id is a number or a text")
-    return found
+def _slashes(file_name: str) -> str:
+    return str(PurePosixPath(unicodedata.normalize("NFC", file_name.replace("\\", "/"))))
 
 
-def _image(image_id: Id, entry: dict[str, Any], size_of: SizeOf | None) -> InstanceImage:
+def _image(image_id: Id, entry: dict[str, Any], photos: Photos | None) -> InstanceImage:
     given = entry.get("file_name")
     if not isinstance(given, str) or not given or "\0" in given:
         raise UserError(f"image {image_id} has no file_name")
-    path = PurePosixPath(unicodedata.normalize("NFC", given.replace("\\", "/")))
+    path = PurePosixPath(_slashes(given))
     is_absolute = path.is_absolute() or PureWindowsPath(given).is_absolute()
     if is_absolute or ".." in path.parts or not path.name:
-        raise UserError(f"file_name {given!r} of image {image_id} points outside the image folder")
+        hint = photos.near(given) if photos else ""
+        what = f"file_name {given!r} of image {image_id} points outside the image folder"
+        raise UserError(f"{what}{hint}")
     name = str(path)
-    own = dict(zip(("height", "width"), size_of(name), strict=True)) if size_of else {}
+    own = dict(zip(("height", "width"), photos.size(name), strict=True)) if photos else {}
     size: dict[str, Any] = {key: whole(entry.get(key)) for key in ("height", "width")}
     size = {key: own.get(key) if side is None else side for key, side in size.items()}
     for key, value in size.items():

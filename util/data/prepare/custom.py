@@ -1,17 +1,16 @@
 """Prepare a data set from your own images and their labels in COCO's format."""
 
 import os
-import unicodedata
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from util.class_names import warn_of_background
-from util.data.image_io import SUFFIXES, image_size
 from util.data.prepare.coco_json import InstanceImage, Instances, load_instances, mask_png
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
+from util.data.prepare.photos import Photos
 from util.data.prepare.pictures import text_job, warn_left_out
 from util.data.prepare.shapes import draw_in_order
 from util.runtime.errors import UserError
@@ -41,22 +40,25 @@ def prepare_custom(
     where others cover it. Raises `UserError` if something is wrong with the images, the labels or
     `out`.
     """
-    pictures = _Pictures(images)
-    instances = load_instances(labels, pictures.size)
-    annotated = [image for image in instances.images if image.id in instances.annotations]
-    if not annotated:
+    photos = Photos(images, (out / "images", out / "masks"))
+    instances = load_instances(labels, photos)
+    if not instances.images:
         raise UserError(f"{labels}: no image has an annotation; export the labels again")
-    named = {image.file_name for image in instances.images}
-    without = named.difference(image.file_name for image in annotated)
-    warn_left_out(images, pictures.others(named), f"pictures that {labels.name} does not name")
-    warn_left_out(labels, sorted(without), "images that have no annotation")
+    named = {image.file_name for image in instances.images} | set(instances.bare)
+    for what, names in photos.others(named, labels.name).items():
+        warn_left_out(images, names, what)
+    warn_left_out(labels, instances.bare, "images that have no annotation")
+    used = {a["category_id"] for own in instances.annotations.values() for a in own}
+    unused = [instances.names[i - 1] for c, i in instances.class_of.items() if c not in used]
+    warn_left_out(labels, unused, "categories (they stay classes) that no annotation has")
     jobs, masks = [], []
-    for image, mask in _drawn(instances, annotated, labels, overlap, workers):
-        path = pictures.path(image.file_name)
+    for image, mask in _drawn(instances, labels, overlap, workers):
+        path = photos.path(image.file_name)
         content, size = partial(Path.read_bytes, path), path.stat().st_size
         name = PurePosixPath(image.file_name)
         target = out / "images" / name.name
-        jobs.append(Job(target, content, size, True, path) if copy else Job(target, path.resolve()))
+        linked = Path(os.path.realpath(path))
+        jobs.append(Job(target, content, size, True, path) if copy else Job(target, linked))
         masks.append(Job(out / "masks" / f"{name.stem}.png", mask, len(mask)))
     if not masks:
         what = "no annotation has a pixel in its image, so that no mask can be drawn"
@@ -67,55 +69,14 @@ def prepare_custom(
         log.warning("%s: %s; label a second one, or only test on this data", labels, what)
     jobs.append(text_job(out / CLASSES_FILE, instances.names))
     what = f"{out}: {len(masks)} images of {len(instances.class_of)} classes"
-    build(out, [jobs, masks], workers, what, overwrite, prune)
-
-
-class _Pictures:
-    """The pictures in a folder and its subfolders, by the file names of the labels."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._listed: dict[PurePosixPath, dict[str, str]] = {}
-
-    def _names(self, below: PurePosixPath) -> dict[str, str]:
-        """Return the files of a subfolder: name in the form NFC -> name on the disk."""
-        if below not in self._listed:
-            try:
-                names = sorted(os.listdir(self.folder / below))
-            except OSError:  # `path` tells it of each picture
-                names = []
-            self._listed[below] = {unicodedata.normalize("NFC", name): name for name in names}
-        return self._listed[below]
-
-    def path(self, file_name: str) -> Path:
-        """Return the path of a picture. Raises `UserError` if there is none that can be used."""
-        name = PurePosixPath(file_name)
-        if not _is_picture(name.name):
-            raise UserError(f"{file_name} is no picture that can be used ({', '.join(SUFFIXES)})")
-        if (held := self._names(name.parent).get(name.name)) is None:
-            start = "--images must be the folder that the labels' file names start from"
-            raise UserError(f"{self.folder / name}: no such image ({start})")
-        return self.folder / name.parent / held
-
-    def size(self, file_name: str) -> tuple[int, int]:
-        """Return height and width of a picture. Raises `UserError` as `path`, or if it is none."""
-        return image_size(self.path(file_name))
-
-    def others(self, named: set[str]) -> list[str]:
-        """Return the pictures in the folders of the `named` ones that are not among them."""
-        folders = sorted({PurePosixPath(name).parent for name in named})
-        found = [str(below / name) for below in folders for name in self._names(below)]
-        return [name for name in found if _is_picture(Path(name).name) and name not in named]
-
-
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    build(out, [jobs, masks], workers, what, overwrite, prune, (labels, images))
 
 
 def _drawn(
-    instances: Instances, images: list[InstanceImage], labels: Path, overlap: bool, workers: int
+    instances: Instances, labels: Path, overlap: bool, workers: int
 ) -> list[tuple[InstanceImage, bytes]]:
     """Return the images with a mask that is not empty, and that mask; count what has no pixel."""
+    images = instances.images
     drawn, empty, outside, covered = [], [], [], []
     draw = partial(_draw, instances, overlap)
     with bar(len(images), "drawing masks") as progress:

@@ -1,8 +1,11 @@
 """What earlier runs left in a folder that is prepared again."""
 
+import os
 from collections.abc import Collection
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from util.data.image_io import SUFFIXES
+from util.data.listing import as_id, is_picture
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 from util.runtime.log import log
@@ -10,6 +13,12 @@ from util.runtime.log import log
 CLASSES_FILE = "classes.txt"
 _PICTURES, _MASKS = "images/", "masks/"
 _ELSEWHERE = "name another --out"
+_ADVICE = {
+    None: "",
+    False: "; --prune removes those that this command made and nobody changed",
+    True: ", which another made, or which was changed; move away what is wrong",
+}
+"""`prune` -> what a warning says of files that stay."""
 
 
 def old_files(
@@ -17,34 +26,47 @@ def old_files(
 ) -> list[str]:
     """Return the pictures and masks of earlier runs to remove: with `prune`, all but `names`.
 
-    `names` are the files of this run. What is not removed is named in a warning: several exports of
-    labels may be prepared in one folder. Raises `UserError` if a mask would stay although the
-    classes are `renumbered`, or a picture beside one of the same name. Nothing is removed here.
+    `names` are the files of this run. What is not removed is named in a warning, whoever made it:
+    several exports of labels may be prepared in one folder. Raises `UserError` if a mask would stay
+    although the classes are `renumbered`, or one of the same name, or a picture. Nothing is removed
+    here.
     """
-    listed = (name for name in outputs.listed() if name.startswith((_PICTURES, _MASKS)))
-    old = [name for name in listed if name not in names]
-    removed = [name for name in old if outputs.may_replace(name)] if prune else []
+    listed = set(outputs.listed())
+    held = [*_held(outputs.folder, _PICTURES, SUFFIXES), *_held(outputs.folder, _MASKS, (".png",))]
+    old = [name for name in held if name not in names]
+    removed = [name for name in old if name in listed and outputs.may_replace(name)]
+    removed = removed if prune else []
     kept = [name for name in old if name not in removed]
-    pictures = {_stem(name): name for name in names if name.startswith(_PICTURES)}
+    successors = {_key(name): name for name in names}
     for name in kept:
-        if name.startswith(_PICTURES) and _stem(name) in pictures:
-            what = f"{outputs.folder / name}: is of an earlier run, and {pictures[_stem(name)]}"
+        if successor := successors.get(_key(name)):
+            what = f"{outputs.folder / name}: is not of this run, and {successor}"
             raise UserError(f"{what} would get the same name; {_remedy([name], outputs, prune)}")
-    if renumbered:
-        masks = sorted(f"{_MASKS}{path.name}" for path in outputs.folder.glob(f"{_MASKS}*.png"))
-        if stay := [name for name in masks if name not in names and name not in removed]:
-            what = f"the classes change, but {len(stay)} masks would keep their numbers, such as"
-            remedy = _remedy(stay, outputs, prune)
-            raise UserError(f"{outputs.folder / CLASSES_FILE}: {what} {stay[0]}; {remedy}")
-    if kept:
-        remedy = "" if prune is None else "; --prune removes those that nobody changed"
-        text = "%s: keeps %d files of an earlier run that this one does not make, such as %s%s"
-        log.warning(text, outputs.folder, len(kept), kept[0], remedy)
+    masks = [name for name in kept if name.startswith(_MASKS)]
+    if renumbered and masks:
+        what = f"the classes change, but {len(masks)} masks would keep their numbers, such as"
+        remedy = _remedy(masks, outputs, prune)
+        raise UserError(f"{outputs.folder / CLASSES_FILE}: {what} {masks[0]}; {remedy}")
+    used = {_key(name)[1] for name in masks}
+    if kept := [name for name in kept if name in listed or _key(name)[1] in used]:
+        text = "%s: keeps %d files that this run does not make, such as %s%s"
+        log.warning(text, outputs.folder, len(kept), kept[0], _ADVICE[prune])
     return removed
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+def _held(folder: Path, inside: str, suffixes: Collection[str]) -> list[str]:
+    """Return the names of the files in one of the folders that a data set would use, sorted."""
+    try:
+        names = sorted(os.listdir(folder / inside))
+    except OSError:  # new, or no folder: creating it will tell
+        return []
+    return [inside + name for name in names if is_picture(name, suffixes)]
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Return what two files that a data set takes for one have in common: folder and id."""
+    path = PurePosixPath(name)
+    return str(path.parent), as_id(path.stem)
 
 
 def _remedy(stay: list[str], outputs: Outputs, prune: bool | None) -> str:

@@ -62,7 +62,7 @@ def prepare_fss1000(
     }
     written |= {"base.txt": lists["trn"], "novel_0.txt": lists["test"], "novel_1.txt": lists["val"]}
     every = [picture for own in pictures.values() for picture in own]
-    build_pictures(out, every, ids, written, copy, workers, overwrite)
+    build_pictures(given, out, every, ids, written, copy, workers, overwrite)
 
 
 def _read_list(given: Path, part: str) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
             unmasked.append(path.stem)
     warn_left_out(given, unmasked, "images without a mask")
     warn_left_out(given, masks, "masks without an image of a class")
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
+    build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
 def _isic_classes(root: Path) -> dict[str, str]:
@@ -164,7 +164,7 @@ def prepare_deepglobe(
             masks.setdefault(name, {})[class_id] = own.pop(name)
         warn_left_out(folder, own, "masks without a tile in origin")
     pictures = [Picture(n, path, partial(_bright, masks[n])) for n, path in tiles.items()]
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
+    build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
 def prepare_chestx(
@@ -185,7 +185,7 @@ def prepare_chestx(
         pictures.append(Picture(name, images.pop(name), partial(_bright, {1: mask})))
     warn_left_out(given, masks, "masks whose name does not end in _mask.png")
     warn_left_out(given, images, "images without such a mask")
-    build_pictures(out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
+    build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
 def _all_novel(ids: Mapping[str, int]) -> dict[str, list[str]]:

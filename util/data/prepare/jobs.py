@@ -1,9 +1,10 @@
 """Create many files on several processes: each is complete or absent, and a run can continue."""
 
 import errno
+import filecmp
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,10 @@ class Job:
 
     `content` is its bytes; or a function that returns them, called in a worker process; or the
     absolute path that `target` becomes a symbolic link to. `size` is in bytes. With `is_copy` it is
-    exact, and an existing file of this size is complete. Otherwise it is approximate, and a file
-    with computed content is complete if it ends as a PNG does. A file that is older than `source`,
-    which its content is made of, is not complete.
+    exact, and an existing file is complete if it equals the file `source`; a member of an archive
+    has no `source`, and its size decides. Otherwise `size` is approximate, and a file with computed
+    content is complete if it ends as a PNG does and is not older than `source`, of which it is
+    made.
     """
 
     target: Path
@@ -50,6 +52,7 @@ def build(
     what: str,
     overwrite: bool = False,
     prune: bool | None = None,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
@@ -57,7 +60,8 @@ def build(
     and the next run continues. Existing complete files are left alone. A phase may read the files
     of an earlier one. With one worker, this process does the work. `what` names the files in the
     line that is logged at the end. Only one process at a time may build in `out`. Files that
-    another than `util.data.prepare` made are only replaced with `overwrite`.
+    another than `util.data.prepare` made are only replaced with `overwrite`, and never those that
+    the jobs read, nor `inputs`, which may be folders.
 
     Pictures and masks of earlier runs that are not among the jobs are named, and with `prune`
     removed (None: the command has no such option), but none that was changed since. If the jobs
@@ -73,12 +77,18 @@ def build(
     every = [job for jobs in phases for job in jobs]
     table = next((job for job in every if job.target == out / CLASSES_FILE), None)
     renumbered = table is not None and not _is_complete(table)
-    undone = {_name(job, out) for job in every if not _is_complete(job)}
+    undone = set()
+    with bar(len(every), "comparing files") as progress:
+        for job in every:
+            if not _is_complete(job):
+                undone.add(_name(job, out))
+            progress.update()
     # Removed before the classes change: so they are created anew, even after a kill.
     stale = [_name(job, out) for job in every if renumbered and _is_computed_mask(job, out)]
     undone.update(stale)
     pending = [[job for job in jobs if _name(job, out) in undone] for jobs in phases]
-    outputs.claim(_name(job, out) for jobs in pending for job in jobs if not _is_torn(job))
+    given = (path for job in every for path in (job.source, job.content) if isinstance(path, Path))
+    outputs.claim((_name(job, out) for jobs in pending for job in jobs), (*given, *inputs))
     names = {_name(job, out) for job in every}
     removed = old_files(outputs, names, renumbered, prune) if table else []
     if count := sum(map(len, pending)):
@@ -92,9 +102,7 @@ def build(
     with locked(out) as free, bar(count, "creating files") as progress:
         if not free:
             raise UserError(f"{out}: another run is writing here; wait until it ends")
-        for folder in folders:
-            for part in folder.glob(".*.part"):  # from a run that was killed
-                part.unlink()
+        outputs.sweep(names)
         for name in (*removed, *stale):
             outputs.remove(name)
         for jobs in pending:
@@ -113,10 +121,14 @@ def _is_complete(job: Job) -> bool:
     target, content = job.target, job.content
     try:
         if isinstance(content, Path):
-            is_link = target.is_symlink()
-            return os.readlink(target) == str(content) if is_link else _is_copy(target, content)
+            is_same = os.path.samefile(target, content)
+            return is_same or not target.is_symlink() and _is_equal(target, content)
+        if not target.is_file():  # a pipe, of which reading never ends
+            return False
         if isinstance(content, bytes):
             return target.read_bytes() == content
+        if job.is_copy and job.source:
+            return not target.is_symlink() and _is_equal(target, job.source)
         if job.source and _is_older(target, job.source):
             return False
         size = os.stat(target).st_size
@@ -129,37 +141,21 @@ def _is_complete(job: Job) -> bool:
         return False
 
 
-def _is_copy(target: Path, source: Path) -> bool:
-    """Return whether an earlier run may have copied this file, which is to be a link now."""
-    if os.path.samefile(target, source):
-        return True
-    same_size = os.stat(target).st_size == os.stat(source).st_size
-    return same_size and not _is_older(target, source)
+def _is_equal(target: Path, source: Path) -> bool:
+    return os.path.samefile(target, source) or filecmp.cmp(target, source, shallow=False)
 
 
 def _is_older(target: Path, source: Path) -> bool:
     return os.stat(target).st_mtime_ns < os.stat(source).st_mtime_ns
 
 
-def _is_torn(job: Job) -> bool:
-    """Return whether the file that is there was cut off, so that nothing is lost with it."""
-    try:
-        held = job.target.read_bytes()
-    except OSError:
-        return False
-    if isinstance(job.content, bytes):
-        return job.content.startswith(held)
-    end = _PNG_END if job.target.suffix == ".png" else _JPEG_END
-    return end not in held[-_JPEG_END_WITHIN:]
-
-
 def _check_space(out: Path, jobs: list[Job]) -> None:
     needed = sum(-(-job.size // _BLOCK) * _BLOCK for job in jobs)
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    total, _, free = shutil.disk_usage(existing)
     sizes = [f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB" for n in (needed, free)]
     log.info("%s: needs about %s, %s free", out, *sizes)
-    if needed > free:
+    if needed > free and total:  # /proc has no size, and cannot be written anyway
         what = f"needs about {sizes[0]}, but only {sizes[1]} are free"
         raise UserError(f"{out}: {what}; make room there, or {_ELSEWHERE}")
 
@@ -215,7 +211,13 @@ def picture_jobs(
     # In the order of the archive: a compressed tar can only be read forwards.
     position = {old: i for i, old in enumerate(sizes)}
     return [
-        Job(target / name, partial(_read_jpeg, archive, join(folder, old)), sizes[old], True)
+        Job(
+            target / name,
+            partial(_read_jpeg, archive, join(folder, old)),
+            sizes[old],
+            True,
+            source and source / old,
+        )
         for name, old in sorted(found.items(), key=lambda item: position[item[1]])
     ]
 

@@ -74,7 +74,7 @@ def prepare_lvis(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
                 remedy = "unpack train2017.zip and val2017.zip of COCO into coco"
                 raise damaged(path, f"no such picture, but lvis_{subset}.pkl lists it", remedy)
             pictures.append(Picture(path.stem, path, partial(_draw, path, shapes_of)))
-    build_pictures(out, pictures, ids, lists, copy, workers, overwrite)
+    build_pictures(given, out, pictures, ids, lists, copy, workers, overwrite)
 
 
 def _read(path: Path) -> Annotations:

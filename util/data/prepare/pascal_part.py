@@ -59,7 +59,7 @@ def prepare_pascal_part(
                 progress.update()
         written[f"{subset}.txt"] = [picture.name for picture in pictures[first:]]
     warn_left_out(given, partless, "objects without a part of these classes")
-    build_pictures(out, pictures, ids, written, copy, workers, overwrite)
+    build_pictures(given, out, pictures, ids, written, copy, workers, overwrite)
 
 
 def _classes(path: Path) -> tuple[dict[str, list[str]], list[str], dict[str, list[str]]]:

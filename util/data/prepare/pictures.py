@@ -1,5 +1,6 @@
 """From pictures and masks in any layout to a data set of one's own (`Data.data_set: custom`)."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ def numbered(names: Iterable[str]) -> dict[str, int]:
 
 
 def build_pictures(
+    given: Path,
     out: Path,
     pictures: list[Picture],
     ids: Mapping[str, int],
@@ -53,6 +55,7 @@ def build_pictures(
 ) -> None:
     """Write `out`/images, `out`/masks, `out`/classes.txt and `lists` (name of a file -> its lines).
 
+    `given` is the folder of the download, in which no file is replaced.
     `ids` is that of `numbered`. `copy` copies the pictures instead of linking to them,
     `overwrite` replaces files that something else made. Raises `UserError` if there is no picture,
     two have the same name, or something cannot be read or written.
@@ -72,7 +75,7 @@ def build_pictures(
     jobs += [text_job(out / name, lines) for name, lines in {CLASSES_FILE: ids, **lists}.items()]
     count = len(ids) - (IGNORED in ids)
     what = f"{out}: {len(masks)} images of {count} classes"
-    build(out, [jobs, masks], workers, what, overwrite)
+    build(out, [jobs, masks], workers, what, overwrite, inputs=[given])
 
 
 def text_job(target: Path, lines: Iterable[str]) -> Job:
@@ -88,7 +91,7 @@ def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
     target = folder / f"{picture.name}{content.suffix.lower()}"
     if copy:
         return Job(target, partial(Path.read_bytes, content), content.stat().st_size, True, content)
-    return Job(target, content.resolve())
+    return Job(target, Path(os.path.realpath(content)))  # `resolve` raises for a loop
 
 
 def _mask(picture: Picture, classes: int) -> bytes:

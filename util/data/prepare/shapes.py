@@ -10,11 +10,11 @@ import numpy as np
 from util.folds import is_wide
 from util.runtime.errors import UserError
 
-_WHOLE = re.compile(r"\s*(-?[0-9]{1,18})(?:\.0*)?\s*")
+_WHOLE = re.compile(r"\s*(-?[0-9]{1,100})(?:\.0*)?\s*")
 _FARTHEST = 1e6  # pixels: OpenCV draws polygons that leave the image, within limits
 
 Shape = list[Any] | dict[str, Any]
-"""Polygons (each x, y, x, y, ..., or float64 [N,2] once checked), or a run-length code."""
+"""Polygons (each x, y, x, y, ..., or float64 [N,2] once checked) and run-length codes, or one."""
 
 
 class Annotation(TypedDict):
@@ -134,6 +134,9 @@ def draw_shape(mask: np.ndarray, shape: Shape, value: int) -> None:
         mask[decode_run_lengths(shape, *mask.shape)] = value
         return
     for polygon in shape:
+        if isinstance(polygon, dict):
+            draw_shape(mask, polygon, value)
+            continue
         points = np.array(polygon, np.float64).reshape(-1, 1, 2).astype(np.int32)
         cv2.fillPoly(mask, [points], value)
 
