@@ -13,11 +13,17 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import torch
+from helpers.entries import call
 
+import predict
+import train
 from util.config import load_config
+from util.data.check import _main as check
+from util.data.prepare.__main__ import run_prepare
+from util.report.__main__ import report
 from util.runtime.cli import main
 from util.runtime.errors import RunStopped
-from util.runtime.files import atomic_write
+from util.runtime.files import atomic_write, read_lines
 
 
 def read_in_pool() -> None:
@@ -101,3 +107,40 @@ def test_low_limit_of_open_files_is_one_line(capsys: pytest.CaptureFixture) -> N
     assert exit_status(exhaust) == 2
     line = "error: this process may open no more files; allow more (ulimit -n 4096), or set"
     assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words", "place"),
+    [
+        (run_prepare, ("custom", "--images", "a", "--labels", "b", "--out", ""), "--out"),
+        (run_prepare, ("custom", "--images", " ", "--labels", "b", "--out", "c"), "--images"),
+        (run_prepare, ("coco", "--coco=", "--out", "c"), "--coco"),
+        (train.train, ("--config", ""), "--config"),
+        (predict.predict, ("--checkpoint", "a", "--support", "b:c", "--query", ""), "--query"),
+        (predict.predict, ("--out=", "--checkpoint", "a"), "--out"),
+        (check, ("",), "python _main"),
+        (report, ("exp/a", ""), "exp/a"),
+    ],
+)  # fmt: skip
+def test_empty_word_is_refused_by_every_tool_and_nothing_is_written(
+    entry: Callable[[], object], words: tuple[str, ...], place: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """`Path("")` would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert call(entry, *words, config=False) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"nothing stands after {place}; is a variable" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a", "folder/b"])
+def test_link_that_leads_nowhere_is_said_to_be_that(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("gone")
+    for read in (path.stat, path.read_bytes, lambda: read_lines(path)):
+        assert exit_status(read) == 2
+        assert f"{path}: is a link to gone, which is not there; " in capsys.readouterr().err

@@ -2,11 +2,12 @@
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from util.runtime.errors import UserError
+from util.data.image_io import SUFFIXES
+from util.runtime.errors import UserError, refuse
 from util.runtime.files import read_lines
 
 
@@ -71,13 +72,42 @@ def not_used(folder: Path, what: str, names: Iterable[str]) -> list[str]:
 def read_ids(path: Path) -> list[str]:
     """Read a list of image ids, a line each, which may contain spaces; a repeated one counts once.
 
-    Raises `UserError` if there is no such file, it is no text, or a line is no name.
+    Raises `UserError` if there is no such file, it is no text, it is empty, or a line is no name.
     """
-    if not path.is_file():
+    try:
+        lines = read_lines(path)
+    except FileNotFoundError:
         remedy = "arrange the data as docs/data.md says, or set Data.data_root"
-        raise UserError(f"{path}: no such list; {remedy}")
-    ids = dict.fromkeys(as_id(line) for line in read_lines(path))
-    for name in ids:  # they become file names, also in `Data.cache`
-        if "/" in name or "\0" in name:
-            raise UserError(f"{path}: {name!r} is no image name; remove the line")
+        raise UserError(f"{path}: no such list; {remedy}") from None
+    ids = dict.fromkeys(map(as_id, lines))
+    wrong = [f"{name!r} is no image name" for name in ids if "/" in name or "\0" in name]
+    refuse(str(path), wrong, f"{_PLAIN_NAMES}, or remove the line")  # ids become names of files
     return list(ids)
+
+
+def require_listed(path: Path, ids: Collection[str], masks: Mapping[str, str]) -> None:
+    """Raise `UserError` if a list of ids, read from `path`, is empty or has ids without a mask.
+
+    `masks` is the listing of the folder of the masks (id -> file name).
+    """
+    if not ids:
+        raise UserError(f"{path}: names no image; write the names there, or delete it to use all")
+    near = {_bare(image_id): image_id for image_id in masks}
+    mistakes = []
+    for image_id in ids:
+        if image_id not in masks:
+            found = near.get(_bare(image_id)) or near.get(_bare(image_id.split("\t")[0]))
+            hint = f", but {found!r} has one" if found else ""
+            if found and found != found.strip():
+                hint += " (a list cannot name it: rename the files)"
+            mistakes.append(f"lists {image_id!r}, which has no mask{hint}")
+    refuse(str(path), mistakes, f"{_PLAIN_NAMES}, add the mask, or remove the line")
+
+
+def _bare(name: str) -> str:
+    """Return a form of an id that is equal for what people write in its place."""
+    stem, suffix = os.path.splitext(name.strip())
+    return (stem if suffix.lower() in SUFFIXES else name.strip()).casefold()
+
+
+_PLAIN_NAMES = "write names without folder and suffix, and nothing else in a line"

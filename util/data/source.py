@@ -11,7 +11,7 @@ import numpy as np
 from util.config import DataSection
 from util.data.image_io import SUFFIXES, UnreadableFile, read_label, read_reduced, resize_label
 from util.data.layers import layer_with
-from util.data.listing import Listing, list_pictures, not_used, read_ids
+from util.data.listing import Listing, list_pictures, not_used, read_ids, require_listed
 from util.folds import CLASSES, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, atomic_write, unwritable
@@ -115,7 +115,7 @@ class Source:
         bare = [name for i, name in self._images.names.items() if i not in masks]
         lines += not_used(self.images, "images without a mask", bare)
         lists = [self.root / f"{subset}.txt" for subset in SUBSETS]
-        if self.data_set == "custom" and all(path.is_file() for path in lists):
+        if self.data_set == "custom" and all(path.exists() for path in lists):
             listed = {image_id for path in lists for image_id in read_ids(path)}
             unlisted = [name for i, name in masks.items() if i not in listed]
             lines += not_used(self.masks, "masks that neither list names", unlisted)
@@ -257,14 +257,9 @@ class Source:
         Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
         """
         listed = self.list_path
-        if self.data_set == "custom" and listed.exists():
+        if self.data_set == "custom" and os.path.lexists(listed):
             ids = read_ids(listed)
-            for image_id in ids:
-                if not self.label_path(image_id).is_file():
-                    raise UserError(
-                        f"{listed}: lists {image_id}, which has no mask"
-                        f" {self.label_path(image_id)}; add the mask or remove the line"
-                    )
+            require_listed(listed, ids, self._masks.names)
             return ids
         if self.data_set != "pascal":
             ids = sorted(self._masks.names)

@@ -60,7 +60,16 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple:
-        """Parse, and set up the log as `-v` says."""
+        """Parse, and set up the log as `-v` says.
+
+        An empty word is refused: as a path it would be the current folder, and it comes from a
+        variable of the shell that is not set.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip([self.prog, *words], words, strict=False):
+            if not word.strip() or re.fullmatch(r"--[a-z-]+=\s*", word):
+                place = word.rstrip("= ") or before
+                self.error(f"nothing stands after {place}; is a variable of the shell not set?")
         known, rest = super().parse_known_args(args, namespace)
         configure(getattr(known, "verbose", False))
         return known, rest
@@ -128,8 +137,10 @@ def main(entry: Callable[[], object]) -> None:
             remedy = "allow more (ulimit -n 4096), or set Data.workers lower"
             _exit(f"error: this process may open no more files; {remedy}", 2)
         if error.errno in _PATH and error.filename is not None:
-            remedy = "check the path and its permissions"
-            _exit(f"error: {error.filename}: {error.strerror}; {remedy}", 2)
+            remedy, what = "check the path and its permissions", error.strerror
+            if error.errno == errno.ENOENT and os.path.islink(error.filename):
+                what = f"is a link to {os.readlink(error.filename)}, which is not there"
+            _exit(f"error: {error.filename}: {what}; {remedy}", 2)
         if error.errno not in _DISK:
             raise
         what = f"cannot be written ({error.strerror}); make room there"

@@ -320,10 +320,16 @@ def _digest(path: Path) -> str:
 def open_file(path: Path) -> BinaryIO:
     """Open a file to read its bytes.
 
-    Raises `UserError` if it is a pipe or a device, of which reading may never end, and `OSError` if
-    it cannot be read.
+    Raises `UserError` if it is a pipe or a device, of which reading may never end, or a link to
+    nothing, and `OSError` if it cannot be read.
     """
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            what = f"{path}: is a link to {os.readlink(path)}, which is not there"
+            raise UserError(f"{what}; put the file back, or delete the link") from None
+        raise
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a pipe or a device; name a file")
     return open(path, "rb")
