@@ -46,7 +46,8 @@ def list_pictures(folder: Path, suffixes: Collection[str]) -> Listing:
     Raises `UserError` if two pictures have the same id.
     """
     names: dict[str, str] = {}
-    hidden, other = [], []
+    hidden: list[str] = []
+    other: list[str] = []
     for name in sorted(os.listdir(folder)):
         if is_picture(name, suffixes):
             first = names.setdefault(as_id(os.path.splitext(name)[0]), name)

@@ -18,6 +18,9 @@ from util.runtime.log import log
 from util.runtime.parallel import on_processes
 from util.runtime.progress import bar
 
+_OWN = ("images", "masks", CLASSES_FILE, ".made_by_prepare")
+"""What this command writes; the folder may be in that of the images."""
+
 
 def prepare_custom(
     images: Path,
@@ -35,12 +38,12 @@ def prepare_custom(
     objects are. Images in whose mask nothing would be drawn are left out; a warning for each reason
     counts what is not used. `labels` is a JSON file in COCO's instances format, as labeling tools
     export it; its file names are relative to the folder `images`. `copy` copies the images instead
-    of linking to them, `overwrite` replaces files that something else made, `prune` removes what
-    earlier runs made and these labels do not name. With `overlap`, each class keeps all its pixels
-    where others cover it. Raises `UserError` if something is wrong with the images, the labels or
-    `out`.
+    of linking to them. `overwrite` replaces files that something else made, but neither `labels`
+    nor files in `images`. `prune` removes what earlier runs made and these labels do not name. With
+    `overlap`, each class keeps all its pixels where others cover it. Raises `UserError` if
+    something is wrong with the images, the labels or `out`.
     """
-    photos = Photos(images, (out / "images", out / "masks"))
+    photos = Photos(images, [out / name for name in _OWN])
     instances = load_instances(labels, photos)
     if not instances.images:
         raise UserError(f"{labels}: no image has an annotation; export the labels again")

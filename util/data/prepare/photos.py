@@ -18,8 +18,8 @@ _USABLE = ", ".join(SUFFIXES)
 class Photos:
     """The photographs in a folder and its subfolders.
 
-    Subfolders of the names in `without` are somebody else's: what `prepare` writes there itself.
-    Raises `UserError` if there is no such folder.
+    What is in `without`, files or subfolders, is no input and does not count. Raises `UserError` if
+    there is no such folder.
     """
 
     def __init__(self, folder: Path, without: Iterable[Path] = ()) -> None:
@@ -36,8 +36,12 @@ class Photos:
         """Every file: its path below the folder in the form NFC -> on the disk."""
         found = {}
         for at, below, names in os.walk(self.folder):
-            below[:] = [n for n in below if os.path.realpath(Path(at, n)) not in self._without]
-            for name in sorted(names):
+            place = os.path.realpath(at)
+            below[:], names = (
+                sorted(n for n in inside if os.path.join(place, n) not in self._without)
+                for inside in (below, names)
+            )
+            for name in names:
                 path = PurePosixPath(Path(at, name).relative_to(self.folder).as_posix())
                 found[unicodedata.normalize("NFC", str(path))] = str(path)
         return found
