@@ -1,5 +1,6 @@
 """What a person or another tool put beside a data set survives `prepare`, whatever its form."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -214,3 +215,18 @@ def test_pipe_in_the_place_of_a_file_is_told_of_at_once(place: str, here: Path) 
     for more in ((), ("--copy",)):
         refused(prepare(here, labels(), "out", *more), f"{place} exists", "--overwrite")
     assert prepare(here, labels(), "out", "--overwrite").status == 0
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_prune_removes_no_photo_of_the_folder_of_the_images(link: bool, here: Path) -> None:
+    """After a run with `--copy`, they may be the only ones."""
+    assert prepare(here, labels(), "out", "--copy").status == 0
+    shutil.rmtree(here / "photos")
+    os.symlink(here / "out/images", here / "photos")
+    (here / "labels.json").write_text(json.dumps(labels(2)))
+    images = here / ("photos" if link else "out/images")
+    words = ["--images", images, "--labels", here / "labels.json", "--out", here / "out"]
+    result = run("custom", *words, "--copy", "--prune")
+    assert result.status == 0 and "2 removed" in result.out  # the masks
+    assert sorted(os.listdir(here / "out/images")) == ["p1.jpg", "p2.jpg", "p3.jpg", "p4.jpg"]
+    assert sorted(os.listdir(here / "out/masks")) == ["p1.png", "p2.png"]

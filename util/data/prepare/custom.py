@@ -52,8 +52,9 @@ def prepare_custom(
         warn_left_out(images, names, what)
     warn_left_out(labels, instances.bare, "images that have no annotation")
     used = {a["category_id"] for own in instances.annotations.values() for a in own}
-    unused = [instances.names[i - 1] for c, i in instances.class_of.items() if c not in used]
-    warn_left_out(labels, unused, "categories (they stay classes) that no annotation has")
+    if unused := [instances.names[i - 1] for c, i in instances.class_of.items() if c not in used]:
+        text = "%s: %d categories have no annotation and become classes without a pixel, such as %s"
+        log.warning(text, labels, len(unused), unused[0])
     jobs, masks = [], []
     for image, mask in _drawn(instances, labels, overlap, workers):
         path = photos.path(image.file_name)

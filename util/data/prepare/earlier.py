@@ -22,20 +22,26 @@ _ADVICE = {
 
 
 def old_files(
-    outputs: Outputs, names: Collection[str], renumbered: bool, prune: bool | None
+    outputs: Outputs,
+    names: Collection[str],
+    renumbered: bool,
+    prune: bool | None,
+    inputs: Collection[Path] = (),
 ) -> list[str]:
     """Return the pictures and masks of earlier runs to remove: with `prune`, all but `names`.
 
     `names` are the files of this run. What is not removed is named in a warning, whoever made it:
     several exports of labels may be prepared in one folder. Raises `UserError` if a mask would stay
     although the classes are `renumbered`, or one of the same name, or a picture. Nothing is removed
-    here.
+    here, nor ever from a folder of `inputs`: the photographs there may be the only ones.
     """
     listed = set(outputs.listed())
     held = [*_held(outputs.folder, _PICTURES, SUFFIXES), *_held(outputs.folder, _MASKS, (".png",))]
     old = [name for name in held if name not in names]
-    removed = [name for name in old if name in listed and outputs.may_replace(name)]
-    removed = removed if prune else []
+    read = {os.path.realpath(path) for path in inputs}
+    made = [name for name in old if name in listed and outputs.may_replace(name)]
+    own = [n for n in made if os.path.realpath((outputs.folder / n).parent) not in read]
+    removed = own if prune else []
     kept = [name for name in old if name not in removed]
     successors = {_key(name): name for name in names}
     for name in kept:

@@ -4,7 +4,7 @@ import errno
 import filecmp
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ def build(
     what: str,
     overwrite: bool = False,
     prune: bool | None = None,
-    inputs: Iterable[Path] = (),
+    inputs: Collection[Path] = (),
 ) -> None:
     """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
@@ -90,7 +90,7 @@ def build(
     given = (path for job in every for path in (job.source, job.content) if isinstance(path, Path))
     outputs.claim((_name(job, out) for jobs in pending for job in jobs), (*given, *inputs))
     names = {_name(job, out) for job in every}
-    removed = old_files(outputs, names, renumbered, prune) if table else []
+    removed = old_files(outputs, names, renumbered, prune, inputs) if table else []
     if count := sum(map(len, pending)):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
