@@ -206,7 +206,9 @@ def test_everything_left_out_is_counted_with_its_reason(here: Path) -> None:
     ]
     result = prepare(here, content)
     assert result.status == 0 and "4 images of 4 classes" in result.out
-    told = [line.partition("left out ")[2] for line in result.err.splitlines() if "left" in line]
+    told = [
+        line.partition("left out ")[2] for line in result.err.splitlines() if "left out " in line
+    ]
     assert "1 categories have no annotation and become classes without" in result.err
     assert told == [
         "2 annotations without a segmentation, such as annotation 102",

@@ -67,7 +67,7 @@ class Photos:
         # A link to a folder is not listed, and leads to photographs all the same.
         held = self.folder / self._listed.get(file_name, file_name)
         if not is_picture(held.name, SUFFIXES):
-            what = f"{file_name} is no picture that can be used ({_USABLE})"
+            what = f"{file_name} is no picture that can be used (its name must end in {_USABLE})"
             raise UserError(f"{what}{self.near(file_name)}")
         if not os.path.lexists(held):
             start = "--images must be the folder that the labels' file names start from"
