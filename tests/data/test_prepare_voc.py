@@ -129,7 +129,8 @@ def test_changed_files_are_created_again_with_overwrite_and_complete_ones_are_ke
     (root / "SegmentationClassAug/.2008_000005.png.77.part").write_bytes(b"half")
     (root / "ImageSets/Segmentation/val.txt").write_text("2008_")
     before = masks[1].stat().st_mtime_ns
-    refused(prepare(voc, sbd, tmp_path / "out", "--copy"), "(4 such files)", "add --overwrite")
+    words = ["voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "out", "--copy"]
+    refused(run(*words), "(4 such files)", "add --overwrite")
     result = prepare(voc, sbd, tmp_path / "out", "--copy", "--overwrite")
     assert "5 files created" in result.out
     assert snapshot(tmp_path / "out") == whole and masks[1].stat().st_mtime_ns == before
