@@ -230,3 +230,15 @@ def test_prune_removes_no_photo_of_the_folder_of_the_images(link: bool, here: Pa
     assert result.status == 0 and "2 removed" in result.out  # the masks
     assert sorted(os.listdir(here / "out/images")) == ["p1.jpg", "p2.jpg", "p3.jpg", "p4.jpg"]
     assert sorted(os.listdir(here / "out/masks")) == ["p1.png", "p2.png"]
+
+
+@pytest.mark.parametrize("more", [(), ("--copy",)])
+def test_picture_of_a_download_that_links_to_itself_is_one_line(
+    more: tuple[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "in"
+    make_fss1000(root, trn=4, val=2, test=3)
+    picture = sorted(root.rglob("*.jpg"))[0]
+    picture.unlink()
+    picture.symlink_to(picture.name)
+    refused(run("fss1000", "--from", root, "--out", tmp_path / "out", *more), "symbolic links")

@@ -146,3 +146,23 @@ def test_free_name_is_the_first_that_no_file_has(tmp_path: Path) -> None:
     (tmp_path / "result.1.json").touch()
     (tmp_path / "result.2.json").symlink_to("nowhere")
     assert free_name(tmp_path / "result.json").name == "result.3.json"
+
+
+@pytest.mark.parametrize("name", ["masks/new.png", "a/b/new.png"])
+def test_folder_that_a_link_leads_to_gets_no_file_of_a_tool_that_works_alone(
+    name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / Path(name).parts[0]
+    folder.parent.mkdir()
+    (tmp_path / "set").mkdir()
+    folder.symlink_to(tmp_path / "set")
+    with pytest.raises(UserError, match=f"{folder} is a link to {tmp_path}/set, .* remove the"):
+        Outputs(tmp_path / "out", "draw", overwrite=True).claim([name], alone=True)
+
+
+def test_pipe_in_place_of_a_file_is_foreign_and_not_read(tmp_path: Path) -> None:
+    Outputs(tmp_path, "draw").write("x", b"drawn")
+    (tmp_path / "x").unlink()
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UserError, match="x exists, and this command did not make it"):
+        Outputs(tmp_path, "draw").claim(["x"])
