@@ -276,6 +276,9 @@ def _from_file(backbone: Backbone, name: str, path: Path) -> dict[str, Tensor]:
         raise UserError(f"Method.pretrained: there is no file {path}; {remedy}")
     try:
         state = read_weights(path)
+        if any(key.startswith(("ppm.", "module.ppm.")) for key in state.get("state_dict", state)):
+            what = "is a base learner, trained on the base classes of a fold"  # of any fold
+            raise UserError(f"{path}: {what}; name ImageNet weights, or set Method.pre_weight")
         if isinstance(backbone, TimmBackbone):
             return _loaded_by_timm(name.removeprefix("timm/"), path)
         state = state.get("state_dict", state)

@@ -12,7 +12,7 @@ from helpers.small import images
 from torch import Tensor
 
 from model import AMFormer
-from model.backbones import LITE0
+from model.backbones import LITE0, load_pretrained
 from model.base_learner import BaseLearner
 from model.published import base_to_published, to_published
 from util.checkpoint import convert
@@ -20,6 +20,8 @@ from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.checkpoint.load import load_base_learner, load_checkpoint
 from util.config import load_config, to_dict
 from util.runtime.cli import main
+from util.runtime.errors import UserError
+from util.runtime.log import configure
 
 LITE0_CONFIG = ROOT / "config/demo/demo_split0_lite0.yaml"
 R50_CONFIG = ROOT / "config/pascal/pascal_split0_resnet50.yaml"
@@ -198,3 +200,49 @@ def test_input_file_is_never_overwritten(
         run(monkeypatch, source, source, "--config", LITE0_CONFIG)
     assert "is an input of this run and would be replaced" in capsys.readouterr().err
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("config", [VGG_CONFIG, R50_CONFIG])
+def test_converted_base_learner_keeps_what_it_was_trained_on(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs, back = (tmp_path / f"{name}.pth" for name in ("ours", "theirs", "back"))
+    trained = load_config(config, ["Data.split=1"])
+    record = {"config": to_dict(trained), "images": 9}
+    base = BaseLearner(trained.Method.backbone, 15)
+    write_checkpoint(ours, state_dict=base_to_published(base.state_dict()), base_miou=1.0, **record)
+    run(monkeypatch, ours, theirs)
+    run(monkeypatch, theirs, back)
+    for path in (theirs, back):
+        state = read_checkpoint(path)
+        assert {name: state[name] for name in record} == record
+        cfg = load_config(config, [f"Method.pre_weight={path}"])
+        with pytest.raises(UserError, match="was trained on other base classes"):
+            load_base_learner(BaseLearner(cfg.Method.backbone, 15), cfg)
+
+
+@pytest.mark.parametrize("config", [VGG_CONFIG, R50_CONFIG])
+def test_base_learner_of_unknown_classes_is_taken_and_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    configure()
+    path = tmp_path / "bam.pth"
+    cfg = load_config(config, [f"Method.pre_weight={path}"])
+    base = BaseLearner(cfg.Method.backbone, 15)
+    write_checkpoint(path, state_dict=base_to_published(base.state_dict()))
+    assert load_base_learner(base, cfg) is None
+    assert f"{path} does not say on which classes it was trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("names", ["ours", "published"])
+def test_base_learner_is_refused_as_imagenet_weights(
+    backbone: str, names: str, tmp_path: Path
+) -> None:
+    """Its backbone has seen the base classes of its fold, which may be novel in this one."""
+    model = BaseLearner(backbone, 15)
+    weights = model.state_dict()
+    weights = base_to_published(weights) if names == "published" else weights
+    write_checkpoint(tmp_path / "base.pth", state_dict=weights)
+    with pytest.raises(UserError, match="Method.pretrained: .*base.pth: is a base learner"):
+        load_pretrained(model.backbone, backbone, str(tmp_path / "base.pth"))

@@ -90,6 +90,43 @@ def test_cache_follows_a_changed_mask_whatever_the_clock_says(tmp_path: Path, ye
     assert (tmp_path / "cache/a.npy").stat().st_ino == before  # read, not written again
 
 
+@pytest.mark.parametrize("which", ["image", "mask"])
+@pytest.mark.parametrize("kept", ["size and time", "size", "time"])
+def test_cache_follows_a_replaced_file_of_the_same_size_or_time(
+    tmp_path: Path, which: str, kept: str
+) -> None:
+    """Of the two files, the other one is newer all the time."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    image, mask = tmp_path / "images/a.bmp", tmp_path / "masks/a.png"
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    Image.new("RGB", (9, 5), (1, 1, 1)).save(image)
+    Image.new("L", (9, 5), 1).save(mask)
+    path = image if which == "image" else mask
+    os.utime(path, ns=(10**18, 10**18))
+    source = Source(tmp_path, "custom", "val", 2, str(tmp_path / "cache"))
+    before = source.load("a")
+    size = path.stat().st_size
+    (tmp_path / "new").mkdir()
+    other = tmp_path / "new" / path.name
+    Image.new("RGB" if which == "image" else "L", (9, 5), (2, 2, 2) if which == "image" else 2).save(
+        other
+    )
+    assert other.stat().st_size == size
+    if kept == "time":
+        other.write_bytes(other.read_bytes() + b"more")
+    stamp = 10**18 if "time" in kept else 10**17  # older than what it replaces
+    os.utime(other, ns=(stamp, stamp))
+    os.replace(other, path)
+    after = source.load("a")
+    changed_one, other_one = (0, 1) if which == "image" else (1, 0)
+    assert (after[changed_one] == 2).all() and (before[changed_one] == 1).all()
+    assert np.array_equal(after[other_one], before[other_one])
+    stored = (tmp_path / "cache/a.npy").stat().st_ino
+    source.load("a")
+    assert (tmp_path / "cache/a.npy").stat().st_ino == stored  # read, not written again
+
+
 def test_image_and_mask_of_different_size_are_refused(tmp_path: Path) -> None:
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (tmp_path / folder).mkdir()

@@ -34,12 +34,17 @@ class SmallTrainer:
 
 
 def start_run(
-    folder: Path, *, kilobytes: int = 1, split: int = 0, **train: object
+    folder: Path,
+    *,
+    kilobytes: int = 1,
+    split: int = 0,
+    data: dict[str, object] | None = None,
+    **train: object,
 ) -> tuple[AdversarialRun, list[str]]:
     """Start a small run; return it and its lines about where it starts."""
     cfg = Config()
     cfg = replace(cfg, Train=replace(cfg.Train, save_path=str(folder), **train))
-    cfg = replace(cfg, Data=replace(cfg.Data, split=split))
+    cfg = replace(cfg, Data=replace(cfg.Data, split=split, **(data or {})))
     run = AdversarialRun(SmallTrainer(kilobytes), cfg, ALONE, Batches(10, 2, 2, ALONE))
     return run, run.start()
 

@@ -1,13 +1,17 @@
 """A tool replaces only what it made: inputs, hand-made files, data sets and runs stay."""
 
+import multiprocessing
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs, free_name
+from util.runtime.files import Outputs, atomic_write, free_name, part_name, read_lines
+
+FORK = multiprocessing.get_context("fork")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -166,3 +170,41 @@ def test_pipe_in_place_of_a_file_is_foreign_and_not_read(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "x")
     with pytest.raises(UserError, match="x exists, and this command did not make it"):
         Outputs(tmp_path, "draw").claim(["x"])
+
+
+def test_temporary_names_differ_between_machines_processes_and_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two containers may have the same process ids, and even the same host name."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    names = set()
+    for host in ("node1", "node2", "h/" + "\u00e4" * 300):
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        for name in ("a.npy", "\u00e4" * 100, "n" * 255):
+            names |= {part_name(tmp_path / name) for _ in range(50)}
+    assert len(names) == 3 * 3 * 50
+    for path in names:
+        path.touch()  # the longest fit the disk, too
+        assert path.parent == tmp_path
+    assert any(path.name.startswith(".a.npy.node2.") for path in names)
+
+
+def test_forked_processes_with_equal_random_states_write_one_file_whole(tmp_path: Path) -> None:
+    contents = [bytes([value]) * 3_000_000 for value in range(4)]
+    for _ in range(3):
+        workers = [FORK.Process(target=atomic_write, args=(tmp_path / "x", c)) for c in contents]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        assert (tmp_path / "x").read_bytes() in contents
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_list_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.txt")
+    (tmp_path / "val.txt").symlink_to("/dev/zero")
+    for name in ("train.txt", "val.txt"):
+        with pytest.raises(UserError, match=f"{name}: is a pipe or a device"):
+            read_lines(tmp_path / name)

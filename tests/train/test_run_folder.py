@@ -16,6 +16,7 @@ from util.checkpoint import resume
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.runtime.errors import UserError
 from util.runtime.system import hold, release
+from util.train.stages import AdversarialRun
 
 pytestmark = pytest.mark.usefixtures("console")
 
@@ -145,6 +146,28 @@ def test_checkpoint_of_another_fold_is_not_resumed_and_stays_as_it_is(
     assert "last.pth: it was trained on aeroplane, bicycle, bird" in str(refusal.value)
     assert "novel classes of this config" in str(refusal.value)
     assert (tmp_path / resume.LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("novel", ["c", "d"])
+def test_best_score_of_other_novel_classes_is_not_compared(
+    novel: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Both folds train on a and b; the score of the other fold is higher."""
+
+    def start(novel: str, **options: object) -> AdversarialRun:
+        classes = {"data_set": "custom", "classes": tuple("abcd"), "base": ("a", "b")}
+        return start_run(tmp_path, data=classes | {"novel": (novel,)}, **options)[0]
+
+    first = start("c")
+    validate(first, 5, 90.0)
+    first.close()
+    second = start(novel, resume="auto")
+    is_same = novel == "c"
+    assert second.done == 5 and second.best == (90.0 if is_same else -1.0) and second.stale == 0
+    assert ("is not compared" in capsys.readouterr().out) != is_same
+    validate(second, 10, 40.0)
+    assert iteration(tmp_path / resume.BEST) == (5 if is_same else 10)
+    second.close()
 
 
 def test_restarted_rank_resumes_from_its_own_launch_and_nothing_older(

@@ -13,7 +13,12 @@ from .load import (
     load_checkpoint,
     trained_model,
 )
-from .origin import require_unseen, training_of_stages, with_known_classes
+from .origin import (
+    require_unseen,
+    training_of_stages,
+    validated_alike,
+    with_known_classes,
+)
 
 __all__ = [
     "checkpoint_path",
@@ -28,6 +33,7 @@ __all__ = [
     "state_dict_in",
     "trained_model",
     "training_of_stages",
+    "validated_alike",
     "with_known_classes",
     "write_checkpoint",
 ]

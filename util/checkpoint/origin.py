@@ -35,6 +35,16 @@ def require_unseen(state: dict[str, Any], path: Path, cfg: Config) -> None:
         require_base_classes(trained, cfg, str(path))
 
 
+def validated_alike(state: Mapping[str, Any], path: Path, cfg: Config) -> bool:
+    """Return whether the scores in a checkpoint are of the classes that the config validates on."""
+    trained = trained_config(state, path)
+    if trained is None:
+        return False
+    theirs, ours = (fold_of(each.Data) for each in (trained, cfg))
+    names = [{fold.names[c - 1] for c in fold.classes("val")} for fold in (theirs, ours)]
+    return names[0] == names[1] and trained.Data.data_set == cfg.Data.data_set
+
+
 def require_base_classes(trained: Config, cfg: Config, path: str) -> None:
     """Raise `UserError` if a config that was trained with has other base classes than `cfg`."""
     theirs, ours = (fold_of(each.Data).learned.base_names for each in (trained, cfg))

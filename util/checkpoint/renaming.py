@@ -10,11 +10,14 @@ from model import published
 from model.amformer.system import AMFormer
 from model.base_learner import BaseLearner
 from util.checkpoint.file import read_checkpoint, state_dict_differences
+from util.checkpoint.origin import require_base_classes, trained_config
 from util.config import Config, to_dict
 from util.runtime.errors import UserError
 
 State = dict[str, Tensor]
 OURS, PUBLISHED = "ours", "published"
+_RECORD = ("config", "images", "base_learner")
+"""What a checkpoint says of the training of its stages."""
 
 
 def convert(
@@ -25,9 +28,14 @@ def convert(
     `source` is a checkpoint of train.py, one in the layout of AMNet or HDMNet, or a base learner of
     either; `to` is 'ours' or 'published', by default the names that the file does not have. It must
     fit `cfg`, or else the architecture that its names and shapes tell. Raises `UserError` if it
-    does not, is torn, or holds no such weights.
+    does not, was trained on other classes, is torn, or holds no such weights.
     """
-    state = published.strip_module_prefix(_weights(source))
+    content = read_checkpoint(source)
+    state = published.strip_module_prefix(_weights(content, source))
+    # What says which classes it has seen stays with it.
+    record = {name: content[name] for name in _RECORD if name in content}
+    if cfg and (trained := trained_config(content, source)):
+        require_base_classes(trained, cfg, str(source))
     kind, base = _kind(source, state)
     target = to or (PUBLISHED if kind == OURS else OURS)
     if target == kind:
@@ -60,21 +68,20 @@ def convert(
     if fault := state_dict_differences(expected, given):
         remedy = "name the config it was made for" if cfg else "a backbone of timm wants --config"
         raise UserError(f"{source}: does not fit {description}: {fault}; {remedy}")
-    content: dict[str, Any]
+    if cfg and not base:
+        record.setdefault("config", to_dict(cfg))
     if base:
         to_ours = published.base_from_published
-        content = {"state_dict": to_ours(state, ours) if target == OURS else theirs}
+        content = {"state_dict": to_ours(state, ours) if target == OURS else theirs, **record}
     elif target == OURS:
-        content = {"model": published.from_published(state)}
-        content |= {"config": to_dict(cfg)} if cfg else {}
-    else:
+        content = {"model": published.from_published(state), **record}
+    else:  # bare: the published code takes nothing else
         content = dict(published.to_published(state))
     return content, f"{description}, {len(state)} tensors under {target} names"
 
 
-def _weights(source: str | Path) -> State:
-    """Return the state dict in a file, under `model`, under `state_dict` or bare."""
-    content = read_checkpoint(source)
+def _weights(content: dict[str, Any], source: str | Path) -> State:
+    """Return the state dict of a file, under `model`, under `state_dict` or bare."""
     for key in ("model", "state_dict"):
         content = content.get(key, content)
     other = [name for name, value in content.items() if not isinstance(value, Tensor)]

@@ -1,10 +1,12 @@
 """A data set on disk: where its images and masks are, and how they are read."""
 
 import os
+import struct
 import time
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -151,18 +153,24 @@ class Source:
             return self._decode_with_retries(image_id)
         path = self.cache / f"{image_id}{'.wide' if self.wide else ''}.npy"
         sources = (self.image_path(image_id), self.label_path(image_id))
-        # The cached file carries the time stamp of its sources, so that no clock matters.
-        stamp = 0
+        stamp = b""
         try:
-            stamp = max(source.stat().st_mtime_ns for source in sources)
-            if path.stat().st_mtime_ns == stamp:
-                return self._unstack(np.load(path))
+            stamp = b"".join(map(_version, sources))
+            with open(path, "rb") as file:
+                file.seek(-len(stamp), os.SEEK_END)
+                if file.read() == stamp:
+                    file.seek(0)
+                    return self._unstack(np.load(file))
         except (OSError, ValueError, EOFError):
             pass  # absent or damaged: decode the sources
         image, label = self._decode_with_retries(image_id)
+
+        def write(file: BinaryIO) -> None:
+            np.save(file, _stack(image, label))
+            file.write(stamp)
+
         try:
-            atomic_write(path, partial(np.save, arr=_stack(image, label)), durable=False)
-            os.utime(path, ns=(stamp, stamp))
+            atomic_write(path, write, durable=False)
         except OSError as error:
             raise unwritable(path, error, "set Data.cache to another folder") from None
         return image, label
@@ -274,6 +282,15 @@ class Source:
         if not ids:
             raise UserError(f"{self.root}: its {self.subset} list is empty; copy ImageSets again")
         return ids
+
+
+def _version(path: Path) -> bytes:
+    """Return what changes with a file: its size and both of its time stamps.
+
+    A copy may keep size and time of writing (`cp -p`, archives); the other time tells it apart.
+    """
+    found = path.stat()
+    return struct.pack("<3q", found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _stack(image: np.ndarray, label: np.ndarray) -> np.ndarray:

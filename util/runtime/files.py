@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import re
+import secrets
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,7 +22,8 @@ from util.runtime.system import flush_folder, hold
 _LONG_NAME = 200
 """Bytes of a name; a disk takes 255, and a temporary name is longer than that of its file."""
 
-_PART = re.compile(r"\.(.+)\.[0-9]+\.part", re.DOTALL)
+_PART = re.compile(r"\.(.+)\.[\w-]*\.[0-9a-f]{16}\.part", re.DOTALL | re.ASCII)
+"""What `part_name` returns; the first group is the name, or its SHA-256."""
 
 
 def atomic_write(
@@ -33,8 +36,7 @@ def atomic_write(
     """Write under a temporary name, flush, then rename: `path` is always a complete file.
 
     `content` is the bytes, or a function that writes them. The folder is created. A symbolic link
-    is replaced, not followed. A killed process may leave `.NAME.PID.part` behind; a long NAME is
-    replaced by its SHA-256.
+    is replaced, not followed. A killed process may leave a file of `part_name` behind.
 
     With `keep`, the current file stays under that name, in the same folder. `durable` flushes file
     and folder to the disk. It takes milliseconds; use it for results that cannot be recreated.
@@ -43,9 +45,9 @@ def atomic_write(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(path)
+    part = part_name(path)
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             if callable(content):
                 content(file)
             else:
@@ -68,8 +70,7 @@ def atomic_write(
 
 def _keep(path: Path, keep: Path) -> None:
     """Give a file a second name, without a moment in which the first one is missing."""
-    link = _part(keep)
-    link.unlink(missing_ok=True)
+    link = part_name(keep)
     try:
         os.link(path, link)
     except OSError:  # no hard links here: for a moment, only `keep` exists
@@ -79,9 +80,14 @@ def _keep(path: Path, keep: Path) -> None:
     link.unlink(missing_ok=True)  # it remains if both were already one file
 
 
-def _part(path: Path) -> Path:
-    """Return the temporary name of a file; it is never too long where the file's own is not."""
-    return path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
+def part_name(path: Path, suffix: str = ".part") -> Path:
+    """Return a temporary name beside `path`: `.NAME.HOST.RANDOM.part`.
+
+    No other process or thread has it, on any machine that shares the folder. It is never too long
+    where the file's own name is not: a long NAME is replaced by its SHA-256.
+    """
+    host = re.sub(r"\W", "-", platform.node(), flags=re.ASCII)[:16]
+    return path.with_name(f".{_short(path.name)}.{host}.{secrets.token_hex(8)}{suffix}")
 
 
 def _short(name: str) -> str:
@@ -254,7 +260,7 @@ class Outputs:
         path = self.folder / name
         self._record(name, f"link to {target}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = _part(path)
+        part = part_name(path)
         os.symlink(target, part)
         os.replace(part, path)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.published import base_to_published
-from util.checkpoint import read_checkpoint, resume, write_checkpoint
+from util.checkpoint import read_checkpoint, resume, validated_alike, write_checkpoint
 from util.config import Config
 from util.data import Batches
 from util.evaluate.metrics import ClassTotals
@@ -137,6 +137,9 @@ class AdversarialRun(Run):
     def _load(self, state: dict[str, Any]) -> None:
         super()._load(state)
         self.threshold = state.get("presence_threshold")
+        if self.best >= 0 and not validated_alike(state, self.path, self.cfg):
+            self.best, self.best_epoch = -1.0, self.best_epoch + self.stale
+            log.info("the best score so far is of other novel classes, and is not compared")
         self.base_learner = state.get("base_learner")  # its weights are in the checkpoint, too
 
     def _state(self, areas: ClassTotals) -> dict[str, Any]:
