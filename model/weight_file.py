@@ -12,6 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from model.errors import UserError
+from model.nesting import holds_more_than
 
 _FOREIGN = {
     b"<": "is a web page: the download wants a login, or the link has changed",
@@ -19,6 +20,10 @@ _FOREIGN = {
     b"\x89HDF": "is a file of HDF5 (Keras), not of PyTorch",
 }
 """What a file that is none of weights may begin with -> what it is."""
+
+
+_LARGEST_CONTENT = 2_000_000
+"""Values in a file, each as often as it is named; ours hold less than a fifth of it."""
 
 
 def read_weights(path: Path) -> Any:
@@ -30,7 +35,7 @@ def read_weights(path: Path) -> Any:
 
 
 def read_content(path: Path) -> bytes:
-    """Return the bytes of a file of weights, read once.
+    """Return the bytes of a file of weights, read once; of any other file only the beginning.
 
     Raises `UserError` if it is a folder or a device, may not be read, or is larger than the memory.
     """
@@ -39,7 +44,14 @@ def read_content(path: Path) -> bytes:
     try:
         if not path.is_file() and path.exists():  # reading a pipe might never end
             raise UserError(f"{path}: is a pipe or a device; name a file of weights")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            begin = file.read(64)
+            is_cut = begin.startswith(b"PK") and not zipfile.is_zipfile(file)
+            known = begin.startswith((b"PK", b"\x80")) or path.suffix == ".safetensors"
+            if is_cut or not known:  # the beginning tells, and the rest might fill the memory
+                return begin
+            file.seek(0)
+            return file.read()
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
         raise UserError(f"{path}: {what}; check the path and its permissions") from None
@@ -61,17 +73,30 @@ def parse_weights(content: bytes, path: Path) -> Any:
         file = io.BytesIO(content)
         if zipfile.is_zipfile(file):  # files of PyTorch before 1.6 are no archives
             with zipfile.ZipFile(file) as records:
+                _require_unpacked(records, len(content), path)
                 if damaged := records.testzip():
                     raise zipfile.BadZipFile(damaged)
         file.seek(0)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # a torn file can make the reader fail anywhere
         raise UserError(_reason(path, content[:64], str(error))) from None
+    if holds_more_than(_LARGEST_CONTENT, state):
+        what = f"holds more than {_LARGEST_CONTENT:,} values, or one within itself"
+        raise UserError(f"{path}: {what}; name another file")
     for name, tensor in _tensors(state):
         if kind := _odd_kind(tensor):
             remedy = "save ordinary tensors on the CPU, or name another file"
             raise UserError(f"{path}: {name or 'its content'} is a {kind} tensor; {remedy}")
     return state
+
+
+def _require_unpacked(records: zipfile.ZipFile, size: int, path: Path) -> None:
+    """Refuse an archive of `size` bytes whose members say that they are larger, unread."""
+    if (declared := sum(member.file_size for member in records.infolist())) > size:
+        what = f"its members are {declared / 1e9:.1f} GB, and the file is {size / 1e9:.1f} GB"
+        raise UserError(f"{path}: {what}; PyTorch packs no weights, so name another file")
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,12 +1,12 @@
 """Read YAML that a stranger may have written, within a second and little memory."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from model.nesting import holds_more_than
 from util.runtime.errors import UserError
 from util.runtime.files import open_file
 
@@ -60,25 +60,7 @@ def parse(text: bytes, path: Path) -> Any:
 
 
 def require_small(value: Any, source: str) -> None:
-    """Raise `UserError` if a value holds itself, or more than `LARGEST_CONTENT` values in all.
-
-    A few lines of YAML can name one value in another 2^26 times.
-    """
-    counts: dict[int, int] = {}
-
-    def count(value: Any) -> int:
-        if not isinstance(value, Mapping | list | tuple):
-            return 1
-        if id(value) not in counts:
-            counts[id(value)] = LARGEST_CONTENT  # of a value within itself
-            parts = value.values() if isinstance(value, Mapping) else value
-            counts[id(value)] = 1 + sum(map(count, parts))
-        return counts[id(value)]
-
-    try:
-        is_small = count(value) <= LARGEST_CONTENT
-    except RecursionError:
-        is_small = False
-    if not is_small:
+    """Raise `UserError` if a value holds itself, or more than `LARGEST_CONTENT` values in all."""
+    if holds_more_than(LARGEST_CONTENT, value):
         mistake = f"holds more than {LARGEST_CONTENT:,} values, or one within itself"
         raise UserError(f"{source}: {mistake}; write a config without YAML's & and *")
