@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from model.published import base_to_published, published_name
 from model.weight_file import read_weights
 from util.checkpoint.file import load_state_dict_strictly
 from util.predict import Predictor
+from util.runtime.system import resident_peak
 
 
 def refused(call: Callable[..., object], *arguments: object) -> str:
@@ -157,3 +159,47 @@ def test_prediction_with_a_published_checkpoint_points_to_the_converter(
     told = refused(Predictor.from_checkpoint, tmp_path / "amnet.pth")
     assert "python -m util.checkpoint.convert" in told and "--config" in told
     assert LITE0 == small_run.cfg.Method.backbone
+
+
+def nested(kind: str) -> object:
+    value: list[object] = [1]
+    if kind == "itself":
+        value.append(value)
+    for _ in range(40 if kind == "twice in each other" else 0):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("kind", ["itself", "twice in each other"])
+def test_few_bytes_that_stand_for_endless_values_are_refused_at_once(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.save({"model": nested(kind)}, tmp_path / "w.pth")
+    assert "or one within itself" in refused(read_weights, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("megabytes", [1, 60])
+def test_archive_whose_members_are_larger_than_it_is_refused_unread(
+    megabytes: int, tmp_path: Path
+) -> None:
+    path, packed = tmp_path / "w.pth", tmp_path / "packed.pth"
+    torch.save({"model": {"a": torch.zeros(250_000 * megabytes)}}, path)
+    with ZipFile(path) as old, ZipFile(packed, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in old.namelist():
+            archive.writestr(name, old.read(name))
+    assert packed.stat().st_size < path.stat().st_size / 9
+    before = resident_peak()
+    assert "PyTorch packs no weights" in refused(read_weights, packed)
+    assert resident_peak() - before < 30e6
+
+
+@pytest.mark.parametrize("begin", [b"", b"PK\x03\x04", b"any text"])
+def test_file_of_50_gigabytes_that_holds_no_weights_is_not_read(
+    begin: bytes, tmp_path: Path
+) -> None:
+    with open(tmp_path / "w.pth", "wb") as file:
+        file.write(begin)
+        file.truncate(50_000_000_000)  # takes no room on the disk
+    before = resident_peak()
+    assert "torn, or not a PyTorch checkpoint" in refused(read_weights, tmp_path / "w.pth")
+    assert resident_peak() - before < 30e6

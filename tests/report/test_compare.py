@@ -2,16 +2,21 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import pytest
 from helpers.simulated import Pair, draw
 from helpers.tested_runs import CLASSES, write_tested_run
 
+from util.evaluate import records
 from util.report import __main__ as entry
 from util.report.bootstrap import Episodes
 from util.runtime.cli import main
@@ -196,3 +201,44 @@ def test_missing_and_torn_files_are_refused(exp: Path, refused: Run) -> None:
     assert "not those of result.json beside it; run test.sh" in refused(exp / "game", exp / "none")
     result.unlink()
     assert f"{result}: cannot read this result file" in refused(exp / "game", exp / "none")
+
+
+@pytest.mark.parametrize("part", ["seeds", "environment", "config"])
+@pytest.mark.parametrize("value", [[], {"lists": 7}, "x"])
+def test_foreign_result_beside_episodes_is_named(
+    part: str, value: object, exp: Path, refused: Run
+) -> None:
+    path = exp / "none/1/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    assert f"{path}" in refused(exp / "game", exp / "none")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_foreign_episodes_are_named(suffix: str, exp: Path, refused: Run) -> None:
+    old = exp / "none/1/episodes.parquet"
+    table = pq.read_table(old)
+    old.unlink()
+    path = old.with_suffix(f".{suffix}")
+    blank = table.set_column(0, "seed", pa.array([None] * len(table), pa.int64()))
+    for content in (blank, table.select(["seed", "query"])):
+        if suffix == "csv":
+            names = [name for name in content.column_names if name != "supports"]
+            pa_csv.write_csv(content.select(names), path)
+        else:
+            pq.write_table(content, path)
+        assert f"{path}: torn, or no record of episodes" in refused(exp / "game", exp / "none")
+    path.write_bytes(b"a,b\n1,2\0\n")
+    assert f"{path}: torn, or no record of episodes" in refused(exp / "game", exp / "none")
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path}: is a pipe or a device" in refused(exp / "game", exp / "none")
+
+
+def test_record_that_says_it_has_a_billion_rows_is_refused_unread(
+    exp: Path, refused: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exp / "none/1/episodes.parquet"
+    for most in (239, 1):
+        monkeypatch.setattr(records, "_MOST_ROWS", most)
+        assert "a test has at most" in refused(exp / "game", exp / "none")
+    assert path.is_file()

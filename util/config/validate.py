@@ -27,6 +27,9 @@ def assign(config: Config, name: str, value: Any, source: str) -> Config:
         raise UserError(f"{source}: unknown key {name}; {key_hint(name)}")
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{source}: {name} holds the character NUL; remove it")
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(number, int) and abs(number) >= 1 << 63 for number in numbers):
+        raise UserError(f"{source}: {name} holds a number of 19 digits or more; use a smaller one")
     section, _, key = name.partition(".")
     try:
         return replace(config, **{section: replace(getattr(config, section), **{key: value})})

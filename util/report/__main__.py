@@ -73,12 +73,20 @@ def _table(args: argparse.Namespace) -> None:
 
 
 def _page(args: argparse.Namespace) -> None:
-    from util.report.runs import read_runs
+    from util.report.runs import WRONG_CONTENT, held_in, read_runs
 
     runs = read_runs(args.runs)
     from util.report.page import render_page  # torch and matplotlib: not for a refused folder
 
-    text = render_page(runs, datetime.now())
+    try:
+        text = render_page(runs, datetime.now())
+    except UserError:
+        raise
+    except WRONG_CONTENT:
+        for run in runs:  # which of them is it
+            with held_in(run.folder):
+                render_page([run], datetime.now())
+        raise
     folders = [run.resolve() for run in args.runs]
     above = Path(os.path.commonpath(folders)) if len(runs) > 1 else args.runs[0]
     path = args.out or above / "report.html"

@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from util.config import flatten
 from util.evaluate.records import read_records
 from util.report import bootstrap
 from util.report.bootstrap import Episodes, Variance
 from util.report.cells import for_csv, for_latex, for_markdown
-from util.report.runs import name_folders
-from util.report.table import setting_keys
+from util.report.runs import held_in, name_folders
+from util.report.table import group_of, setting_keys
 from util.reproduce.compare import tree_differences
 from util.reproduce.verify import read_result
 from util.runtime.errors import UserError
@@ -150,7 +151,10 @@ def read_run(path: Path) -> Run:
     table = table.sort_by([("seed", "ascending"), ("number", "ascending")])
     counts = table["seed"].value_counts().to_pylist()
     found = {str(each["values"]): each["counts"] for each in counts}
-    if found != {seed: scores["episodes"] for seed, scores in result["seeds"].items()}:
+    with held_in(path.with_name("result.json")):
+        told = {seed: scores["episodes"] for seed, scores in result["seeds"].items()}
+        group_of(result), setting_keys(result), flatten(result["environment"]["lists"])
+    if found != told:
         what = "its seeds and episodes are not those of result.json beside it"
         raise UserError(f"{path}: {what}; run test.sh again")
     return Run(path.parent, result, table.combine_chunks())

@@ -3,17 +3,24 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from util.config.yaml_file import read_yaml
 from util.reproduce import verify
 from util.runtime.errors import UserError
+from util.runtime.files import open_file
 
 Points = list[tuple[int, float]]  # (iteration, value)
+
+WRONG_CONTENT = (
+    *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError),
+    StopIteration,
+)
+"""What using a value of another type or form than that of a result raises."""
 
 
 @dataclass
@@ -81,13 +88,26 @@ def read_run(folder: Path, name: str) -> Record:
 
 def _read_config(path: Path) -> dict[str, dict[str, Any]]:
     """Read a config without checks: an older run may have keys that no longer exist."""
-    try:
-        config = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError:
-        config = None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: torn, or not a config; copy it again, or delete it")
     return config
+
+
+@contextmanager
+def held_in(path: Path) -> Iterator[None]:
+    """Name the file or folder whose content the block cannot use, in a `UserError`.
+
+    Someone may have edited it, or another program has written it: it can fail anywhere.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except WRONG_CONTENT as error:
+        reason = " ".join(f"{type(error).__name__}: {str(error)[:80]!r}".split())
+        what = f"{path}: holds what no run writes ({reason})"
+        raise UserError(f"{what}; run test.sh again, or leave it out") from error
 
 
 def is_base_learner(path: Path) -> bool:
@@ -115,7 +135,11 @@ def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:
 
     curves: dict[str, Points] = {}
     seconds = 0.0
-    loaded = [list(LegacyEventFileLoader(str(path)).Load()) for path in files]
+    loaded = []
+    for path in files:
+        open_file(path).close()  # of a pipe, reading would never end
+        with held_in(path):
+            loaded.append(list(LegacyEventFileLoader(str(path)).Load()))
     for events in sorted(loaded, key=_file_number):
         times = []
         for event in events:

@@ -22,7 +22,7 @@ import yaml
 
 from util.folds import FOLDS
 from util.report.cells import for_csv, for_latex, for_markdown
-from util.report.runs import is_base_learner, read_result
+from util.report.runs import held_in, is_base_learner, read_result
 from util.reproduce.compare import numeric_keys
 from util.runtime.errors import UserError
 
@@ -70,7 +70,10 @@ def gather(folder: Path) -> list[Row]:
     groups: dict[tuple[str, int, str], list[Result]] = {}
     for path in paths:
         result = read_result(path)
-        groups.setdefault(group_of(result), []).append((path, result))
+        with held_in(path):
+            group, _ = group_of(result), min(result["seeds"])
+            as_markdown(_rows(*group, [(path, result)]))  # what it holds can be used
+            groups.setdefault(group, []).append((path, result))
     ours: dict[tuple[str, int], list[Row]] = {}
     for (data, shot, backbone), results in sorted(groups.items(), key=lambda group: group[0]):
         ours.setdefault((data, shot), []).extend(_rows(data, shot, backbone, results))
