@@ -1,4 +1,4 @@
-"""How much a value of containers stands for: a short file can name one value in another 2^26 times."""
+"""How much containers stand for: a short file can name one value in another 2^26 times."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -189,6 +189,8 @@ HOSTILE = {
     "a date that is none": ("Train: {lr: 2001-13-45}", "not valid YAML"),
     "NUL": ("Train: {save_path: 'a\0b'}", "not valid YAML"),
     "NUL, escaped": ('Train: {save_path: "a\\0b"}', "Train.save_path holds the character NUL"),
+    "4,000 digits": ("Train: {epochs: " + "9" * 4000 + "}", "19 digits or more"),
+    "20 digits in a list": ("Eval: {seeds: [1, 99999999999999999999]}", "19 digits or more"),
     "a megabyte": ("# " + "x" * 1_000_000, "1.0 MB are too large for a config"),
 }
 

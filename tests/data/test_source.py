@@ -109,9 +109,9 @@ def test_cache_follows_a_replaced_file_of_the_same_size_or_time(
     size = path.stat().st_size
     (tmp_path / "new").mkdir()
     other = tmp_path / "new" / path.name
-    Image.new("RGB" if which == "image" else "L", (9, 5), (2, 2, 2) if which == "image" else 2).save(
-        other
-    )
+    Image.new(
+        "RGB" if which == "image" else "L", (9, 5), (2, 2, 2) if which == "image" else 2
+    ).save(other)
     assert other.stat().st_size == size
     if kept == "time":
         other.write_bytes(other.read_bytes() + b"more")
@@ -155,7 +155,11 @@ def test_stored_table_of_other_images_is_refused(pictures: Config, tmp_path: Pat
     load_table(source, tmp_path)
     path = tmp_path / "val.json"
     whole = path.read_text()
-    for text in (whole.replace("_val_00003", "_val_99999"), whole[:-40], "[]", "{}"):
+    words = whole.replace(": {", ': {"1": "many", ')
+    for text in (
+        *(whole.replace("_val_00003", "_val_99999"), whole[:-40], "[]", "{}"),
+        *(words, "[" * 100_000),
+    ):
         path.write_text(text)
         refused([str(path), "delete it"], load_table, source, tmp_path)
 

@@ -15,6 +15,7 @@ import test as test_entry
 import train as train_entry
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.reproduce import verify as verify_module
+from util.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +161,12 @@ def test_missing_or_torn_result_is_refused(
     (tmp_path / "result.json").write_bytes((run / "result.json").read_bytes()[:500])
     assert verify(tmp_path / "result.json") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("environment", [[], 7, {}, {"lists": [1]}])
+def test_foreign_result_is_refused_before_the_test(environment: object, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    content = {"config": {}, "environment": environment, "checkpoint_sha256": ""}
+    path.write_text(json.dumps({**dict.fromkeys(verify_module.NUMBERS, {}), **content}))
+    with pytest.raises(UserError, match="is not a result of test.py"):
+        verify_module.read_comparable(str(path), {})

@@ -79,8 +79,8 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         images = content.pop("images")
-        table = {i: {int(c): n for c, n in pixels.items()} for i, pixels in images.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        table = {i: {int(c): int(n) for c, n in pixels.items()} for i, pixels in images.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
     return content, table
 

@@ -31,6 +31,10 @@ def read_comparable(path: str, now: Mapping[str, Any]) -> dict[str, Any]:
     """
     wanted = (*NUMBERS, "config", "environment", "checkpoint_sha256")
     then = read_result(Path(path), wanted, "Eval.verify: ")
+    config, recorded = then["config"], then["environment"]
+    lists = recorded.get("lists") if isinstance(recorded, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(lists, Mapping):
+        raise UserError(f"{path}: is not a result of test.py; run test.sh again")
     changed = tree_differences(numeric_keys(then["config"]), numeric_keys(now["config"]))
     changed = [f"config {line}" for line in changed]
     if then["checkpoint_sha256"] != now["checkpoint_sha256"]:
