@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 
 from util.data.image_io import FULL_PIXELS, image_size, read_image, read_label, read_reduced
 from util.data.source import Source
+from util.predict.example import as_rgb
 from util.runtime.system import heard
 
 FORMATS = {
@@ -145,6 +147,130 @@ def test_exif_orientation_is_followed_in_every_format(
         expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     assert np.array_equal(read_image(path), expected)
     assert image_size(path) == expected.shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF
+xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+def exif_block(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+def png_with(array: np.ndarray, kind: bytes, data: bytes, late: bool = False) -> bytes:
+    """A PNG with one more chunk, before its pixels or (`late`) behind them."""
+    content, crc = encode(array, format="PNG"), zlib.crc32(kind + data)
+    place = len(content) - 12 if late else 33
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+    return content[:place] + chunk + content[place:]
+
+
+def magick_profile(block: bytes) -> bytes:
+    """EXIF as ImageMagick writes it into a text chunk of a PNG."""
+    digits = (b"Exif\0\0" + block).hex().encode()
+    rows = [digits[i : i + 72] for i in range(0, len(digits), 72)]
+    text = b"\nexif\n%8d\n" % (len(digits) // 2) + b"\n".join(rows) + b"\n"
+    return b"Raw profile type exif\0\0" + zlib.compress(text)
+
+
+@pytest.mark.parametrize("side", [(40, 60), (2200, 3000)])
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("jpg", lambda a: encode(a, format="JPEG", xmp=XMP)),
+        ("webp", lambda a: encode(a, format="WEBP", xmp=XMP, lossless=True)),
+        ("tif", lambda a: encode(a, format="TIFF", tiffinfo={700: XMP})),
+        ("xmp.png", lambda a: png_with(a, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
+        ("late.png", lambda a: png_with(a, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP, True)),
+        ("magick.png", lambda a: png_with(a, b"zTXt", magick_profile(exif_block(6)))),
+    ],
+)
+def test_orientation_outside_of_exif_is_followed_by_no_reader(
+    kind: str, make: Callable[[np.ndarray], bytes], side: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(make(a_picture(*side)))
+    assert image_size(path) == read_image(path).shape[:2] == read_reduced(path)[1] == side
+    if path.suffix in (".png", ".tif"):
+        path.write_bytes(make(a_picture(*side)[..., 0]))
+        assert np.array_equal(read_label(path), a_picture(*side)[..., 0])
+        assert np.array_equal(as_rgb(Image.open(path))[..., 0], a_picture(*side)[..., 0]) or (
+            path.suffix == ".tif"  # Pillow has rotated it before it comes here
+        )
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_of_a_png_is_followed_before_and_behind_the_pixels(
+    orientation: int, late: bool, tmp_path: Path
+) -> None:
+    path, array = tmp_path / "a.png", a_picture(40, 60)
+    path.write_bytes(png_with(array, b"eXIf", exif_block(orientation), late))
+    with Image.open(io.BytesIO(encode(array, format="PNG", exif=exif_block(orientation)))) as plain:
+        expected = np.asarray(ImageOps.exif_transpose(plain))
+    assert np.array_equal(read_image(path), expected)
+    assert np.array_equal(as_rgb(Image.open(path)), expected)
+    assert image_size(path) == expected.shape[:2]
+    path.write_bytes(png_with(array[..., 0], b"eXIf", exif_block(orientation), late))
+    assert np.array_equal(read_label(path), expected[..., 0])
+
+
+WHOLE = exif_block(6)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"garbage!!", *(WHOLE[:n] for n in (3, 8, 9, 15, 19)), exif_block(9), exif_block(0),
+     WHOLE[:4] + b"\xff\xff\xff\xff" + WHOLE[8:], WHOLE[:8] + b"\xff\xff" + WHOLE[10:14]],
+)  # fmt: skip
+def test_damaged_exif_leaves_picture_size_and_mask_as_they_are_stored(
+    block: bytes, tmp_path: Path
+) -> None:
+    array = a_picture(40, 60)
+    contents = {
+        "png": png_with(array, b"eXIf", block),
+        "late.png": png_with(array, b"eXIf", block, late=True),
+        "jpg": encode(array, format="JPEG", exif=b"Exif\0\0" + block),
+        "webp": encode(array, format="WEBP", exif=block),
+    }
+    for kind, content in contents.items():
+        path = tmp_path / f"a.{kind}"
+        path.write_bytes(content)
+        assert image_size(path) == read_image(path).shape[:2] == (40, 60)
+        assert as_rgb(Image.open(path)).shape[:2] == (40, 60)
+    for late in (False, True):
+        (tmp_path / "m.png").write_bytes(png_with(array[..., 0], b"eXIf", block, late))
+        assert np.array_equal(read_label(tmp_path / "m.png"), array[..., 0])
+
+
+def test_pictures_of_other_depths_and_links_have_their_true_reason(tmp_path: Path) -> None:
+    gray = a_picture(40, 60)[..., 0]
+    Image.fromarray(gray).save(tmp_path / "big.tif", big_tiff=True)
+    assert np.array_equal(read_image(tmp_path / "big.tif")[..., 0], gray)
+    assert np.array_equal(read_label(tmp_path / "big.tif"), gray)
+    for dtype, mode in ((np.float32, "F"), (np.int32, "I")):
+        Image.fromarray(gray.astype(dtype)).save(tmp_path / "deep.tif")
+        words = [f"OpenCV decodes no TIFF of mode {mode}", "save it with 8 or 16 bits"]
+        refused(words, read_image, tmp_path / "deep.tif")
+    np.save(tmp_path / "a.npy", gray)
+    refused(["it is an array of NumPy; save it as PNG"], read_label, tmp_path / "a.npy")
+    (tmp_path / "gone.jpg").symlink_to("elsewhere.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for read in (read_image, read_label, image_size):
+        refused(["gone.jpg: is a link to elsewhere.jpg, which is not"], read, tmp_path / "gone.jpg")
+        refused(["loop.jpg: cannot be read (Too many"], read, tmp_path / "loop.jpg")
+
+
+def test_tiff_that_claims_a_gigantic_strip_is_refused(tmp_path: Path) -> None:
+    content = bytearray(encode(a_picture(40, 60)[..., 0], format="TIFF"))
+    for tag, value in ((256, 30_000), (257, 30_000), (278, 30_000)):  # width, height, rows a strip
+        at = content.index(struct.pack("<H", tag), content.index(struct.pack("<HHI", 256, 4, 1)))
+        content[at + 8 : at + 12] = struct.pack("<I", value)
+    (tmp_path / "a.tif").write_bytes(content)
+    refused(["a.tif: cannot be read as a mask"], read_label, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["jpg", "progressive.jpg", "png", "webp", "bmp", "tif"])

@@ -6,6 +6,7 @@ a picture in memory that is cut off; of a file, it would fill in gray.
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -21,6 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from model.constants import IGNORE
 from util.runtime.errors import UserError
 from util.runtime.files import open_file
 
@@ -43,6 +45,8 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"BM": BmpImageFile,
     b"II*\0": TiffImageFile,
     b"MM\0*": TiffImageFile,
+    b"II+\0": TiffImageFile,  # with offsets of 64 bits
+    b"MM\0+": TiffImageFile,
 }
 """What a picture begins with, whatever its name is -> its reader."""
 
@@ -52,6 +56,7 @@ _FOREIGN = {
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file with git lfs pull",
     b"<": "is a web page or an SVG drawing; replace it with a picture",
     b"GIF8": "is a GIF; save it as PNG",
+    b"\x93NUMPY": "is an array of NumPy; save it as PNG",
     b"ftyp": "is HEIC, AVIF or a film; save it as JPEG",
 }
 """What other files begin with -> what they are, and what to do."""
@@ -100,25 +105,28 @@ def _decode(path: str | Path, most: int, limit: int) -> tuple[np.ndarray, tuple[
     factor = reduction(picture.width * picture.height, most)
     is_plain = isinstance(picture, BmpImageFile | TiffImageFile) and picture.mode in ("L", "RGB")
     if factor > 1 and is_plain and not _damage(picture):
-        # OpenCV takes twice the memory. Pillow has rotated it as its orientation says.
-        reduced = picture.reduce(factor).convert("RGB")
+        reduced = picture.reduce(factor).convert("RGB")  # OpenCV takes twice the memory
         return np.array(reduced), (picture.height, picture.width)
     is_jpeg = isinstance(picture, JpegImageFile)
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our message is enough
     try:
         flags = _JPEG_FLAGS[factor] if is_jpeg else cv2.IMREAD_COLOR
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         image = None
     finally:
         cv2.utils.logging.setLogLevel(level)
     if image is None:
-        reason = _damage(picture) or "OpenCV cannot decode it"
-        raise UnreadableFile(f"{path}: cannot be read as an image: {reason}; {_WHOLE_COPY}")
-    size = upright_size(picture) if is_jpeg and factor > 1 else image.shape[:2]
-    image = image if is_jpeg else reduce_by(image, factor)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size
+        cannot = f"{path}: cannot be read as an image"
+        if damage := _damage(picture):
+            raise UnreadableFile(f"{cannot}: {damage}; {_WHOLE_COPY}")
+        kind = f"OpenCV decodes no {picture.format} of mode {picture.mode}"
+        raise UnreadableFile(f"{cannot}: {kind}; save it with 8 or 16 bits a channel")
+    image = cv2.cvtColor(image if is_jpeg else reduce_by(image, factor), cv2.COLOR_BGR2RGB)
+    image = turned(image, picture)
+    return image, image.shape[:2] if factor == 1 else upright_size(picture)
 
 
 def reduction(pixels: int, most: int = FULL_PIXELS) -> int:
@@ -141,22 +149,64 @@ def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(
+    path: str | Path, content: bytes | None = None, limit: int = MAX_PIXELS
+) -> tuple[int, int]:
     """Return height and width of a picture, rotated as its EXIF orientation says, from its header.
 
-    Raises `UnreadableFile` as `read_image`, but for damage behind the header.
+    If `content` is given, these bytes are read, and `path` only names them in messages. Raises
+    `UnreadableFile` as `read_image`, but for damage behind the header.
     """
-    with _opened(path, "image") as file:
-        return upright_size(_header(path, file, "an image"))
+    with _opened(path, "image") if content is None else io.BytesIO(content) as file:
+        return upright_size(_header(path, file, "an image", limit))
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Return height and width of a picture, rotated as its EXIF orientation says."""
-    orientation = 1
-    with suppress(OSError, SyntaxError, ValueError):  # damaged EXIF, which OpenCV ignores, too
-        orientation = picture.getexif().get(0x0112, 1)
-    is_rotated = orientation in (5, 6, 7, 8) and not isinstance(picture, TiffImageFile)
-    return picture.size if is_rotated else (picture.height, picture.width)
+    return picture.size if _orientation(picture) > 4 else (picture.height, picture.width)
+
+
+def turned(pixels: np.ndarray, picture: Image.Image) -> np.ndarray:
+    """Return the pixels of a picture ([H,W] or [H,W,C]), rotated as its EXIF orientation says."""
+    orientation = _orientation(picture)
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the orientation of a picture, 1 to 8; 1 (upright) if there is none, or it is damaged.
+
+    Only the EXIF block counts: Pillow also follows XMP and the profiles of ImageMagick, which
+    labeling tools and OpenCV do not. Both libraries rotate a TIFF on their own.
+    """
+    exif = (picture.info.get("exif") or b"").removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if isinstance(picture, TiffImageFile) or not order:
+        return 1
+    with suppress(struct.error):  # it ends too early
+        [start] = struct.unpack_from(f"{order}I", exif, 4)
+        [count] = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, value = struct.unpack_from(f"{order}H6xH", exif, at)
+            if tag == 0x0112:
+                return value if value in range(1, 9) else 1
+    return 1
+
+
+def _late_exif(file: BinaryIO) -> bytes:
+    """Return the EXIF block of a PNG file, which may also come after the pixels."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(length)
+        file.seek(length + 4, io.SEEK_CUR)
+    return b""
 
 
 def read_label(
@@ -169,7 +219,7 @@ def read_label(
 
     With `wide`, for a data set of more than 254 classes, a grayscale PNG of 16 bits is a mask, too,
     and the result is int16. With None, a mask may have 1, 8 or 16 bits, and the result is int16 if
-    it has 16. 255 is no class in either.
+    it has 16; its white, 65535, becomes 255. 255 is no class in either.
 
     If `content` is given, such as a member of an archive, these bytes are read, and `path` only
     names them in messages. Raises `UnreadableFile` if the file is missing, damaged or holds no
@@ -188,9 +238,10 @@ def open_mask(path: str | Path, content: bytes | None = None) -> Image.Image:
 
 def label_of(mask: Image.Image, name: str, wide: bool | None = False) -> np.ndarray:
     """Return the class ids of a mask as `read_label` does; messages call it `name`."""
-    bits = ("1",) if wide is None else ()
-    wide = mask.mode == "I;16" if wide is None else wide
-    kinds = ("P", "L", *bits, *(("I;16",) if wide else ()))
+    any_depth = wide is None
+    bits = ("1",) if any_depth else ()
+    wide = mask.mode.startswith("I;16") if any_depth else wide
+    kinds = ("P", "L", *bits, *(("I;16", "I;16B") if wide else ()))
     if mask.mode not in kinds or mask.format in _LOSSY:
         allowed = "an 8-bit palette, or an 8- or 16-bit" if wide else "an 8-bit palette or"
         remedy = f"a mask must be {allowed} grayscale PNG of class ids, convert it"
@@ -200,9 +251,11 @@ def label_of(mask: Image.Image, name: str, wide: bool | None = False) -> np.ndar
     stored = mask.tile[0].args if isinstance(mask, ImageFile) and mask.tile else ""
     if damage := _damage(mask):
         raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {_WHOLE_COPY}")
-    label = np.array(ImageOps.exif_transpose(mask))
+    label = turned(np.array(mask), mask)
     if stored in _DEPTHS:
         label //= _DEPTHS[stored]
+    if any_depth and wide:
+        label[label == np.iinfo(np.uint16).max] = IGNORE
     if wide and label.max(initial=0) > MAX_ID:
         what = f"{name}: contains label {label.max()}"
         raise UnreadableFile(f"{what}; number the classes from 1, the largest id is {MAX_ID}")
@@ -240,6 +293,9 @@ def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
     except UserError as error:
         raise UnreadableFile(str(error)) from None
     except FileNotFoundError:
+        if os.path.islink(path):
+            what = f"{path}: is a link to {os.readlink(path)}, which is not there"
+            raise UnreadableFile(f"{what}; put the file back, or delete the link") from None
         remedy = "check the path (of data: Data.data_root)"
         raise UnreadableFile(f"{path}: no such {kind}; {remedy}") from None
     except OSError as error:
@@ -275,6 +331,11 @@ def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS
         picture = reader(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise UnreadableFile(f"{cannot}: {error}; {_WHOLE_COPY}") from None
+    picture.info.pop("xmp", None)  # by which Pillow would rotate a TIFF
+    if isinstance(picture, PngImageFile) and "exif" not in picture.info:
+        position = file.tell()
+        picture.info["exif"] = _late_exif(file)
+        file.seek(position)
     if picture.width * picture.height > limit:
         most = f"more than {limit // 1_000_000} million pixels"
         size = f"{picture.width}x{picture.height}"
@@ -286,7 +347,7 @@ def _damage(picture: Image.Image) -> str:
     """Return why a picture cannot be decoded ('': it can)."""
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)
     return ""
 

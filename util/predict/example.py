@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from model.constants import IGNORE
 from util.data import weak
@@ -21,6 +21,7 @@ from util.data.image_io import (
     reduce_by,
     reduction,
     resize_label,
+    turned,
 )
 from util.predict.clip import read_frame, split_frame
 from util.runtime.errors import UserError
@@ -151,9 +152,8 @@ def as_rgb(image: Picture) -> np.ndarray:
         frame = split_frame(image)
         return read_frame(*frame) if frame else read_image(image)
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
         keeps_values = image.mode.startswith("I;16") or image.mode in ("F", "I")
-        image = np.asarray(image if keeps_values else image.convert("RGB"))
+        image = turned(np.asarray(image if keeps_values else image.convert("RGB")), image)
     image = np.asarray(image)
     has_shape = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (3, 4)
     if image.dtype not in (np.uint8, np.uint16) or not has_shape or not image.size:
