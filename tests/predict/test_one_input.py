@@ -66,6 +66,7 @@ MASKS = {
     "1 bit": lambda: Image.fromarray(255 * an_object()).convert("1"),
     "other value": lambda: Image.fromarray(7 * an_object()),
     "16 bits": lambda: Image.fromarray(300 * an_object().astype(np.uint16)),
+    "white of 16 bits": lambda: Image.fromarray(65535 * an_object().astype(np.uint16)),
     "VOC's palette": lambda: with_palette(an_object(), *np.reshape(voc_palette(), (-1, 3))),
     "dark background": lambda: with_palette(an_object(), GRAY, WHITE),
     "gray above black by index": lambda: with_palette(an_object(), BLACK, RED),

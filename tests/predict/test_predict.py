@@ -22,6 +22,7 @@ from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.data.image_io import read_image, read_label, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict import Box, Example, Points, Predictor
+from util.predict.command import parse_support
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 
@@ -269,6 +270,58 @@ def test_help_and_refusals_take_under_a_second_of_processor_time(
     lines = (done.stdout + done.stderr).splitlines()
     assert any(line.startswith(answer) for line in lines)
     assert min(seconds) < 1
+
+
+def test_query_that_no_file_can_be_written_or_read_for_costs_only_itself(
+    album: Path, tmp_path: Path
+) -> None:
+    """Links, a pipe, a name to which no suffix can be added, clips that are none."""
+    folder, out = tmp_path / "queries", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy("photos/0.jpg", folder / "good.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "gone.jpg").symlink_to("elsewhere.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "tube.mp4")
+    long, long_clip = folder / ("y" * 254), folder / ("z" * 247 + ".mp4")
+    shutil.copy("photos/1.jpg", long)
+    shutil.copy("clip.mp4", long_clip)
+    (folder / "torn.mp4").write_bytes((album / "clip.mp4").read_bytes()[:200])
+    named = [folder / "torn.mp4", folder / "tube.mp4", folder / "pipe.jpg", long, long_clip, folder]
+    words = ["--query", *map(str, named), "photos/2.jpg", "--out", str(out)]
+    with pytest.raises(SystemExit) as stopped:
+        call("--checkpoint", "best.pth", "--support", "support.jpg:box=20,20,90,110", *words)
+    assert stopped.value.code == 2
+    lines = [json.loads(text) for text in (out / "predictions.jsonl").read_text().splitlines()]
+    errors = {Path(line["image"]).name: line["error"] for line in lines if "error" in line}
+    reasons = {
+        "torn.mp4": "cannot be read as a clip; convert it",
+        "tube.mp4": "is no clip; name a file",
+        "pipe.jpg": "is a pipe or a device; name a file",
+        long.name: "its name is too long for those of its results; rename it",
+        long_clip.name: "its name is too long for those of its results; rename it",
+        "loop.jpg": "cannot be read (Too many levels of symbolic links)",
+        "gone.jpg": "is a link to elsewhere.jpg, which is not there",
+    }
+    assert errors.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in errors[name]
+    assert [Path(line["mask"]).name for line in lines if "mask" in line] == ["good.png", "2.png"]
+    assert not list(out.rglob("*.part*"))
+
+
+def test_empty_word_is_no_folder_and_sixty_points_are_no_file_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--checkpoint", "best.pth", "--support", "support.jpg:box=1,1,9,9"]
+    with pytest.raises(SystemExit):
+        call(*words, "--query", "", "--out", str(tmp_path))
+    assert "--query '': the word is empty; name an image" in capsys.readouterr().err
+    points = ";".join(f"{40 + i % 10},{40 + i // 10}" for i in range(60))
+    boxes = ";".join(f"{i},{i},{i + 20},{i + 30}" for i in range(60))
+    for text in (f"points={points}", f"box={boxes}"):
+        name, example = parse_support(f"cup=support.jpg:{text}")
+        assert name == "cup" and (example.load("a")[1] == 1).any()
 
 
 @pytest.mark.parametrize(("name", "least"), [("docs/predict.md", 5), ("README.md", 1)])

@@ -45,7 +45,12 @@ class Clip:
         """Open the file. Raises `UnreadableFile` if it is missing or no clip."""
         path = os.path.expanduser(path)
         if not os.path.isfile(path):
-            raise UnreadableFile(f"{path}: no such clip; check the path")
+            what = (
+                "is no clip; name a file"
+                if os.path.exists(path)
+                else "no such clip; check the path"
+            )
+            raise UnreadableFile(f"{path}: {what}")
         self._capture = cv2.VideoCapture(str(path))
         self.count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if not self._capture.isOpened() or self.count <= 0:
@@ -93,7 +98,7 @@ def written_clip(outputs: Outputs, name: str, fps: float) -> Iterator[Callable[[
     interrupted: it then holds the frames so far. An odd height or width loses its last pixel.
     Raises `UserError` if this OpenCV cannot write it.
     """
-    part = outputs.folder / f".{Path(name).stem}.{os.getpid()}.part.webm"
+    part = outputs.folder / f".overlay.{os.getpid()}.part.webm"  # never too long
     writer: cv2.VideoWriter | None = None
 
     def add(frame: np.ndarray) -> None:

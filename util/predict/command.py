@@ -11,7 +11,7 @@ import numpy as np
 
 from model.constants import IGNORE
 from util import ROOT
-from util.data.image_io import SUFFIXES, read_label
+from util.data.image_io import SUFFIXES, UnreadableFile, read_label
 from util.data.listing import list_pictures
 from util.predict.clip import Clip, is_clip, split_frame
 from util.predict.example import Box, Example, Points
@@ -69,16 +69,16 @@ def parse_support(word: str) -> tuple[str, Example]:
     """
     source, colon, label = word.rpartition(":")
     name, equals, image = source.partition("=")
-    if not equals or Path(source).is_file():
+    if not equals or os.path.isfile(source):
         name, image = "object", source
     image, label = map(os.path.expanduser, (image, label))
     if not (colon and name and image and label):
         raise UserError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
     file, mark, value = label.rpartition("#")
-    if mark and value.isdecimal() and not Path(label).is_file():
+    if mark and value.isdecimal() and not os.path.isfile(label):
         return name, Example(image, mask=_select_value(word, file, int(value)))
     kind, equals, text = label.partition("=")
-    if not equals or kind not in _NUMBERS or Path(label).is_file():
+    if not equals or kind not in _NUMBERS or os.path.isfile(label):
         return name, Example(image, mask=label)
     parts = [part.split(",") for part in text.split(";")]
     if not all(len(p) == _NUMBERS[kind] and all(map(_NUMBER.fullmatch, p)) for p in parts):
@@ -114,6 +114,9 @@ def find_queries(words: Iterable[str]) -> list[Path]:
     a file is missing, a folder holds no image, or two files have the same stem.
     """
     found: dict[str, Path] = {}
+    words = list(words)
+    if "" in words:
+        raise UserError("--query '': the word is empty; name an image, a clip or a folder")
     for word in (Path(os.path.expanduser(word)) for word in words):
         paths = [word]
         if word.is_dir():
@@ -123,11 +126,11 @@ def find_queries(words: Iterable[str]) -> list[Path]:
                 log.info("--query %s", line)
             if not paths:
                 raise UserError(f"--query {word}: no image in it; add {', '.join(SUFFIXES)} files")
-        elif not word.is_file():
+        elif not word.is_file() and not os.path.lexists(word):  # a link or a pipe is read in turn
             raise UserError(f"--query {word}: no such file or folder; check the path")
         for path in paths:
             other = found.setdefault(path.stem, path)
-            if other.resolve() != path.resolve():
+            if os.path.realpath(other) != os.path.realpath(path):
                 what = f"--query {path} and {other} would be written to the same {path.stem}"
                 raise UserError(f"{what}; rename one, or run twice")
     return list(found.values())
@@ -163,12 +166,16 @@ class Query:
 def queries_of(path: Path) -> Iterator[Query]:
     """Yield the queries of a file: one, or those of a clip's frames.
 
-    Raises `UserError` if it is an unreadable clip.
+    A clip that cannot be read has one frame.
     """
     if not is_clip(path):
         yield Query(str(path), path.stem, os.path.abspath(path))
         return
-    for number in range(Clip(path).count):
+    try:
+        count = Clip(path).count
+    except UnreadableFile:
+        count = 1  # reading it will tell why
+    for number in range(count):
         yield Query(f"{path}@{number}", f"{path.stem}_{number:06}", group=path.stem)
 
 

@@ -1,5 +1,6 @@
 """The files that predict.py and the page write: masks, overlays, lines, and what sums them up."""
 
+import errno
 import io
 import json
 import os
@@ -70,9 +71,13 @@ def write_predictions(
                         _segment_clip(path, own, outputs, segment)
                     else:
                         _segment_image(path, own[0], segment)
-                except UnreadableFile as error:  # the other queries are still segmented
-                    errors.append(str(error))
-                    add({"image": str(path), "error": str(error)})
+                except (UnreadableFile, OSError) as error:  # the others are still segmented
+                    if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                        raise
+                    too_long = f"{path}: its name is too long for those of its results; rename it"
+                    message = str(error) if isinstance(error, UnreadableFile) else too_long
+                    errors.append(message)
+                    add({"image": str(path), "error": message})
                     progress.update()
     except OSError as error:
         raise unwritable(f"--out {outputs.folder}", error, "name another folder") from error
