@@ -42,6 +42,7 @@ def server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "util.predict.app", "--checkpoint", str(small_run.checkpoint)]
+    words += ["--data", str(small_run.episodes.source.root)]
     log = folder / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(

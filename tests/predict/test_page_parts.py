@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from util.evaluate.visualize import heatmap
-from util.predict import Box, Points, Predictor, Result, Stages, pictures
+from util.predict import Box, Points, Predictor, Result, Stages, guard, pictures
 from util.predict import page as page_file
 from util.runtime.errors import UserError
 
@@ -36,19 +36,34 @@ def test_examples_use_images_that_are_on_disk(
     small_run: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor.from_checkpoint(small_run.checkpoint)
-    whole, root = pictures.find_examples(predictor), Path(predictor.cfg.Data.data_root)
+    root = Path(predictor.cfg.Data.data_root)
+    whole = pictures.find_examples(predictor, root)
     part = shutil.copytree(root, tmp_path / "part")
-    data = replace(predictor.cfg.Data, data_root=str(part), list_dir=str(tmp_path / "lists"))
-    predictor.cfg = replace(predictor.cfg, Data=data)
     for image in sorted((part / "JPEGImages").iterdir())[::2]:
         image.unlink()
     monkeypatch.setattr(pictures, "SIDE", 48)
-    examples = pictures.find_examples(predictor)
+    examples = pictures.find_examples(predictor, part)
     assert whole and examples and len(examples) <= len(whole)
     for example in examples:
         assert max(example.support.image.shape) == 48 and example.support.mask.any()
         assert example.support.mask.shape == example.support.image.shape[:2]
         assert all(max(query.shape) == 48 for query in example.queries)
+
+
+@pytest.mark.parametrize("keys", ["Data.data_root", "Data.list_dir", "Data.cache"])
+def test_no_path_of_a_checkpoint_is_read_or_written(
+    keys: str, small_run: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Its author may have named a folder of the user's private pictures, or one to write to."""
+    predictor = Predictor.from_checkpoint(small_run.checkpoint)
+    root, trap = Path(predictor.cfg.Data.data_root), tmp_path / "private"
+    shutil.copytree(root, trap)
+    before = sorted(tmp_path.rglob("*"))
+    data = replace(predictor.cfg.Data, **{keys.partition(".")[2]: str(trap)})
+    predictor.cfg = replace(predictor.cfg, Data=data)
+    assert len(pictures.find_examples(predictor, None)) == 1  # the photographs of gradio
+    assert len(pictures.find_examples(predictor, root)) > 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def stages(initial: np.ndarray) -> Stages:
@@ -59,7 +74,7 @@ def stages(initial: np.ndarray) -> Stages:
 
 
 def test_file_names_are_escaped_in_html() -> None:
-    assert "<b>" not in page_file.PageError("<b>.png: broken").message
+    assert "<b>" not in guard.PageError("<b>.png: broken").message
     assert "<b>" not in page_file.error_row(1, "<b>.png: broken")
     picture = np.zeros((5, 6, 3), np.uint8)
     row = page_file.result_row(1, "<b>.png", picture, picture, stages(np.zeros((5, 6), np.float32)))

@@ -12,6 +12,8 @@ import signal
 import socket
 import tempfile
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from util.predict.command import add_model_arguments, check_model_arguments
@@ -29,6 +31,14 @@ def app() -> None:
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all (127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="(7860)")
+    parser.add_argument(
+        "--name", action="append", default=[],
+        help="a further name of this server, such as one of a proxy; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="data set of the checkpoint, as Data.data_root: shows examples of its novel classes",
+    )  # fmt: skip
     args = parser.parse_args()
     check_address(args.host, args.port)
     check_model_arguments(args)
@@ -39,7 +49,8 @@ def app() -> None:
 
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device)
     title = min(str(args.checkpoint), os.path.relpath(args.checkpoint), key=len)
-    serve(Page(predictor, find_examples(predictor), title), args.host, args.port)
+    page = Page(predictor, find_examples(predictor, args.data), title)
+    serve(page, args.host, args.port, args.name)
 
 
 def check_address(host: str, port: int) -> None:
@@ -59,25 +70,37 @@ def check_address(host: str, port: int) -> None:
         raise UserError(f"{what}; give another --port, or end the program that uses it") from None
 
 
-def serve(page: "Page", host: str, port: int) -> None:
+def serve(page: "Page", host: str, port: int, names: list[str]) -> None:
     """Serve the page until Ctrl-C; uploads are in a temporary folder, which is then deleted.
 
-    Raises `UserError` if the address cannot be used.
+    SIGTERM and the end of the terminal (SIGHUP) count as Ctrl-C. `names` are further names of this
+    server. Raises `UserError` if the address cannot be used.
     """
+    from util.predict.guard import names_of
+
     check_address(host, port)
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="amformer-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = f"{folder}/gradio"  # it copies what lies outside of it
         tempfile.tempdir = folder
-        blocks = page.launch(host, port)
-        for each in (signal.SIGINT, signal.SIGTERM):  # gradio and shells may have changed these
-            signal.signal(each, signal.default_int_handler)
+        blocks = page.launch(host, port, names_of(host, names), folder)
+        end_on_signals()  # gradio may have changed this
         log.info(f"AMFormer's page: {blocks.local_url}  (Ctrl-C ends it)")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            log.info("")
+            with suppress(OSError):  # the terminal may be gone
+                log.info("")
         finally:
             blocks.close(verbose=False)
+
+
+def end_on_signals() -> None:
+    """Let SIGINT, SIGTERM and, but for `nohup`, SIGHUP raise `KeyboardInterrupt`."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):
+            signal.signal(number, signal.default_int_handler)
 
 
 if __name__ == "__main__":

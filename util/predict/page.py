@@ -1,14 +1,11 @@
 """The page in the browser: its layout, and what happens on an upload or a click."""
 
 import base64
-import logging
 import os
 import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +14,28 @@ os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # re
 import gradio as gr
 import jinja2
 import numpy as np
-from starlette.requests import ClientDisconnect
+from starlette.middleware import Middleware
 
 from util.evaluate.visualize import heatmap, overlay
 from util.predict import pictures
 from util.predict.command import COCO, Query
 from util.predict.example import Example
+from util.predict.guard import (
+    MAX_FILE,
+    MAX_QUERIES,
+    SESSIONS,
+    Guard,
+    GuardedBlocks,
+    bound_paintings,
+    errors_on_page,
+)
 from util.predict.output import Line, encode_jpeg, reduce_size, summed_up, write_result
 from util.predict.pictures import MarkedImage, PageExample
 from util.predict.predictor import Predictor, Stages
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 
-UPLOAD_LIMIT, MAX_QUERIES, MAX_SUPPORTS = "20mb", 8, 5
+MAX_SUPPORTS = 5
 LIFETIME = 3600  # seconds after which uploads and a visitor's support are deleted
 GALLERY: dict[str, Any] = {
     "show_label": False, "fit_columns": False, "format": "png", "allow_preview": False,
@@ -40,28 +46,6 @@ RESULT = jinja2.Environment(loader=FILES, autoescape=True).get_template("result.
 PANEL_SIDE, QUALITY = 480, 95  # of a picture in a row: pixels of its longer side, as a JPEG
 THUMBNAIL_SIDE = 160
 HINT = "<p class='hint'>Results will appear here, one row per query.</p>"
-
-
-class PageError(gr.Error):
-    """A visitor's mistake: a message on the page, and nothing in the terminal."""
-
-    def __init__(self, message: str) -> None:
-        # Gradio takes a message for HTML, and a file may have any name.
-        super().__init__(escape(message), duration=20, print_exception=False)
-
-
-@contextmanager
-def errors_on_page() -> Iterator[None]:
-    """Show a `UserError` of the block on the page."""
-    try:
-        yield
-    except UserError as error:
-        raise PageError(str(error)) from None
-
-
-def is_fault(record: logging.LogRecord) -> bool:
-    """Tell a fault of the server from a visitor who leaves while an upload is under way."""
-    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 class Page:
@@ -161,9 +145,9 @@ class Page:
         shape, result, names = image.shape[:2], stages.result, predictor.names
         return stages, write_result(outputs, query, small, shape, result, names, "coco")
 
-    def build(self) -> gr.Blocks:
+    def build(self) -> GuardedBlocks:
         """Lay the page out and connect its parts."""
-        with gr.Blocks(title="AMFormer", delete_cache=(LIFETIME // 4, LIFETIME)) as blocks:
+        with GuardedBlocks(title="AMFormer", delete_cache=(LIFETIME // 4, LIFETIME)) as blocks:
             gr.Markdown(
                 "# AMFormer\nMark an object in an image, the **support**; the model finds objects "
                 "of the same kind in other images, the **queries**."
@@ -198,12 +182,16 @@ class Page:
                 shown = [session, editor, queries, kept, gallery]
                 thumbnails.select(self.load_example, None, shown, **quiet)
             button.click(self.segment, [*marked, queries], [results, *save], **quiet)
-        return blocks.queue(default_concurrency_limit=1, max_size=32)
+        blocks.queue(default_concurrency_limit=1, max_size=32)
+        return blocks
 
-    def launch(self, host: str, port: int) -> gr.Blocks:
-        """Start the server in a thread of its own. It loads nothing from the internet."""
+    def launch(self, host: str, port: int, names: set[str], folder: str) -> gr.Blocks:
+        """Start the server in a thread of its own. It loads nothing from the internet.
+
+        It answers to these names (`guard.names_of`). `folder` is where Gradio keeps files.
+        """
         blocks = self.build()
-        logging.getLogger("uvicorn.error").addFilter(is_fault)
+        blocks.folder = folder
         blocks.launch(
             server_name=host,
             server_port=port,
@@ -214,7 +202,9 @@ class Page:
             run_history=False,
             enable_monitoring=False,
             footer_links=[],
-            max_file_size=UPLOAD_LIMIT,
+            max_file_size=MAX_FILE,
+            state_session_capacity=SESSIONS,
+            app_kwargs={"middleware": [Middleware(Guard, names=names, folder=folder)]},
             css_paths=Path(__file__).with_name("page.css"),
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
@@ -243,7 +233,7 @@ def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
         kind = gr.Radio(
             pictures.KINDS, value=pictures.OBJECT, label="The paint covers", elem_id="kind", scale=2
         )
-    return editor, upload, kind
+    return bound_paintings(editor), upload, kind
 
 
 def kept_parts() -> tuple[gr.Button, gr.Button, gr.Gallery]:
@@ -303,7 +293,8 @@ def gather_supports(
     if support is None and kept:
         return kept
     if support is None or not editor or editor["background"] is None:
-        raise UserError("There is no support: upload an image, or pick an example")
+        kept_for = f"kept for an hour, of the last {SESSIONS} visitors"
+        raise UserError(f"There is no support ({kept_for}): upload an image, or pick an example")
     if len(kept) == MAX_SUPPORTS:
         raise UserError(f"There are {MAX_SUPPORTS} supports already: remove the added ones first")
     return [*kept, pictures.marked_example(support, editor["layers"], kind)]

@@ -1,15 +1,15 @@
 """Pictures of the page: uploads, the painted mask, and examples from the validation data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from util.data.image_io import UnreadableFile, read_image, read_label
+from util.data.image_io import UnreadableFile, image_size, read_image, read_label
 from util.data.lists import fold_list
 from util.data.mixed import open_source
-from util.data.tables import load_table
+from util.data.tables import build_table
 from util.evaluate.visualize import overlay
 from util.folds import fold_of
 from util.predict.example import Box, Example
@@ -21,6 +21,7 @@ from util.runtime.errors import UserError
 MAX_PIXELS = 50_000_000  # of an upload
 SIDE = 1024  # pixels of the longer side; larger images are reduced to it
 MAX_EXAMPLES = 5
+LOOKED_AT = 2000  # validation images, for examples; VOC has 1,449
 PAINT_COLOR, PAINT_OPACITY = "#ff3b30", 0.6
 KINDS = OBJECT, BOX, POINTS = "the object itself", "a box around it", "points on it"
 """What the paint covers. A click with the brush is a point."""
@@ -66,6 +67,18 @@ def open_upload(path: str | Path, name: str = "") -> np.ndarray:
         return read_image(path, MAX_PIXELS)
     except UnreadableFile as error:
         raise UserError(str(error).replace(str(path), name, 1)) from None
+
+
+def require_picture(source: str | bytes, name: str, limit: int) -> None:
+    """Require that a file, or its content, is a picture of at most `limit` pixels.
+
+    Only its header is read. Raises `UserError`, which calls it `name`.
+    """
+    path, content = (name, source) if isinstance(source, bytes) else (source, None)
+    try:
+        image_size(path, content, limit)
+    except UnreadableFile as error:
+        raise UserError(str(error).replace(path, name, 1)) from None
 
 
 def painted_mask(support: MarkedImage, layers: list[np.ndarray]) -> np.ndarray:
@@ -114,17 +127,21 @@ def marked_example(support: MarkedImage, layers: list[np.ndarray], kind: str) ->
     return Example(support.image, mask=mask)
 
 
-def find_examples(predictor: Predictor) -> list[PageExample]:
+def find_examples(predictor: Predictor, data_root: Path | None) -> list[PageExample]:
     """Return a support and two queries of each novel class, and photographs of cheetahs.
 
-    Novel classes, up to `MAX_EXAMPLES`, come from the validation data of the checkpoint. Without
-    that folder there are only the photographs. Raises `UserError` if the data exists but is broken.
+    Novel classes, up to `MAX_EXAMPLES`, come from the first `LOOKED_AT` validation images of the
+    checkpoint's data set in `data_root`. Without it there are only the photographs. No path of the
+    checkpoint's config is used, since the checkpoint may be a stranger's. Raises `UserError` if the
+    folder does not hold that data set.
     """
     data, cheetahs = predictor.cfg.Data, _cheetahs()
-    if data.mix or not Path(data.data_root).is_dir():
+    if data_root is None or data.mix:
         return [cheetahs]
+    data = replace(data, data_root=str(data_root), cache="")
     source = open_source(data, "val")
-    listed = fold_list(load_table(source, data.list_dir), fold_of(data), "val", data.min_pixels)
+    table = build_table(source, source.image_ids()[:LOOKED_AT])
+    listed = fold_list(table, fold_of(data), "val", data.min_pixels)
     examples: list[PageExample] = []
     on_disk = source.images_on_disk()
     for class_id, names in listed.by_class.items():
