@@ -102,6 +102,20 @@ def test_result_that_is_a_support_or_query_of_this_run_is_not_replaced(
         assert snapshot(out) == before
 
 
+def test_foreign_lines_among_those_of_an_earlier_run_are_left_out_with_a_warning(
+    predict, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "found"
+    words = [*support(data), "--out", out, "--query"]
+    assert predict(*words, data / "images/photo_0.jpg")[0] == 0
+    with (out / "predictions.jsonl").open("a") as file:
+        file.write('{"image": "a note"}\n7\n{"image": "a", "classes": [1]}\n{"image": "a", "cl')
+    status, told = predict(*words, data / "images/photo_1.jpg", "--overwrite")
+    assert status == 0 and told.count("left out a line that this command did not write") == 4
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [Path(line["image"]).stem for line in lines] == ["photo_0", "photo_1"]
+
+
 def test_further_run_adds_its_lines_to_those_of_the_earlier_one(
     predict, data: Path, tmp_path: Path
 ) -> None:

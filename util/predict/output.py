@@ -20,7 +20,7 @@ from util.predict.clip import Clip, is_clip, written_clip
 from util.predict.coco import coco_file, segment_mask
 from util.predict.command import COCO, LINES, REVIEW, Query, queries_of
 from util.predict.predictor import Predictor, Result
-from util.predict.review import review_page
+from util.predict.review import doubt_order, review_page
 from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 from util.runtime.progress import bar
@@ -130,7 +130,11 @@ def _lines_of_others(path: Path, stems: set[str]) -> Iterator[Line]:
         try:
             line = json.loads(text)
             is_other = Path(line["image"]).stem not in stems
-        except (ValueError, KeyError, TypeError):  # a line that an interrupted run left unfinished
+            if "error" not in line:
+                doubt_order(line), line["overlay"]  # what the review shows of it
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # An interrupted run left it unfinished, or somebody else wrote it.
+            log.warning("%s: left out a line that this command did not write", path)
             continue
         if is_other:
             yield line
