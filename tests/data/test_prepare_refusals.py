@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import math
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from helpers.downloads import (
 )
 from PIL import Image
 from scipy.io import savemat
+
+from util.data.prepare import archive
+from util.runtime.errors import UserError
 
 Change = Callable[[Path, Path], dict[str, object] | None]
 """Damages a download, given the folders of VOC and SBD; returns the options to change."""
@@ -412,3 +416,19 @@ def test_mistake_in_base_annotation_is_one_line_with_status_2(tmp_path: Path) ->
     Image.new("RGB", (12, 10)).save(path)
     refused(run(*words), path.name, "8-bit palette or grayscale")
     no_leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+def test_member_that_is_larger_than_any_picture_or_list_is_not_read(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set/a").mkdir(parents=True)
+    for name, size in (("small.txt", 100), ("large.txt", 101)):
+        (tmp_path / "set/a" / name).write_bytes(b"x" * size)
+    kind = {"zip": "zip", "tar": "tar", "tgz": "gztar"}[suffix]
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "set"))
+    monkeypatch.setattr(archive, "LARGEST_MEMBER", 100)
+    opened = archive.open_archive(packed, "--voc")
+    assert opened.read("a/small.txt") == b"x" * 100
+    with pytest.raises(UserError, match="a/large.txt has 0.0 GB, more than any picture or list"):
+        opened.read("a/large.txt")

@@ -293,9 +293,6 @@ def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
     except UserError as error:
         raise UnreadableFile(str(error)) from None
     except FileNotFoundError:
-        if os.path.islink(path):
-            what = f"{path}: is a link to {os.readlink(path)}, which is not there"
-            raise UnreadableFile(f"{what}; put the file back, or delete the link") from None
         remedy = "check the path (of data: Data.data_root)"
         raise UnreadableFile(f"{path}: no such {kind}; {remedy}") from None
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from util.runtime.errors import UserError
 
 _DEPTH = 4  # levels of folders below the given one that are searched
+LARGEST_MEMBER = 2 * 10**9  # bytes; the labels of COCO have a quarter of it
 _AGAIN = "download or copy it again"
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
            NotImplementedError)  # fmt: skip
@@ -159,7 +160,10 @@ class _PackedArchive(Archive):
         place = os.getpid(), threading.get_ident()
         if place not in self._opened:
             self._opened[place] = self._open(self.path)
-        archive, member = self._opened[place], self._members[name][1]
+        archive, (size, member) = self._opened[place], self._members[name]
+        if size > LARGEST_MEMBER:
+            what = f"{name} has {size / 1e9:.1f} GB, more than any picture or list"
+            raise UserError(f"{self.path}: {what}; fetch the archive again")
         if isinstance(archive, zipfile.ZipFile):
             return archive.read(member)
         file = archive.extractfile(member)
