@@ -15,7 +15,7 @@ from util.data.dataset import collate, open_episodes
 from util.data.episodes import Draw, EpisodeSampler
 from util.data.image_io import read_label
 from util.data.lists import FoldList
-from util.data.transform import TrainTransform
+from util.data.transform import EvalTransform, TrainTransform
 from util.features import FeatureStore, encode
 from util.folds import CLASSES
 
@@ -193,3 +193,31 @@ def test_without_crop_nothing_is_drawn_and_nothing_changes() -> None:
     part = TrainTransform((65, 65)).part(image, label, 1, rng)
     assert part[0] is image and part[1] is label
     assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_part_of_a_support_is_around_its_object_with_the_proportions_of_the_image() -> None:
+    label = np.zeros((60, 120), np.uint8)
+    label[10:20, 90:110] = 7  # 10 x 20: a sixth of both sides
+    label[40:50, 5:10] = 3
+    image = np.repeat(label[..., None] * 10, 3, axis=2)
+    for zoom, shape in ((1, (10, 20)), (2, (20, 40)), (3, (30, 60)), (9, (60, 120))):
+        part, of_label = EvalTransform((65, 65), zoom=zoom).support_part(image, label, 7)
+        assert of_label.shape == shape and (part == of_label[..., None] * 10).all()
+        assert (of_label == 7).sum() == 200
+    # In the middle, as far as the border lets it.
+    _, of_label = EvalTransform((65, 65), zoom=2).support_part(image, label, 7)
+    ys, xs = np.nonzero(of_label)
+    assert (ys.min(), ys.max(), xs.min(), xs.max()) == (5, 14, 10, 29)
+    _, of_label = EvalTransform((65, 65), zoom=1).support_part(image, label, 3)
+    assert of_label.shape == (10, 20) and (of_label == 3).sum() == 50
+
+
+def test_smallest_part_of_a_support_is_an_eighth_and_without_zoom_it_is_all() -> None:
+    label = np.zeros((80, 160), np.uint8)
+    label[3, 5] = 1
+    image = np.zeros((80, 160, 3), np.uint8)
+    _, part = EvalTransform((65, 65), zoom=1).support_part(image, label, 1)
+    assert part.shape == (10, 20) and part.sum() == 1
+    for zoom, class_id in ((0, 1), (2, 9)):  # no zoom; no such object
+        whole = EvalTransform((65, 65), zoom=zoom).support_part(image, label, class_id)
+        assert whole[0] is image and whole[1] is label

@@ -50,13 +50,24 @@ def examples(run: SimpleNamespace, plan: EpisodePlan, kind: str = "mask") -> lis
 
 
 @pytest.mark.parametrize(
-    ("shot", "kshot", "kind"),
-    [(1, "model", "mask"), (1, "model", "bbox"), (2, "prototype", "mask"), (2, "ensemble", "mask")],
+    ("shot", "kshot", "kind", "zoom"),
+    [
+        (1, "model", "mask", 0),
+        (1, "model", "bbox", 0),
+        (2, "prototype", "mask", 1.5),
+        (2, "ensemble", "mask", 0),
+    ],
 )
 def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
-    small_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, shot: int, kshot: str, kind: str
+    small_run: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    shot: int,
+    kshot: str,
+    kind: str,
+    zoom: float,
 ) -> None:
-    words = [*small_run.words, f"Data.shot={shot}", f"Eval.kshot={kshot}", f"Data.ann_type={kind}"]
+    of_both = [f"Eval.kshot={kshot}", f"Eval.support_zoom={zoom}"]
+    words = [*small_run.words, f"Data.shot={shot}", *of_both, f"Data.ann_type={kind}"]
     counts = [f"Eval.seeds=[{SEED}]", f"Eval.episodes={EPISODES}", "Eval.visualize=0"]
     call = ["test.py", "--config", str(small_run.config), "--gpus", "0", *words, *counts]
     monkeypatch.setattr(sys, "argv", call)
@@ -64,10 +75,10 @@ def test_scores_and_masks_equal_those_of_test_py_bit_for_bit(
     result = json.loads((small_run.folder / "run/result.json").read_text())
     expected = result["seeds"][str(SEED)]["final"]["classes"]
 
-    predictor = Predictor.from_checkpoint(small_run.checkpoint, overrides=[f"Eval.kshot={kshot}"])
-    given = small_run.episodes
+    predictor = Predictor.from_checkpoint(small_run.checkpoint, overrides=of_both)
+    given, transform = small_run.episodes, predictor.transform
     dataset = EpisodeDataset(
-        given.source, given.sampler, given.transform, given.base_table.numpy(), given.classes, kind
+        given.source, given.sampler, transform, given.base_table.numpy(), given.classes, kind
     )
     store = FeatureStore(predictor.model.encoder, dataset)
     fold = given.sampler.fold

@@ -276,6 +276,12 @@ class EvalSection:
     resize: Literal["stretch", "keep"] = key(
         "stretch", "images: stretch to that size, or keep proportions and pad (as BAM)"
     )
+    support_zoom: Number = key(
+        0.0,
+        "show of a support the part around its object, so many times as large as the box of it; 0:"
+        " all of it",
+        ge=0,
+    )
     ori_resize: bool = key(True, "score at the size of the image; false: at that of the input")
     order: Literal["list", "permuted", "classes"] = key(
         "list",

@@ -125,6 +125,12 @@ def _mistakes_in_data(config: Config) -> Iterator[str]:
     yield from _mistakes_in_protocol(config)
     if len(set(config.Eval.control)) < len(config.Eval.control):
         yield "Eval.control names a control twice; remove one"
+    if 0 < config.Eval.support_zoom < 1:
+        zoom = f"{config.Eval.support_zoom:g}"
+        yield f"Eval.support_zoom wants 0 or at least 1, given {zoom}: less would cut the object"
+    if config.Eval.support_zoom and "shuffled_mask" in config.Eval.control:
+        what = "the mask is of another image there, and cannot say where the object is"
+        yield f"Eval.support_zoom does not go with the control shuffled_mask: {what}; remove one"
 
 
 def _mistakes_in_mix(config: Config) -> Iterator[str]:

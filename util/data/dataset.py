@@ -95,9 +95,9 @@ def collate(episodes: list[Episode]) -> EpisodeBatch:
 
 
 def eval_transform(cfg: Config, mean: Sequence[float], std: Sequence[float]) -> EvalTransform:
-    """Return the transform of validation, test and prediction: `Eval.val_size`, `Eval.resize`."""
+    """Return the transform of validation, test and prediction, as `Eval` says."""
     kind = KeepTransform if cfg.Eval.resize == "keep" else EvalTransform
-    return kind(cfg.sizes["Eval.val_size"], mean, std)
+    return kind(cfg.sizes["Eval.val_size"], mean, std, cfg.Eval.support_zoom)
 
 
 def binary_mask(label: Tensor, class_id: int) -> Tensor:
@@ -175,6 +175,8 @@ class EpisodeDataset(SkippingDataset[Episode]):
         if support_of is not None:
             label = annotate(original, support_of, self.ann_type, image_id)
         if rng is None:
+            if support_of is not None:
+                image, label = self.transform.support_part(image, label, support_of)
             pair = self.transform.deterministic(image, label)
         else:
             image, label = self.transform.part(image, label, support_of or query_of, rng)

@@ -23,16 +23,19 @@ class EvalTransform:
     """Resizes to S x S (the image bilinearly, the label to the nearest pixel) and normalizes.
 
     `size` is height and width. `mean` and `std` are those of the channels R, G, B, for images in
-    0..1.
+    0..1. `zoom` is for `support_part`.
     """
+
+    SMALLEST_PART = 1 / 8  # of the sides of an image
 
     def __init__(
         self,
         size: tuple[int, int],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        zoom: float = 0,
     ) -> None:
-        self.size = size
+        self.size, self.zoom = size, zoom
         self.mean, self.std = (np.array(v, np.float32) * 255 for v in (mean, std))
 
     def __call__(
@@ -55,6 +58,31 @@ class EvalTransform:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the part of an image and its label that is used: all of it."""
         return image, label
+
+    def support_part(
+        self, image: np.ndarray, label: np.ndarray, class_id: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of a support around its object (`Eval.support_zoom`), and its label.
+
+        It has the proportions of the image. The box around all pixels of the class, made `zoom`
+        times as high and as wide, fits into it. Without `zoom`, or without the class, it is all of
+        the image (as published).
+        """
+        ys, xs = np.nonzero(label == class_id)
+        if not self.zoom or not len(ys):
+            return image, label
+        ends = [(each.min(), each.max() + 1) for each in (ys, xs)]
+        shares = [
+            self.zoom * (high - low) / side
+            for (low, high), side in zip(ends, label.shape, strict=True)
+        ]
+        share = min(1.0, max(*shares, self.SMALLEST_PART))
+        place = []
+        for (low, high), side in zip(ends, label.shape, strict=True):
+            length = max(1, round(share * side))
+            start = min(max(0, (low + high - length) // 2), side - length)
+            place.append(slice(start, start + length))
+        return image[tuple(place)], label[tuple(place)]
 
     def to_image(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
         """Resize scores [1,C,h,w] of an image back to it, through S x S as published: [C,H,W].

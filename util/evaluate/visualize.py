@@ -92,7 +92,7 @@ def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarra
     """
     row, plan = episode.row, episode.plan
     prediction, target = episode.prediction, episode.target
-    query, support = (_read(episodes, name) for name in (plan.query, plan.supports[0]))
+    query, support = _read(episodes, plan.query), _read(episodes, plan.supports[0], plan.class_id)
     truth = _read_mask(episodes, plan.query, plan.class_id, is_support=False)
     support_mask = _read_mask(episodes, plan.supports[0], plan.class_id, is_support=True)
     shots = f" 1/{len(plan.supports)}" if len(plan.supports) > 1 else ""
@@ -141,9 +141,11 @@ def encode_strips(strips: Sequence[np.ndarray]) -> bytes:
     return cv2.imencode(".png", picture)[1].tobytes()
 
 
-def _read(episodes: EpisodeDataset, name: str) -> Tensor:
+def _read(episodes: EpisodeDataset, name: str, support_of: int | None = None) -> Tensor:
     """Read an image as a square, as the model sees it: uint8 [3,TILE,TILE]."""
-    image, _ = episodes.source.load(name)
+    image, label = episodes.source.load(name, support_of)
+    if support_of is not None:
+        image, _ = episodes.transform.support_part(image, label, support_of)
     framed = episodes.transform.frame(image)
     small = cv2.resize(framed, (TILE, TILE), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(small).permute(2, 0, 1)

@@ -253,7 +253,8 @@ class Predictor:
         return self.model.match(query, [supports], kshot=kshot)
 
     def _encode_support(self, example: Example, name: str) -> SupportFeatures:
-        image, label = self.transform.deterministic(*example.load(name))
+        pair = self.transform.support_part(*example.load(name), 1)
+        image, label = self.transform.deterministic(*pair)
         support = encode_support(self.model.encoder, image, label)
         if not len(support.weight):  # it lies between the positions of the feature grid
             label = torch.from_numpy(cv2.dilate(label.numpy() * (label.numpy() == 1), _ONE_STEP))
