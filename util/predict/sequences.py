@@ -7,17 +7,17 @@ DAVIS holds JPEGImages/SEQUENCE/FRAME.jpg and Annotations/SEQUENCE/FRAME.png, pe
 deeper, as DAVIS 2016 does. The first frame and its label are the support, every other frame is a
 query. J is the IoU of a frame, averaged over frames, then over sequences. Beside it stand the
 prior at its best threshold, labels that are only a box or a point, and the score that remains if
-the support shows the object of another sequence.
+the support shows the object of another sequence. All objects of a mask count as one. (DAVIS itself
+leaves out the last frame, too.)
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from util.data.image_io import read_image, read_label
+from util.data.image_io import read_label, resize_label
 from util.data.weak import annotate
 from util.predict.command import add_model_arguments, check_model_arguments
 from util.predict.example import Example
@@ -30,8 +30,12 @@ from util.runtime.progress import bar
 if TYPE_CHECKING:  # torch takes seconds to load, `--help` needs none
     from util.predict.predictor import Predictor
 
-LABELS = {"mask": "mask", "box": "bbox", "point": "point"}
-"""The label of a first frame -> its kind in `util.data.weak`."""
+OTHER = "other object"
+LABELS = {"mask": "mask", "box": "bbox", "point": "point", OTHER: "mask"}
+"""The label of a first frame -> its kind in `util.data.weak`.
+
+The last is the mask of another first frame: of the sequence that is half the list away.
+"""
 
 THRESHOLDS = np.arange(0.05, 1, 0.05).round(2)  # of the prior
 
@@ -48,31 +52,40 @@ def evaluate() -> None:
     check_model_arguments(args)
     sequences = find_sequences(args.data)
     outputs = Outputs(args.out.parent, "sequences", "--out", args.overwrite)
-    outputs.claim([args.out.name], [args.checkpoint])
+    frames = [path for each in sequences.values() for frame in each for path in frame]
+    outputs.claim([args.out.name], [args.checkpoint, *frames])
     from util.predict.predictor import Predictor
 
     predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.overrides)
-    scores = score_sequences(predictor, sequences)
-    outputs.write(args.out.name, json.dumps(scores, indent=1).encode())
-    for name, row in scores["labels"].items():
-        log.info(
-            f"{name}: J {row['final']:.1f}  generator {row['meta']:.1f}  prior {row['prior']:.1f}"
-        )
+    count = sum(map(len, sequences.values())) - len(sequences)
+    scores: dict[str, Any] = {"sequences": len(sequences), "frames": count, "size": predictor.size}
+    for label in LABELS:
+        row = score_sequences(predictor, sequences, label)
+        scores[label] = row
+        outputs.write(args.out.name, json.dumps(scores, indent=1).encode())
+        line = f"J {row['final']:.1f}  generator {row['meta']:.1f}  prior {row['prior']:.1f}"
+        log.info(f"{label}: {line}")
     log.info(f"written: {args.out}")
 
 
 def find_sequences(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
     """Return the frames of each sequence in order: pictures with their masks.
 
-    Raises `UserError` if there is no sequence of two frames, or a frame has no mask.
+    Raises `UserError` if there are not two sequences of two frames, a frame has no mask, or a
+    sequence is there twice, as in two resolutions.
     """
     found: dict[str, list[tuple[Path, Path]]] = {}
+    places: dict[str, Path] = {}
     for picture in sorted(folder.glob("JPEGImages/**/*.jpg")):
         place = picture.relative_to(folder / "JPEGImages").with_suffix(".png")
         mask = folder / "Annotations" / place
         if not mask.is_file():
             raise UserError(f"{mask}: no such mask of {picture}; fetch the data again")
-        found.setdefault(picture.parent.name, []).append((picture, mask))
+        name = picture.parent.name
+        if (other := places.setdefault(name, picture.parent)) != picture.parent:
+            what = f"{picture.parent} and {other} are one sequence"
+            raise UserError(f"{what}; move one of the two resolutions to another folder")
+        found.setdefault(name, []).append((picture, mask))
     sequences = {name: frames for name, frames in found.items() if len(frames) > 1}
     if len(sequences) < 2:
         what = f"{folder}: holds {len(sequences)} sequences of two frames in JPEGImages/"
@@ -81,37 +94,29 @@ def find_sequences(folder: Path) -> dict[str, list[tuple[Path, Path]]]:
 
 
 def score_sequences(
-    predictor: "Predictor", sequences: dict[str, list[tuple[Path, Path]]]
+    predictor: "Predictor", sequences: dict[str, list[tuple[Path, Path]]], label: str
 ) -> dict[str, Any]:
-    """Return J of each label of the first frame, in percent; progress is shown.
+    """Return J for a label of the first frame, one of `LABELS`, in percent; progress is shown.
 
-    The names in `labels` are those of `LABELS`, and `other object`: the mask of the first frame of
-    the third next sequence. Each has J of the final mask, of the generator alone (meta) and of the
-    prior at its best threshold, and the final J of each sequence.
+    It is that of the final mask, of the generator alone (meta), of the prior at its best threshold,
+    and the final one of each sequence.
     """
     names = list(sequences)
-    frames = sum(len(each) - 1 for each in sequences.values())
-    rows: dict[str, Any] = {}
-    progress = bar((len(LABELS) + 1) * frames, "segmenting")
-    for label in (*LABELS, "other object"):
-        by_sequence: dict[str, np.ndarray] = {}
-        of_prior: list[np.ndarray] = []
+    shift = len(names) // 2 if label == OTHER else 0
+    means: dict[str, np.ndarray] = {}
+    with bar(sum(map(len, sequences.values())) - len(names), label) as progress:
         for place, name in enumerate(names):
-            other = label == "other object"
-            source = names[(place + 3) % len(names)] if other else name
+            support = sequences[names[(place + shift) % len(names)]][0]
             predictor.clear()
-            predictor.add_class(name, _first_frame(sequences[source][0], LABELS.get(label, "mask")))
-            scores = np.array(list(_frame_scores(predictor, sequences[name][1:])))
-            by_sequence[name] = scores[:, :2].mean(0)
-            of_prior.append(scores[:, 2:].mean(0))
-            progress.update(len(scores))
-        final, meta = 100 * np.mean(list(by_sequence.values()), axis=0)
-        prior = 100 * np.mean(of_prior, axis=0).max()
-        each = {name: round(100 * j[0], 1) for name, j in by_sequence.items()}
-        numbers = {"final": final, "meta": meta, "prior": prior}
-        rows[label] = {**{k: round(float(v), 2) for k, v in numbers.items()}, "sequences": each}
-    progress.close()
-    return {"sequences": len(names), "frames": frames, "size": predictor.size, "labels": rows}
+            predictor.add_class(name, _first_frame(support, LABELS[label]))
+            scores = []
+            for frame in sequences[name][1:]:
+                scores.append(_frame_scores(predictor, *frame))
+                progress.update()
+            means[name] = 100 * np.mean(scores, axis=0)
+    final, meta, *priors = np.mean(list(means.values()), axis=0).round(2).tolist()
+    each = {name: round(float(mean[0]), 1) for name, mean in means.items()}
+    return {"final": final, "meta": meta, "prior": max(priors), "sequences": each}
 
 
 def _first_frame(frame: tuple[Path, Path], kind: str) -> Example:
@@ -125,16 +130,13 @@ def _object(path: Path) -> np.ndarray:
     return (read_label(path) > 0).astype(np.uint8)
 
 
-def _frame_scores(
-    predictor: "Predictor", frames: list[tuple[Path, Path]]
-) -> Iterator[tuple[float, ...]]:
-    """Yield the IoU of final mask, generator and prior at each of `THRESHOLDS`, frame by frame."""
-    for picture, mask in frames:
-        target = _object(mask).astype(bool)
-        stages = predictor.explain(read_image(picture))
-        found = [stages.final == 1, stages.refinements[-1] == 1]
-        found += [stages.prior >= threshold for threshold in THRESHOLDS]
-        yield tuple(_iou(each, target) for each in found)
+def _frame_scores(predictor: "Predictor", picture: Path, mask: Path) -> list[float]:
+    """Return the IoU of final mask, generator and prior at each of `THRESHOLDS`, in a frame."""
+    stages = predictor.explain(picture)
+    target = resize_label(_object(mask), stages.final.shape).astype(bool)
+    found = [stages.final == 1, stages.refinements[-1] == 1]
+    found += [stages.prior >= threshold for threshold in THRESHOLDS]
+    return [_iou(each, target) for each in found]
 
 
 def _iou(found: np.ndarray, target: np.ndarray) -> float:

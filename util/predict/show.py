@@ -35,7 +35,7 @@ def show() -> None:
     args = parser.parse_args()
     check_model_arguments(args)
     outputs = Outputs(args.out.parent, "show", "--out", args.overwrite)
-    outputs.claim([args.out.name], [args.checkpoint, photograph(SUPPORT)])
+    outputs.claim([args.out.name], [args.checkpoint, *map(photograph, BOXES)])
     from util.evaluate.visualize import draw_side_by_side, encode_strips, heatmap, overlay
     from util.predict.predictor import Predictor
 
