@@ -1,6 +1,8 @@
 """Clips: every frame is segmented as a photograph would be, and an interruption loses nothing."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from util.data.image_io import UnreadableFile, read_image, read_label
 from util.evaluate.visualize import overlay
 from util.predict import Example, Predictor, clip
 from util.predict.example import as_rgb
+from util.runtime.errors import UserError
 from util.runtime.files import Outputs
 
 FRAMES, FPS, SIZE = 6, 5.0, (96, 80)  # width and height
@@ -106,19 +109,92 @@ def test_interrupt_keeps_all_frames_so_far_in_whole_files(
     assert predict(*words)[0] == 0 and len(lines_of(out)) == FRAMES  # nothing is in the way
 
 
-def test_clip_that_ends_early_is_segmented_as_far_as_it_goes(
+@pytest.mark.parametrize(
+    ("claimed", "done", "words"),
+    [
+        (FRAMES + 2, FRAMES, f"only {FRAMES} of {FRAMES + 2} frames can be read"),
+        (FRAMES - 1, FRAMES - 1, f"holds more frames than the {FRAMES - 1}"),
+    ],
+)
+def test_clip_whose_header_names_another_number_of_frames_keeps_those_read_and_is_an_error(
     predict: Callable, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    claimed: int, done: int, words: str,
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     opened = clip.Clip.__init__
 
-    def claims_more(self: clip.Clip, path: Path) -> None:
+    def claims(self: clip.Clip, path: Path) -> None:
         opened(self, path)
-        self.count = FRAMES + 2
+        self.count = claimed
 
-    monkeypatch.setattr(clip.Clip, "__init__", claims_more)
-    assert predict("--support", f"{film}@0:{BOX}", "--query", film, "--out", out)[0] == 0
-    assert len(lines_of(out)) == len(frames(out / "overlays/film.webm")) == FRAMES
+    monkeypatch.setattr(clip.Clip, "__init__", claims)
+    status, error = predict("--support", f"{film}@0:{BOX}", "--query", film, "--out", out)
+    assert status == 2 and words in error
+    *lines, last = lines_of(out)
+    assert len(lines) == len(frames(out / "overlays/film.webm")) == done
+    assert words in last["error"]
+
+
+def test_clip_without_a_number_of_frames_is_counted(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorders and browsers write WebM without a duration."""
+    real = cv2.VideoCapture
+
+    class WithoutCount:
+        def __init__(self, name: str) -> None:
+            self.capture = real(name)
+
+        def get(self, key: int) -> float:
+            return -1.0 if key == cv2.CAP_PROP_FRAME_COUNT else self.capture.get(key)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.capture, name)
+
+    monkeypatch.setattr(cv2, "VideoCapture", WithoutCount)
+    opened = clip.Clip(film)
+    assert opened.count == FRAMES == len(list(opened)) and not opened.has_more()
+
+
+def test_name_that_is_not_utf8_is_refused_and_never_passed_to_opencv(
+    film: Path, tmp_path: Path
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(odd)
+    shutil.copy(film, f"{odd}/film.mp4")
+    with pytest.raises(UnreadableFile, match="whose name is not in UTF-8; rename it"):
+        clip.Clip(f"{odd}/film.mp4")
+    with (
+        pytest.raises(UserError, match="not in UTF-8; name another"),
+        clip.written_clip(Outputs(Path(odd), "test"), "film.webm", 10.0) as add,
+    ):
+        add(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_relative_name_with_a_colon_is_a_file(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(film, "12:30.mp4")
+    assert clip.Clip("12:30.mp4").count == FRAMES
+
+
+def test_frames_of_another_size_and_lost_frames_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ((16, 24), (32, 48), (16, 24))
+    with clip.written_clip(Outputs(tmp_path, "test"), "sizes.webm", 10.0) as add:
+        for height, width in sizes:
+            add(np.full((height, width, 3), 90, np.uint8))
+    assert [frame.shape[:2] for frame in frames(tmp_path / "sizes.webm")] == 3 * [(16, 24)]
+    monkeypatch.setattr(clip, "_count_frames", lambda name: 2)  # a disk that is full
+    with (
+        pytest.raises(OSError, match="not all frames could be written"),
+        clip.written_clip(Outputs(tmp_path, "test"), "full.webm", 10.0) as add,
+    ):
+        for _ in range(3):
+            add(np.zeros((16, 24, 3), np.uint8))
+    assert [path.name for path in tmp_path.glob("*.webm")] == ["sizes.webm"]
 
 
 def test_clips_of_any_size_are_written(tmp_path: Path) -> None:

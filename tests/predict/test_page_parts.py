@@ -1,6 +1,7 @@
 """Parts of the page that need no browser: uploads, labels, rows of results."""
 
 import base64
+import json
 import re
 import shutil
 import zipfile
@@ -157,11 +158,16 @@ def test_queries_of_one_name_have_files_of_their_own_and_broken_ones_give_none(
     page = page_file.Page(loaded, [], "")
     support, layer = painted((10, 20), (50, 40))
     marked = support, {"background": layer, "layers": [layer]}, pictures.BOX, []
-    names = ["a.png", "a.png", "a_2.png"]
+    names = ["a.png", "a.png", "a_2.png", "a_3.png", "a.png"]
     for _, packed, _ in page.segment(*marked, [(str(tmp_path / "a.png"), n) for n in names]):
         if packed["interactive"]:  # the file is gone when the visit is over
             with zipfile.ZipFile(packed["value"]) as held:
                 masks = [name for name in held.namelist() if name.startswith("masks/a")]
-    assert masks == ["masks/a.png", "masks/a_2.png", "masks/a_2_3.png"]
+                named = [
+                    image["file_name"] for image in json.loads(held.read("coco.json"))["images"]
+                ]
+    stems = ["a", "a_2", "a_2_2", "a_3", "a_4"]
+    assert masks == [f"masks/{stem}.png" for stem in stems]
+    assert named == [f"{stem}.png" for stem in stems]
     *_, (rows, packed, _) = page.segment(*marked, [(str(tmp_path / "broken.png"), None)])
     assert "cannot be read" in rows and not packed["interactive"]

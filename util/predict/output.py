@@ -16,7 +16,7 @@ from PIL import Image
 
 from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_palette
 from util.evaluate.visualize import overlay
-from util.predict.clip import Clip, is_clip, written_clip
+from util.predict.clip import REMEDY, Clip, is_clip, written_clip
 from util.predict.coco import coco_file, segment_mask
 from util.predict.command import COCO, LINES, REVIEW, Query, queries_of
 from util.predict.predictor import Predictor, Result
@@ -96,10 +96,15 @@ def _segment_clip(path: Path, queries: list[Query], outputs: Outputs, segment: S
         for query, frame in zip(queries, clip, strict=False):
             absent.update(_absent(segment(query, frame, frame.shape[:2], show)))
             done += 1
-    if done < len(queries):
-        log.info(f"{path}: {done} of {len(queries)} frames can be read")
     for name, count in absent.items():
         log.info(f"{path}: not here in {count} of {done} frames: {name}")
+    if done < len(queries):
+        what = f"only {done} of {len(queries)} frames can be read, and the others are missing"
+    elif clip.has_more():
+        what = f"holds more frames than the {done} that its header names, and these are missing"
+    else:
+        return
+    raise UnreadableFile(f"{path}: {what}; {REMEDY}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,8 @@ class Page:
             with summed_up(outputs, ()) as add:
                 for number, (path, caption) in enumerate(queries, 1):
                     name = caption or Path(path).name
-                    stem = Path(name).stem
-                    query = Query(name, f"{stem}_{number}" if stem in stems else stem, name)
-                    stems.add(query.stem)
+                    stem = free_stem(Path(name).stem, stems)
+                    query = Query(name, stem, f"{stem}{Path(name).suffix}")
                     try:
                         image = pictures.open_upload(path, name)
                     except UserError as error:  # the other queries are still segmented
@@ -209,6 +209,14 @@ class Page:
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
         return blocks
+
+
+def free_stem(stem: str, taken: set[str]) -> str:
+    """Return a stem that is not taken, such as `photo_2`, and add it to the taken ones."""
+    names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+    free = next(name for name in names if name not in taken)
+    taken.add(free)
+    return free
 
 
 def support_parts() -> tuple[gr.ImageEditor, gr.UploadButton, gr.Radio]:
