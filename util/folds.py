@@ -232,6 +232,11 @@ def mixed_sets(mix: Sequence[str]) -> list[MixedSet]:
     return list(sets.values())
 
 
+def without_folders(mix: Sequence[str]) -> list[str]:
+    """Return the entries of `Data.mix` as `kind:name`, which are entries again; raises as above."""
+    return [f"{each.kind}:{each.name}" for each in mixed_sets(mix)]
+
+
 def united_names(sets: Sequence[MixedSet]) -> tuple[str, ...]:
     """Return the class names of a mix: those of each set in turn, each class once.
 

@@ -5,8 +5,8 @@
 The file is one of safetensors: reading it runs no code. It holds what a prediction needs, so not
 the optimizers and not D. The generator's chains without nonlinearities are composed
 (`model.folding.ComposedChain`), large tensors are in half precision, and a backbone that equals the
-one of its package is left out; its hash stands in the metadata. The metadata also holds the config,
-the presence threshold, and the scores of a JSON file, if one is given.
+one of its package is left out; its hash stands in the metadata. The metadata also holds the config
+without its paths, the presence threshold, and the scores of a JSON file, if one is given.
 """
 
 import hashlib
@@ -68,7 +68,6 @@ def exported(path: Path, scores: Mapping[str, Any]) -> bytes:
     from util.checkpoint.file import read_checkpoint
     from util.checkpoint.load import presence_threshold, trained_model
     from util.checkpoint.origin import trained_config
-    from util.config import to_dict
 
     state = read_checkpoint(path)
     cfg = trained_config(state, path)
@@ -85,7 +84,7 @@ def exported(path: Path, scores: Mapping[str, Any]) -> bytes:
     threshold = presence_threshold(state, path)
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(to_dict(cfg)),
+        "config": json.dumps(_for_others(cfg)),
         "backbone": packaged if left_out else "",
         "presence_threshold": json.dumps(threshold),
         "scores": json.dumps(scores),
@@ -135,7 +134,8 @@ def read_metadata(content: bytes, path: Path) -> dict[str, str]:
 
     Raises `UserError` if they are not those of an exported file.
     """
-    # Eight bytes say how long the JSON is that follows; `parse_weights` has checked both.
+    # safetensors gives the metadata of a file on disk alone, and the file may change there. Eight
+    # bytes say how long the JSON is that follows; `parse_weights` has checked both.
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     keys = ("format", "config", "backbone", "presence_threshold", "scores")
@@ -149,6 +149,24 @@ def _from_json(metadata: Mapping[str, str], key: str, path: Path) -> Any:
         return json.loads(metadata[key])
     except ValueError:
         raise UserError(f"{path}: its {key} cannot be read; fetch the file again") from None
+
+
+def _for_others(cfg: "Config") -> dict[str, dict[str, Any]]:
+    """Return the sections of a config without what is only of the machine that it ran on.
+
+    Keys that name paths, and neutral ones, have their defaults. Class names and the kinds and names
+    of the data sets of a mix stay.
+    """
+    from util.config import KEYS, keys_with, to_dict, with_class_names
+    from util.folds import without_folders
+
+    sections = to_dict(with_class_names(cfg))
+    for name in keys_with("neutral") | keys_with("names_input"):
+        section, _, key = name.partition(".")
+        sections[section][key] = KEYS[name].default
+    sections["Data"]["mix"] = without_folders(cfg.Data.mix)
+    sections["Method"]["pretrained"] = Path(cfg.Method.pretrained).name  # it may be a file
+    return sections
 
 
 def _kept(model: "nn.Module", *, without_backbone: bool) -> dict[str, "Tensor"]:

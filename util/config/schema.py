@@ -46,6 +46,8 @@ Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Weights = Annotated[tuple[Annotated[float, Ge(0), _EXPONENT], ...], _LIST]
 Range = Annotated[tuple[Positive, Positive], _LIST]
+Share = Annotated[float, Gt(0), Le(1), _EXPONENT]
+Shares = Annotated[tuple[Share, Share], _LIST]
 Side = Annotated[int, Ge(33), Le(4097)]
 Size = Side | Annotated[tuple[Side, Side], _LIST]
 Seeds = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), _LIST]
@@ -125,14 +127,17 @@ class DataSection:
         "such supports: any, or from images that also hold a class of the query, if there are any",
     )
     own_view: Fraction = key(
-        0.0, "training: share of the episodes whose supports are other views of the query image"
+        0.0,
+        "training: share of the episodes that are not absent, whose supports are other views of"
+        " the query image; the class may have fewer than min_pixels there",
     )
     size: Size = key(473, "pixels of the input, 1 mod 8: its side, or [height, width]")
     augment: bool = key(True, "scale, rotate, blur and flip the training episodes")
     flip: bool = key(False, "without augment: flip images at random, which a feature store allows")
-    crop: Range = key(
+    crop: Shares = key(
         (1.0, 1.0),
-        "range of the random part of an image, which shows the class: share of its sides",
+        "range of the random part of a training image, as a share of its sides; it holds half of"
+        " the class, or is the whole image if 31 parts do not",
     )
     scale: Range = key((0.9, 1.1), "range of the random scale")
     rotate: Number = key(10.0, "largest random rotation in degrees", ge=0, le=180)

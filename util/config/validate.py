@@ -191,8 +191,6 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
     if train.feature_store and data.augment:
         yield "Train.feature_store keeps features of unchanged images; set Data.augment false"
-    if data.crop[1] > 1:
-        yield f"Data.crop wants shares of the sides, at most 1, given {data.crop[1]:g}"
     if data.crop[0] < 1 and not data.augment:
         yield "Data.crop has no effect without Data.augment; set it, or remove the key"
     if data.own_view and not data.augment:

@@ -10,7 +10,7 @@ from util.data.episodes import BASE_AUGMENTATION, ShuffledPasses, generator
 from util.data.lists import list_of
 from util.data.loading import SkippingDataset
 from util.data.mixed import open_source, with_name
-from util.data.source import Source
+from util.data.source import AnySource
 from util.data.tables import Table, load_table
 from util.data.transform import EvalTransform
 from util.folds import fold_of
@@ -29,7 +29,7 @@ class BaseLearnerDataset(SkippingDataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        source: Source,
+        source: AnySource,
         images: Sequence[str],
         transform: EvalTransform,
         base_table: np.ndarray,
@@ -77,7 +77,7 @@ def open_base_images(
 
 
 def list_base_images(
-    table: Table, cfg: Config, subset: str, source: Source
+    table: Table, cfg: Config, subset: str, source: AnySource
 ) -> tuple[list[str], list[str]]:
     """Return the images on which a base learner is trained ('train') or validated ('val').
 

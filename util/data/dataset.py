@@ -22,7 +22,7 @@ from util.data.episodes import EpisodePlan, EpisodeSampler, draw_of
 from util.data.lists import list_on_disk
 from util.data.loading import SkippingDataset
 from util.data.mixed import open_source
-from util.data.source import Source
+from util.data.source import AnySource
 from util.data.tables import load_table
 from util.data.transform import EvalTransform, FlipTransform, KeepTransform, TrainTransform
 from util.data.weak import annotate
@@ -119,7 +119,7 @@ class EpisodeDataset(SkippingDataset[Episode]):
 
     def __init__(
         self,
-        source: Source,
+        source: AnySource,
         sampler: EpisodeSampler,
         transform: EvalTransform,
         base_table: np.ndarray,
@@ -133,7 +133,11 @@ class EpisodeDataset(SkippingDataset[Episode]):
         self.ann_type = ann_type
 
     def __len__(self) -> int:
-        """Return the episodes of one pass, in which every image is the query `same_query` times."""
+        """Return the episodes of a pass: `same_query` for each image of the list.
+
+        Every image is the query that often if nothing else decides (`Draw.balance`), but not in a
+        mix (`EpisodeSampler`).
+        """
         return len(self.sampler.fold.images) * self.sampler.draw.same_query
 
     def make(self, index: int) -> Episode:

@@ -23,9 +23,10 @@ class Draw:
         order: "permuted": each pass over the list has an order of its own. "list": that of the
             list, whatever the seed (as published, for validation and test). "classes": the classes
             take turns, and one of the images of the class is the query (as in Matcher and PATNet).
+            Of a mix, see `EpisodeSampler`.
         balance: 0: every image is the query once per pass, and one of its classes is drawn. Above
             0, first a class of n images is drawn in proportion to n^(1 - balance), so all equally
-            often at 1; then one of its images is the query.
+            often at 1; then one of its images is the query. Of a mix, see `EpisodeSampler`.
         same_query: so many episodes in a row have one query, and ask for its classes in turn.
         absent: share of the episodes that ask for a class which the query does not hold.
         beside: such supports come from images that also hold a class of the query, if there are
@@ -100,15 +101,21 @@ class ShuffledPasses:
 class EpisodeSampler:
     """Draws the query, the class and the supports of episode 0, 1, 2, ...
 
-    Of a mix, an episode lies within one of its data sets, which is drawn by its weight. An episode
-    depends only on the list, the seed and its index. It does not depend on the number of
+    An episode depends only on the list, the seed and its index. It does not depend on the number of
     workers or ranks, nor on earlier calls, so a run can resume at any episode. Every class of the
     list needs more than K (`shot`) images, see `lists.check_shots`; the seed is >= 0.
+
+    Of a mix, an episode lies within one of its data sets. The seed and the index draw this set by
+    its weight; the episode is the one that the set alone has at this index. So each set leaves out
+    the queries at the indices of the others: a pass takes images of it more than once, or never,
+    and even with the order "list", the queries depend on the seed. The shares of the sets are
+    their weights.
     """
 
     def __init__(self, fold: FoldList, shot: int, seed: int, draw: Draw = Draw()) -> None:
         self.fold, self.shot, self.seed, self.draw = fold, shot, seed, draw
-        weighted = zip(fold.parts, draw.weights or [1.0] * len(fold.parts), strict=True)
+        given = draw.weights if fold.parts else ()  # a mix of one data set needs none
+        weighted = zip(fold.parts, given or [1.0] * len(fold.parts), strict=True)
         used = [(part, weight) for part, weight in weighted if part.images and weight]
         if fold.parts and not used:
             what = "no data set of the mix that is drawn from has an image for this"

@@ -23,8 +23,8 @@ from util.config import Config, DataSection
 from util.data.base_images import list_base_images
 from util.data.episodes import EpisodeSampler, draw_of
 from util.data.lists import FoldList, list_of, list_on_disk
-from util.data.mixed import open_source
-from util.data.source import Source
+from util.data.mixed import id_in_mix, open_source
+from util.data.source import AnySource
 from util.data.tables import Table, load_table
 from util.folds import fold_of, mixed_sets
 from util.runtime.cli import main
@@ -74,7 +74,8 @@ class _Use:
     objects: str
 
 
-_Open = Callable[[DataSection, str], tuple[Source, Table]]
+_Place = tuple[str, Path]
+_Open = Callable[[DataSection, str], tuple[AnySource, Table]]
 
 
 def find_leaks(
@@ -97,7 +98,7 @@ def find_leaks(
     """
 
     @cache
-    def open_table(data: DataSection, subset: str) -> tuple[Source, Table]:
+    def open_table(data: DataSection, subset: str) -> tuple[AnySource, Table]:
         source = open_source(data, subset)
         return source, load_table(source, data.list_dir, build)
 
@@ -145,18 +146,27 @@ def _count(use: _Use, trained: DataSection, tested: FoldList, data: DataSection)
         name: {"images": seen[name], "pixels": pixels[name], "left_out": left_out[name]}
         for name in names.values()
     }
-    is_same = _place(trained) == _place(data)
+    shared = set(_sets(trained).values()) & set(_sets(data).values())
+    used, asked = _located(use.images, trained), _located(_images(tested), data)
     return {
         "images": len(use.images),
-        "test_images": len(use.images & _images(tested)) if is_same else None,
+        "test_images": len(used & asked) if shared else None,
         "objects": use.objects,
         "classes": {n: labeled[n] if n in called.values() else None for n in names.values()},
     }
 
 
-def _place(data: DataSection) -> tuple[str | Path, ...]:
-    folders = [each.root for each in mixed_sets(data.mix)] or [Path(data.data_root)]
-    return data.data_set, *(folder.resolve() for folder in folders)
+def _sets(data: DataSection) -> dict[str, _Place]:
+    """Return kind and folder of each data set, by what the ids of its images begin with."""
+    sets = {id_in_mix(each.name, ""): (each.kind, each.root) for each in mixed_sets(data.mix)}
+    sets = sets or {"": (data.data_set, Path(data.data_root))}
+    return {begin: (kind, root.resolve()) for begin, (kind, root) in sets.items()}
+
+
+def _located(images: Iterable[str], data: DataSection) -> set[tuple[_Place, str]]:
+    """Return images as their data set, and their id in it."""
+    sets = _sets(data).items()
+    return {(at, i.removeprefix(b)) for i in images for b, at in sets if i.startswith(b)}
 
 
 def _images(listed: FoldList) -> set[str]:
@@ -169,7 +179,7 @@ def _stage_one(how: Trained, open_table: _Open) -> _Use:
     source, table = open_table(cfg.Data, "train")
     images = list_base_images(table, cfg, "train", source)[0]
     _require_recorded(how, len(images))
-    return _Use(table, set(images), _novel_objects(cfg.Data, cfg.Base.train_list == "fold"))
+    return _Use(table, set(images), _in_training(cfg.Data, cfg.Base.train_list == "fold"))
 
 
 def _stage_two(how: Trained, open_table: _Open) -> _Use:
@@ -177,21 +187,26 @@ def _stage_two(how: Trained, open_table: _Open) -> _Use:
     source, table = open_table(data, "train")
     listed = list_on_disk(table, data, "train", source)[0]
     _require_recorded(how, len(listed.images) * data.same_query)
-    return _Use(table, _images(listed), _novel_objects(data, of_list=True))
+    return _Use(table, _images(listed), _in_training(data, of_list=True))
 
 
-def _novel_objects(data: DataSection, of_list: bool) -> str:
+def _in_training(data: DataSection, of_list: bool) -> str:
     """Return what becomes of novel objects in training images, perhaps those of the fold's list."""
-    if not fold_of(data).novel:
-        return "trained"
-    return "left out" if of_list and data.novel_in_training == "drop" else "background"
+    is_dropped = of_list and data.novel_in_training == "drop"
+    return _novel_objects(data, "left out" if is_dropped else "background")
+
+
+def _novel_objects(data: DataSection, become: str) -> str:
+    """Return what novel objects `become`, or that there are none."""
+    return become if fold_of(data).novel else "trained"
 
 
 def _validation_of_one(how: Trained, open_table: _Open) -> _Use:
     cfg = how.config
     source, table = open_table(cfg.Data, "val")
     images = list_base_images(table, cfg, "val", source)[0] if cfg.Base.evaluate else []
-    return _Use(table, set(images[: cfg.Base.val_images or None]), "background")
+    images = images[: cfg.Base.val_images or None]
+    return _Use(table, set(images), _novel_objects(cfg.Data, "background"))
 
 
 def _validation_of_two(how: Trained, open_table: _Open) -> _Use:
@@ -201,7 +216,8 @@ def _validation_of_two(how: Trained, open_table: _Open) -> _Use:
     sampler = EpisodeSampler(listed, data.shot, options.val_seed, draw_of(how.config, "val"))
     episodes = options.val_episodes if how.config.Train.evaluate else 0
     plans = map(sampler.plan, range(episodes))
-    return _Use(table, {i for plan in plans for i in (plan.query, *plan.supports)}, "labeled")
+    images = {i for plan in plans for i in (plan.query, *plan.supports)}
+    return _Use(table, images, _novel_objects(data, "labeled"))
 
 
 def _require_recorded(how: Trained, images: int) -> None:

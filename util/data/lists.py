@@ -21,8 +21,8 @@ from pathlib import Path
 from util import ROOT
 from util.config import DataSection
 from util.data.fss_list import find_fss_list, read_fss_list
-from util.data.mixed import MixedSource, open_source, with_name
-from util.data.source import Source, subsets
+from util.data.mixed import id_in_mix, open_source, with_name
+from util.data.source import AnySource, subsets
 from util.data.tables import Table, fingerprint, load_table
 from util.folds import FOLDS, OWN_CLASSES, Fold, fold_of
 from util.runtime.cli import main
@@ -48,7 +48,7 @@ class FoldList:
             classes in training, its novel classes in validation, in its mask at any size.
         names: class names; class id = position + 1.
         min_pixels: pixels that a class needs in a support.
-        parts: of a mix, the lists of its data sets. An episode lies within one of them.
+        parts: of a mix of several data sets, the list of each. An episode lies within one of them.
     """
 
     images: list[str]
@@ -186,7 +186,7 @@ def why_left_out(table: Table, listed: FoldList, data: DataSection, subset: str)
     fold, left = fold_of(data), table.keys() - set(listed.images)
     drops = subset == "train" and data.novel_in_training == "drop"
     novel = sum(drops and not table[i].keys().isdisjoint(fold.novel) for i in left)
-    kind = "base" if subset == "train" else "novel"
+    kind = "novel" if subset == "val" and fold.novel else "base"
     reasons = {
         "they hold a novel class": novel,
         f"no {kind} class has {listed.min_pixels} pixels in them": len(left) - novel,
@@ -196,7 +196,7 @@ def why_left_out(table: Table, listed: FoldList, data: DataSection, subset: str)
 
 
 def list_on_disk(
-    table: Table, data: DataSection, subset: str, source: Source
+    table: Table, data: DataSection, subset: str, source: AnySource
 ) -> tuple[FoldList, list[str]]:
     """Return the list of a config (`list_of`) as a run uses it, and a line for what was left out.
 
@@ -213,27 +213,26 @@ def list_on_disk(
         try:
             part, left_out = _usable(part, data, source)
         except UserError as error:
-            if not name or data.missing != "skip":
+            if len(source.parts) == 1 or data.missing != "skip":
                 raise
             part = replace(part, images=[], by_class={}, classes_of={})
             left_out = [f"left out: {error}"]
         parts.append(part)
         report += with_name(name, lines + left_out)
-    return (_join(parts) if isinstance(source, MixedSource) else parts[0]), report
+    return _join(parts), report
 
 
 def split_by_set(
-    listed: FoldList, table: Table, source: Source
+    listed: FoldList, table: Table, source: AnySource
 ) -> dict[str, tuple[FoldList, Table]]:
     """Return the list of each data set of a mix, with the classes that this set has, and its table.
 
     Without a mix, they are the given ones, and the name of the data set is ''.
     """
-    if not isinstance(source, MixedSource):
-        return {"": (listed, table)}
     parts = {}
     for name, numbers in source.tables.items():
-        own = {i: pixels for i, pixels in table.items() if i.startswith(f"{name}/")}
+        begin = id_in_mix(name, "")
+        own = {i: pixels for i, pixels in table.items() if i.startswith(begin)}
         images = [i for i in listed.images if i in own]
         by_class = {
             c: [i for i in ids if i in own] for c, ids in listed.by_class.items() if c in numbers
@@ -245,7 +244,9 @@ def split_by_set(
 
 
 def _join(parts: list[FoldList]) -> FoldList:
-    """Return the list of a mix, made of those of its data sets."""
+    """Return the list of a mix, made of those of its data sets; a single one is the list."""
+    if len(parts) == 1:
+        return parts[0]
     by_class: dict[int, list[str]] = {}
     for part in parts:
         for c, ids in part.by_class.items():
@@ -259,7 +260,7 @@ def _join(parts: list[FoldList]) -> FoldList:
     )
 
 
-def _usable(listed: FoldList, data: DataSection, source: Source) -> tuple[FoldList, list[str]]:
+def _usable(listed: FoldList, data: DataSection, source: AnySource) -> tuple[FoldList, list[str]]:
     """Return what a run can use of the list of one data set, and a line for what it leaves out."""
     images, report = source.find_images(listed.images, data.missing)
     if data.missing == "skip":

@@ -9,24 +9,22 @@ from model.constants import IGNORE
 from util.class_names import canonical_name
 from util.config import DataSection
 from util.data.image_io import UnreadableFile
-from util.data.source import Source, subsets
+from util.data.source import AnySource, Source, subsets
 from util.folds import IGNORED, Fold, MixedSet, fold_of, is_wide, mixed_sets
 from util.runtime.errors import UserError
 
 
-class MixedSource(Source):
+class MixedSource(AnySource):
     """The data sets of a mix as one: image ids `<set>/<id>`, and masks of the ids of the mix.
 
-    `parts` are the data sets by name, `tables` the ids of the mix by those of each. Raises
-    `UserError` as `Source`, or if a set has a class that the mix has not, or one twice.
+    Raises `UserError` as `Source`, or if a set has a class that the mix has not, or one twice.
     """
 
     def __init__(self, sets: Sequence[MixedSet], fold: Fold, subset: str, cache: str) -> None:
-        self.data_set, self.subset, self.classes = "mix", subset, len(fold.names)
+        self.subset, self.classes = subset, len(fold.names)
         self.wide = is_wide(self.classes)
         ids = {canonical_name(name): number for number, name in enumerate(fold.names, 1)}
-        self.parts: dict[str, Source] = {}
-        self.tables: dict[str, np.ndarray] = {}
+        self.parts, self.tables = {}, {}
         for each in sets:
             names, folder = each.class_names(), str(Path(cache, each.name)) if cache else ""
             part = Source(each.root, each.kind, subset, len(names), folder)
@@ -50,35 +48,35 @@ class MixedSource(Source):
         return self.parts[name], own, self.tables[name]
 
     def image_path(self, image_id: str) -> Path:
-        """Return the path of an image."""
+        """See `AnySource.image_path`."""
         part, own, _ = self._split(image_id)
         return part.image_path(own)
 
     def label_path(self, image_id: str) -> Path:
-        """Return the path of an image's mask."""
+        """See `AnySource.label_path`."""
         part, own, _ = self._split(image_id)
         return part.label_path(own)
 
     def read_label(self, image_id: str) -> np.ndarray:
-        """Read the mask of an image with all its layers, as `Source.read_label`."""
+        """See `AnySource.read_label`."""
         part, own, _ = self._split(image_id)
         return self._translated(image_id, part.read_label(own))
 
     def read_pair(self, image_id: str) -> tuple[np.ndarray, np.ndarray, int]:
-        """Read an image, its mask and the height of both, as `Source.read_pair`."""
+        """See `AnySource.read_pair`."""
         part, own, _ = self._split(image_id)
         image, label, height = part.read_pair(own)
         return image, self._translated(image_id, label), height
 
     def load(self, image_id: str, class_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image and its mask, as `Source.load`."""
+        """See `AnySource.load`."""
         part, own, table = self._split(image_id)
         there = np.flatnonzero(table == class_id).tolist() if class_id else []
         image, label = part.load(own, there[0] if there else None)
         return image, self._translated(image_id, label)
 
     def has_layers(self, image_id: str) -> bool:
-        """Return whether classes overlap in the mask of an image."""
+        """See `AnySource.has_layers`."""
         part, own, _ = self._split(image_id)
         return part.has_layers(own)
 
@@ -90,13 +88,24 @@ class MixedSource(Source):
             raise UnreadableFile(f"{what}; there are classes 1 to {part.classes}, 0 and {IGNORE}")
         return table[label]
 
+    def unused(self) -> list[str]:
+        """See `AnySource.unused`."""
+        return [line for n, part in self.parts.items() for line in with_name(n, part.unused())]
+
     def images_on_disk(self) -> set[str]:
-        """Return the ids of the images in the folders of all sets."""
-        return {f"{name}/{i}" for name, part in self.parts.items() for i in part.images_on_disk()}
+        """See `AnySource.images_on_disk`."""
+        return {
+            id_in_mix(name, i) for name, part in self.parts.items() for i in part.images_on_disk()
+        }
 
     def image_ids(self) -> list[str]:
-        """Return the ids of the subset that have a mask, set by set."""
-        return [f"{name}/{i}" for name, part in self.parts.items() for i in part.image_ids()]
+        """See `AnySource.image_ids`."""
+        return [id_in_mix(name, i) for name, part in self.parts.items() for i in part.image_ids()]
+
+
+def id_in_mix(name: str, image_id: str) -> str:
+    """Return the id of an image of a data set of this name; '' is the only one."""
+    return f"{name}/{image_id}" if name else image_id
 
 
 def with_name(name: str, lines: Iterable[str]) -> list[str]:
@@ -104,7 +113,7 @@ def with_name(name: str, lines: Iterable[str]) -> list[str]:
     return [f"{name}: {line}" if name else line for line in lines]
 
 
-def open_source(data: DataSection, subset: str) -> Source:
+def open_source(data: DataSection, subset: str) -> AnySource:
     """Open the data set of a config's `Data` section for 'train' or 'val'.
 
     Raises `UserError` if a folder is missing, or 'train' is asked for although the model was

@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,111 @@ _PAUSE = 0.1  # seconds between two attempts
 _PREPARE_COCO = "python -m util.data.prepare coco --coco DIR --out data, see docs/data.md"
 
 
-class Source:
+class AnySource(ABC):
+    """What can be read by the ids of images: of one data set (`Source`), or of a mix of several.
+
+    Attributes:
+        subset: 'train' or 'val'.
+        classes: number of classes, background not counted.
+        wide: whether masks are int16 (`is_wide`).
+        parts: the data sets by name; one that is no mix is its own only part, named ''.
+        tables: by the same names, the class ids here of the ids there; 0 for none.
+    """
+
+    subset: str
+    classes: int
+    wide: bool
+    parts: dict[str, "Source"]
+    tables: dict[str, np.ndarray]
+
+    @abstractmethod
+    def image_path(self, image_id: str) -> Path:
+        """Return the path of an image."""
+
+    @abstractmethod
+    def label_path(self, image_id: str) -> Path:
+        """Return the path of an image's mask."""
+
+    @abstractmethod
+    def unused(self) -> list[str]:
+        """Return a line for each reason why files of the data are in no subset."""
+
+    @abstractmethod
+    def read_label(self, image_id: str) -> np.ndarray:
+        """Read the mask of an image with all its layers (uint8 [L*H,W]; int16 of `wide` sets)."""
+
+    @abstractmethod
+    def has_layers(self, image_id: str) -> bool:
+        """Return whether classes overlap in the mask of an image (`util.data.layers`)."""
+
+    @abstractmethod
+    def load(self, image_id: str, class_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image (uint8 [H,W,3], RGB) and its mask of class ids (uint8 [H,W]).
+
+        Of a mask with layers, it is the first one, and all pixels of `class_id` on top of it. Of a
+        `wide` data set, the mask is int16.
+
+        Raises:
+            UnreadableFile: one of them could not be read in `READ_ATTEMPTS` attempts, or their
+                sizes differ.
+            UserError: the cache cannot be written.
+        """
+
+    @abstractmethod
+    def read_pair(self, image_id: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """Read an image, its mask and the height of both before the image was reduced.
+
+        The image is reduced if it is large (`read_reduced`), the mask is not. Raises
+        `UnreadableFile` if one of them cannot be read, or their sizes differ.
+        """
+
+    @abstractmethod
+    def images_on_disk(self) -> set[str]:
+        """Return the ids of the images in the folder, with or without a mask."""
+
+    @abstractmethod
+    def image_ids(self) -> list[str]:
+        """Return the ids of the subset that have a mask, in the published order.
+
+        - PASCAL train: SBD's `train_noval`, then the further ids of VOC `train`; val: VOC `val`.
+        - COCO: every image with a mask, sorted.
+        - Custom: the ids of `train.txt` or `val.txt`; without that file as COCO.
+        - A mix: those of its data sets in turn.
+
+        Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
+        """
+
+    def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image and all layers of its mask (uint8 [L*H,W]), in one attempt, uncached.
+
+        Both are reduced if the image is large. Raises `UnreadableFile` as `read_pair`.
+        """
+        image, label, height = self.read_pair(image_id)
+        if len(image) == height:
+            return image, label
+        layers = label.reshape(-1, height, label.shape[1])
+        return image, np.concatenate([resize_label(layer, image.shape[:2]) for layer in layers])
+
+    def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
+        """Return the ids whose image is on disk, in order, and a line if images were left out.
+
+        `missing` is `Data.missing`: 'skip' leaves out absent images. 'error' raises `UserError`
+        naming the first absent image, and how many there are.
+        """
+        on_disk = self.images_on_disk()
+        absent = [i for i in ids if i not in on_disk]
+        if not absent:
+            return ids, []
+        if missing == "error":
+            raise UserError(
+                f"{self.image_path(absent[0])}: no such image ({len(absent)} of the {len(ids)}"
+                " listed are absent); unpack them, or set Data.missing=skip to leave them out"
+            )
+        line = f"left out {len(absent)} of {len(ids)} listed images: not on disk"
+        return [i for i in ids if i in on_disk], [line]
+
+
+class Source(AnySource):
     """A data set in the layout of its own download.
 
     - PASCAL: `data_root` is `.../VOCdevkit2012/VOC2012` with `JPEGImages`, `SegmentationClassAug`
@@ -41,7 +146,6 @@ class Source:
       several layers (`util.data.layers`).
 
     `images` and `masks` are the folders of the images ('train' or 'val') and of their masks.
-    `parts` are the data sets of a mix by name; without a mix, there is this one, named ''.
     `classes` is the number of classes, background not counted; only 'custom' needs it as an
     argument. `cache` is a folder for decoded images and masks; '' caches nothing. Raises
     `UserError` if the data set or the subset is unknown, or a folder is missing.
@@ -58,7 +162,6 @@ class Source:
         if subset not in SUBSETS:
             raise UserError(f"subset is {subset!r}: use one of {', '.join(SUBSETS)}")
         self.root, self.data_set, self.subset = Path(data_root), data_set, subset
-        self.parts: dict[str, Source] = {"": self}
         self.cache = Path(cache) if cache else None
         if self.cache:
             outputs = Outputs(self.cache, "cache", "Data.cache")
@@ -83,6 +186,8 @@ class Source:
             raise UserError(f"Data.data_set is {data_set!r}: use pascal, coco or custom")
         self.classes = classes or len(CLASSES[data_set])
         self.wide = is_wide(self.classes)
+        self.parts = {"": self}
+        self.tables = {"": np.arange(max(256, self.classes + 1))}
         self._layered: dict[str, bool] = {}
         for folder in (self.images, self.masks):
             if not folder.is_dir():
@@ -104,15 +209,15 @@ class Source:
         return list_pictures(self.masks, (".png",))
 
     def image_path(self, image_id: str) -> Path:
-        """Return the path of an image."""
+        """See `AnySource.image_path`."""
         return self.images / self._images.names.get(image_id, f"{image_id}.jpg")
 
     def label_path(self, image_id: str) -> Path:
-        """Return the path of an image's mask."""
+        """See `AnySource.label_path`."""
         return self.masks / self._masks.names.get(image_id, f"{image_id}.png")
 
     def unused(self) -> list[str]:
-        """Return a line for each reason why files of the data set are in no subset."""
+        """See `AnySource.unused`."""
         lines, masks = [*self._images.unused, *self._masks.unused], self._masks.names
         bare = [name for i, name in self._images.names.items() if i not in masks]
         lines += not_used(self.images, "images without a mask", bare)
@@ -124,26 +229,17 @@ class Source:
         return lines
 
     def read_label(self, image_id: str) -> np.ndarray:
-        """Read the mask of an image with all its layers (uint8 [L*H,W]; int16 of `wide` sets)."""
+        """See `AnySource.read_label`."""
         return read_label(self.label_path(image_id), wide=self.wide)
 
     def has_layers(self, image_id: str) -> bool:
-        """Return whether classes overlap in the mask of an image (`util.data.layers`)."""
+        """See `AnySource.has_layers`."""
         if image_id not in self._layered:
             self.load(image_id)
         return self._layered[image_id]
 
     def load(self, image_id: str, class_id: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image (uint8 [H,W,3], RGB) and its mask of class ids (uint8 [H,W]).
-
-        Of a mask with layers, it is the first one, and all pixels of `class_id` on top of it. Of a
-        `wide` data set, the mask is int16.
-
-        Raises:
-            UnreadableFile: one of them could not be read in `READ_ATTEMPTS` attempts, or their
-                sizes differ.
-            UserError: the cache cannot be written.
-        """
+        """See `AnySource.load`."""
         image, label = self._load(image_id)
         self._layered[image_id] = len(label) > len(image)
         return image, layer_with(label, image.shape[0], class_id)
@@ -193,23 +289,8 @@ class Source:
                 time.sleep(_PAUSE)
         return self.decode(image_id)
 
-    def decode(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image and all layers of its mask (uint8 [L*H,W]), in one attempt, uncached.
-
-        Both are reduced if the image is large. Raises `UnreadableFile` as `read_pair`.
-        """
-        image, label, height = self.read_pair(image_id)
-        if len(image) == height:
-            return image, label
-        layers = label.reshape(-1, height, label.shape[1])
-        return image, np.concatenate([resize_label(layer, image.shape[:2]) for layer in layers])
-
     def read_pair(self, image_id: str) -> tuple[np.ndarray, np.ndarray, int]:
-        """Read an image, its mask and the height of both before the image was reduced.
-
-        The image is reduced if it is large (`read_reduced`), the mask is not. Raises
-        `UnreadableFile` if one of them cannot be read, or their sizes differ.
-        """
+        """See `AnySource.read_pair`."""
         image, (height, width) = read_reduced(self.image_path(image_id))
         label = self.read_label(image_id)
         rows, columns = label.shape
@@ -222,26 +303,8 @@ class Source:
         return image, label, height
 
     def images_on_disk(self) -> set[str]:
-        """Return the ids of the images in the folder, with or without a mask."""
+        """See `AnySource.images_on_disk`."""
         return set(self._images.names)
-
-    def find_images(self, ids: list[str], missing: str = "error") -> tuple[list[str], list[str]]:
-        """Return the ids whose image is on disk, in order, and a line if images were left out.
-
-        `missing` is `Data.missing`: 'skip' leaves out absent images. 'error' raises `UserError`
-        naming the first absent image, and how many there are.
-        """
-        on_disk = self.images_on_disk()
-        absent = [i for i in ids if i not in on_disk]
-        if not absent:
-            return ids, []
-        if missing == "error":
-            raise UserError(
-                f"{self.image_path(absent[0])}: no such image ({len(absent)} of the {len(ids)}"
-                " listed are absent); unpack them, or set Data.missing=skip to leave them out"
-            )
-        line = f"left out {len(absent)} of {len(ids)} listed images: not on disk"
-        return [i for i in ids if i in on_disk], [line]
 
     @property
     def list_path(self) -> Path:
@@ -256,14 +319,7 @@ class Source:
         return [f"{file.st_size} {file.st_mtime_ns}" for file in files]
 
     def image_ids(self) -> list[str]:
-        """Return the ids of the subset that have a mask, in the published order.
-
-        - PASCAL train: SBD's `train_noval`, then the further ids of VOC `train`; val: VOC `val`.
-        - COCO: every image with a mask, sorted.
-        - Custom: the ids of `train.txt` or `val.txt`; without that file as COCO.
-
-        Raises `UserError` if an id list or a listed mask is missing, or there are no ids.
-        """
+        """See `AnySource.image_ids`."""
         listed = self.list_path
         if self.data_set == "custom" and os.path.lexists(listed):
             ids = read_ids(listed)

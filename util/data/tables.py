@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from model.constants import IGNORE
-from util.data.mixed import MixedSource
-from util.data.source import Source
+from util.data.mixed import id_in_mix
+from util.data.source import AnySource, Source
 from util.runtime.errors import UserError
 from util.runtime.files import atomic_write, unwritable
 from util.runtime.parallel import on_all_cores
@@ -31,7 +31,7 @@ def fingerprint(ids: Iterable[str]) -> int:
     return zlib.crc32("\n".join(ids).encode("utf-8", "surrogateescape"))  # of any bytes
 
 
-def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Table:
+def load_table(source: AnySource, list_dir: str | Path, build: bool = True) -> Table:
     """Return the table of a subset; read the masks only if it is not stored in `list_dir` yet.
 
     That of a mix is made of those of its data sets, each in a folder of its name in `list_dir`.
@@ -41,10 +41,13 @@ def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Tabl
     replaces that of another data set. Raises `UserError` if the stored table belongs to other
     images, it cannot be written, or a mask cannot be read.
     """
-    if isinstance(source, MixedSource):
-        parts = source.parts.items()
-        return unite(source, {n: load_table(part, Path(list_dir, n), build) for n, part in parts})
-    path, ids = Path(list_dir) / f"{source.subset}.json", source.image_ids()
+    parts = source.parts.items()
+    return unite(source, {n: _load_part(part, Path(list_dir, n), build) for n, part in parts})
+
+
+def _load_part(source: Source, list_dir: Path, build: bool) -> Table:
+    """Return the table of one data set, as `load_table`."""
+    path, ids = list_dir / f"{source.subset}.json", source.image_ids()
     checksum = fingerprint([*ids, *source.mask_versions(ids)])
     header = {"data_set": source.data_set, "crc32": checksum}
     if path.is_file():
@@ -62,16 +65,14 @@ def load_table(source: Source, list_dir: str | Path, build: bool = True) -> Tabl
     return table
 
 
-def unite(source: Source, tables: dict[str, Table]) -> Table:
+def unite(source: AnySource, tables: dict[str, Table]) -> Table:
     """Return the table of a data source, given those of its `parts`."""
-    if not isinstance(source, MixedSource):
-        return tables[""]
-    mixed: Table = {}
+    united: Table = {}
     for name, table in tables.items():
-        numbers = source.tables[name]
+        numbers = source.tables[name].tolist()
         for image_id, pixels in table.items():
-            mixed[f"{name}/{image_id}"] = {int(numbers[c]): n for c, n in pixels.items()}
-    return mixed
+            united[id_in_mix(name, image_id)] = {numbers[c]: n for c, n in pixels.items()}
+    return united
 
 
 def _read_table(path: Path) -> tuple[dict[str, Any], Table]:

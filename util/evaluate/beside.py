@@ -11,7 +11,7 @@ from typing import Any
 from util.data import EpisodeSampler
 from util.data.controls import PLANS
 from util.evaluate.order import Task
-from util.evaluate.tally import Row
+from util.evaluate.tally import Row, iou_over
 
 
 @dataclass
@@ -60,16 +60,11 @@ def control_scores(rows: Iterable[Row], kind: str, left_out: int) -> dict[str, A
     classes: dict[str, dict[str, Any]] = {}
     for name in sorted({row["class_name"] for _, row in pairs}):
         of_class = [pair for pair in pairs if pair[1]["class_name"] == name]
-        iou = [_iou(part) for part in zip(*of_class, strict=True)]
+        iou = [iou_over(part) for part in zip(*of_class, strict=True)]
         classes[name] = {"episodes": len(of_class), **_compare(*iou)}
     sides = ([scores[side] for scores in classes.values()] for side in ("right", "false"))
     mean = [sum(iou) / max(1, len(iou)) for iou in sides]
     return {"episodes": len(pairs), "left_out": left_out, **_compare(*mean), "classes": classes}
-
-
-def _iou(rows: Iterable[Row]) -> float:
-    rows = list(rows)
-    return 100 * sum(row["final_i"] for row in rows) / max(1, sum(row["final_u"] for row in rows))
 
 
 def _compare(right: float, false: float) -> dict[str, float | None]:

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from statistics import mean
 
-import numpy as np
-
-from util.evaluate.tally import Row
+from util.evaluate.tally import Row, iou_over
 
 
 def scores_by_set(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
@@ -21,16 +20,11 @@ def scores_by_set(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     return {
         name: {
             "episodes": sum(map(len, classes.values())),
-            "miou": _miou(classes.values(), "final"),
-            "meta_miou": _miou(classes.values(), "meta"),
+            "miou": mean(iou_over(rows) for rows in classes.values()),
+            "meta_miou": mean(iou_over(rows, "meta") for rows in classes.values()),
         }
         for name, classes in found.items()
     }
-
-
-def _miou(classes: Iterable[list[Row]], kind: str) -> float:
-    pairs = [[sum(row[f"{kind}_{part}"] for row in rows) for part in "iu"] for rows in classes]
-    return 100 * float(np.mean([i / max(1, u) for i, u in pairs]))
 
 
 def set_lines(scores: dict[str, dict[str, float]]) -> list[str]:

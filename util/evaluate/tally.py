@@ -45,6 +45,14 @@ def iou_of(row: Row) -> float:
     return row["final_i"] / max(1, row["final_u"])
 
 
+def iou_over(rows: Iterable[Row], kind: str = "final") -> float:
+    """Return the IoU of the object in percent, over episodes; `kind`: final masks, or meta."""
+    rows = list(rows)
+    return (
+        100 * sum(row[f"{kind}_i"] for row in rows) / max(1, sum(row[f"{kind}_u"] for row in rows))
+    )
+
+
 def place(row: Row) -> Place:
     """Return which episode a row is of; rows are sorted by it."""
     return row["control"], row["seed"], row["number"]

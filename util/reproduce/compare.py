@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from util.config import flatten, keys_with
+from util.folds import without_folders
 
 Tree = Mapping[str, Any]
 """Nested mappings that end in plain values, such as the sections of a config."""
@@ -35,9 +36,12 @@ def setting_differences(then: Tree, now: Tree) -> list[str]:
 def numeric_keys(config: Tree) -> dict[str, Any]:
     """Return `Section.key` -> value of each key of a config that can change a number.
 
-    Left out are neutral keys and paths to inputs; `util.config.schema.key` explains both.
+    Left out are neutral keys and paths to inputs; `util.config.schema.key` explains both. Of the
+    data sets of a mix, kind, name and order stay. Raises `UserError` as `mixed_sets`.
     """
-    return {name: value for name, value in flatten(config).items() if name not in _NOT_NUMERIC}
+    values = flatten(config)
+    mix = {"Data.mix": without_folders(values["Data.mix"])} if values.get("Data.mix") else {}
+    return {name: value for name, value in values.items() if name not in _NOT_NUMERIC} | mix
 
 
 def config_hash(config: Tree) -> str:

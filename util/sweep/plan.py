@@ -26,7 +26,16 @@ TEST_ONLY = frozenset({"Eval.seeds", "Eval.episodes", *BESIDE})
 _OF_EPISODES = frozenset(
     f"Data.{name}"
     for name in (
-        *("shot", "class_balance", "same_query", "absent", "absent_supports", "own_view", "size"),
+        *(
+            "mix_weights",
+            "shot",
+            "class_balance",
+            "same_query",
+            "absent",
+            "absent_supports",
+            "own_view",
+            "size",
+        ),
         *("augment", "flip", "crop", "scale", "rotate", "ann_type"),
     )
 )
@@ -187,7 +196,7 @@ def _base_learner_path(
 ) -> Path:
     """Return the given path; for another stage one than the first setting's, a path of its own."""
     path = Path(sweep.base_learner.replace("{fold}", str(fold)))
-    changed = {name: value for name, value in keys.items() if value != first[name]}
+    changed = {name: value for name, value in keys.items() if value != first.get(name)}
     if not changed:
         return path
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()

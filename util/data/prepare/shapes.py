@@ -52,8 +52,8 @@ def read_polygon(points: Any, called: str) -> np.ndarray:
 def decode_run_lengths(code: dict[str, Any], height: int, width: int) -> np.ndarray:
     """Decode COCO's run-length code: return whether a pixel is in the mask (bool [height, width]).
 
-    pycocotools decodes them too, but does not check them: it reads beyond the end of a code that is
-    cut off, and returns random pixels for one that is too short.
+    pycocotools (2.0.11) decodes them too, 14 times as fast, but does not check them: it returns
+    random pixels for a code that is empty, too short, or of other characters.
 
     `code` holds `size` [height, width] and `counts`: the lengths in pixels of runs down the
     columns, in turn outside and inside the mask, as a list or packed into a string. Raises
