@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from model.amformer.object_mining import ObjectMining
 from model.folding import ComposedChain, LinearChain
 from util.checkpoint import export
 from util.checkpoint.file import read_checkpoint, write_checkpoint
+from util.config import Config
+from util.folds import fold_of
 from util.predict import Example, Predictor
 from util.runtime.cli import main
 
@@ -107,6 +110,44 @@ def test_file_holds_config_and_scores_but_no_discriminator_and_no_packaged_backb
     assert len(metadata["backbone"]) == 64
     names = load(content)
     assert not [n for n in names if n.startswith((export.BACKBONE, export.DISCRIMINATOR))]
+
+
+def test_file_names_no_path_of_the_machine_that_wrote_it(
+    small_run: SimpleNamespace, exported: Path
+) -> None:
+    text = export.read_metadata(exported.read_bytes(), exported)["config"]
+    for path in (small_run.folder, small_run.cfg.Data.data_root):
+        assert str(path) not in text
+    config = json.loads(text)
+    assert config["Data"]["data_root"] == Config().Data.data_root
+    assert config["Train"]["save_path"] == Config().Train.save_path
+    assert config["Train"]["lr"] == small_run.cfg.Train.lr
+
+
+def test_file_of_a_mix_says_its_classes_and_sets_and_loads_without_their_folders(
+    small_run: SimpleNamespace, tmp_path: Path
+) -> None:
+    state = copy.deepcopy(read_checkpoint(small_run.checkpoint))
+    fold = fold_of(small_run.cfg.Data)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "classes.txt").write_text("\n".join(fold.names))
+    novel = [fold.names[c - 1] for c in fold.novel]
+    mix = [f"custom:{folder}", "coco:/secret/place"]
+    state["config"]["Data"] |= {
+        "data_set": "mix", "mix": mix, "novel": novel, "split": 0, "classes": list(fold.names)
+    }  # fmt: skip
+    state["config"]["Method"]["pretrained"] = "/secret/weights.pth"
+    write_checkpoint(tmp_path / "best.pth", **state)
+    path = tmp_path / "mix.safetensors"
+    path.write_bytes(export.exported(tmp_path / "best.pth", {}))
+    shutil.rmtree(folder)
+    text = export.read_metadata(path.read_bytes(), path)["config"]
+    assert str(tmp_path) not in text and "secret" not in text
+    cfg = Predictor.from_checkpoint(path).cfg
+    assert cfg.Data.mix == ("custom:mine", "coco:coco") and cfg.Method.pretrained == "weights.pth"
+    assert cfg.Data.classes == fold.names and cfg.Data.novel == tuple(novel)
+    assert fold_of(cfg.Data).base_names == fold.base_names
 
 
 def test_backbone_that_was_trained_is_kept(small_run: SimpleNamespace, tmp_path: Path) -> None:

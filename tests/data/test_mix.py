@@ -1,5 +1,6 @@
 """Several data sets at once: classes united by name, episodes within one set, lists, tables."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from util.data.base_images import open_base_images
 from util.data.check import check
 from util.data.controls import PLANS
 from util.data.dataset import open_episodes
+from util.data.episodes import DATA_SET, Draw, EpisodeSampler, generator
 from util.data.image_io import read_label
-from util.data.leaks import Trained, find_leaks, format_leaks
+from util.data.leaks import STAGES, Trained, find_leaks, format_leaks
 from util.data.lists import fold_list, list_of, write_lists
-from util.data.mixed import MixedSource, open_source
+from util.data.mixed import open_source
+from util.data.source import AnySource
 from util.data.tables import load_table
 from util.data.transform import EvalTransform
 from util.folds import CLASSES, fold_of, mixed_sets, united_names
@@ -40,17 +43,13 @@ def mix(tmp_path_factory: pytest.TempPathFactory) -> Config:
     ))  # fmt: skip
 
 
-def own_label(source: MixedSource, image: str) -> list[list[str]]:
+def own_label(source: AnySource, image: str) -> list[list[str]]:
     """The class name of each pixel of an image, read without the mix; '' and '255' as well."""
     name, _, own = image.partition("/")
     part = source.parts[name]
-    names = ["", *(KINDS.get(name) or fold_names_of_coco())]
+    names = ["", *(KINDS.get(name) or CLASSES["coco"])]
     label = read_label(part.label_path(own))
     return [["255" if v == 255 else names[v] for v in row] for row in label]
-
-
-def fold_names_of_coco() -> tuple[str, ...]:
-    return CLASSES["coco"]
 
 
 def same_class(one: str, other: str) -> bool:
@@ -150,6 +149,37 @@ def test_episode_depends_on_seed_and_index_alone(mix: Config) -> None:
     assert [one.sampler.with_seed(4).plan(i) for i in range(50)] != late[::-1]
 
 
+@pytest.mark.parametrize("order", ["permuted", "list", "classes"])
+def test_episode_is_the_one_that_the_drawn_set_has_alone_at_this_index(
+    mix: Config, order: str
+) -> None:
+    fold = open_episodes(mix, "val", 3)[0].sampler.fold
+    weights, drawn = (1.0, 0.0, 3.0), {}
+    for seed in (3, 4):
+        sampler = EpisodeSampler(fold, 1, seed, Draw(order, weights=weights))
+        alone = [EpisodeSampler(part, 1, seed, Draw(order)) for part in fold.parts]
+        for index in range(60):
+            chosen = generator(seed, DATA_SET, index).choice([0, 2], p=[0.25, 0.75])
+            assert sampler.plan(index) == alone[chosen].plan(index)
+        drawn[seed] = [sampler.plan(i).query for i in range(60)]
+    assert drawn[3] != drawn[4]  # even in the order of the list: the sets are drawn
+
+
+def test_mix_of_one_set_draws_what_the_set_draws_alone(mix: Config) -> None:
+    folder = mix.Data.mix[0].partition(":")[2]
+    keys = {"list_dir": f"{folder}/own", "min_pixels": 100, "novel": ["dog"], "augment": False}
+    alone = data_config(data_set="custom", data_root=folder, **keys)
+    one = data_config(data_set="mix", mix=mix.Data.mix[:1], mix_weights=[2], **keys)
+    for subset in ("train", "val"):
+        (of_mix, _), (of_set, _) = (open_episodes(cfg, subset, 3) for cfg in (one, alone))
+        for index in range(40):
+            found, wanted = of_mix.sampler.plan(index), of_set.sampler.plan(index)
+            assert found.query == f"one/{wanted.query}" and found.class_id == wanted.class_id
+            assert found.supports == tuple(f"one/{i}" for i in wanted.supports)
+    empty = data_config(**to_dict(one)["Data"] | {"min_pixels": 9999, "missing": "skip"})
+    refused(["no mask has 9999 pixels"], open_episodes, empty, "train", 3)
+
+
 def test_list_of_a_set_is_that_of_the_set_alone(mix: Config) -> None:
     source = open_source(mix.Data, "train")
     episodes, _ = open_episodes(mix, "train", 3)
@@ -231,6 +261,11 @@ def test_what_is_not_used_is_said_with_the_name_of_its_set(tmp_path: Path) -> No
     assert any(line.startswith(of_coco) for line in report.notes)
     few = "no base class has 2048 pixels in them"
     assert any(line.startswith("two: train: left out") and few in line for line in report.notes)
+    of_val = check(cfg.Data, "val").notes  # no class is novel, so the base classes are asked for
+    assert any(line.startswith("two: val: left out") and few in line for line in of_val)
+    unused = open_source(cfg.Data, "train").unused()
+    assert set(wanted) <= set(unused) and any(line.startswith(of_coco) for line in unused)
+    assert len(unused) == 4  # that of the mask of another kind, too
     small = data_config(**to_dict(cfg)["Data"] | {"min_pixels": 100})
     for _, told in (
         open_episodes(small, "train", 1),
@@ -277,7 +312,36 @@ def test_leaks_count_the_classes_of_all_sets(mix: Config) -> None:
     assert counted["images"] == 180 and counted["objects"] == "trained"
     for number, name in ((1, "Cat"), (4, "shirt")):
         assert counted["classes"][name]["images"] == sum(number in p for p in train.values())
-    assert "no class is novel: all are trained on" in format_leaks(leaks)
+    text = format_leaks(leaks)
+    for stage in STAGES:  # in validation, too, nothing is novel
+        [line] = [line for line in text.splitlines() if line.startswith(f"{stage}: ")]
+        assert line.endswith(" of the test; no class is novel: all are trained on")
+    assert "novel objects are" not in text
+
+
+def test_images_that_a_test_of_one_set_has_in_common_with_a_mix_are_counted(
+    mix: Config, tmp_path: Path
+) -> None:
+    how = Trained(data_config(**to_dict(mix)["Data"] | {"novel": ["shirt"]}))
+    known = fold_of(how.config.Data).base_names
+    folder = Path(mix.Data.mix[1].partition(":")[2])
+    shutil.copytree(folder, tmp_path / "two")
+    for root, is_same in ((folder, True), (tmp_path / "two", False)):
+        other = data_config(
+            data_set="custom", data_root=str(root), list_dir=f"{tmp_path}/lists{is_same}",
+            min_pixels=100, trained_on="other", known=known, novel=["shirt"],
+        )  # fmt: skip
+        tested = list_of(load_table(open_source(other.Data, "val"), other.Data.list_dir),
+                         other.Data, "val")[0]  # fmt: skip
+        leaks = find_leaks(tested, other.Data, how, how, build=True)
+        counts = [leaks[stage]["test_images"] for stage in STAGES]
+        assert tested.images and leaks["stage one"]["classes"]["shirt"]["images"]
+        # Training has other images than the test; validation of stage one has all of them.
+        wanted = len(set(tested.images).union(*tested.by_class.values()))
+        if is_same:
+            assert counts[:3] == [0, 0, wanted] and 0 < counts[3] <= wanted
+        else:
+            assert counts == [None] * 4
 
 
 def test_cache_keeps_images_of_equal_names_apart(mix: Config, tmp_path: Path) -> None:

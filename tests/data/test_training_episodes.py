@@ -5,14 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers.pictures import a_fold, changed
+from helpers.pictures import a_fold, changed, data_config, refused
 
 from model import AMFormer
 from model.backbones import LITE0
 from util.config import Config
 from util.data.controls import absent_object
 from util.data.dataset import collate, open_episodes
-from util.data.episodes import Draw, EpisodeSampler
+from util.data.episodes import Draw, EpisodePlan, EpisodeSampler, draw_of
 from util.data.image_io import read_label
 from util.data.lists import FoldList
 from util.data.transform import EvalTransform, TrainTransform
@@ -33,10 +33,26 @@ SCENE = scene(
 )  # fmt: skip
 
 
-def test_defaults_draw_as_without_these_options() -> None:
-    plain = EpisodeSampler(SCENE, 1, 5)
-    given = EpisodeSampler(SCENE, 1, 5, Draw("permuted", 0.0, 1, 0.0, False))
-    assert [plain.plan(i) for i in range(60)] == [given.plan(i) for i in range(60)]
+def published_draw(fold: FoldList, shot: int, seed: int, index: int) -> EpisodePlan:
+    """Each pass has every image once; one of its classes; K other images of this class."""
+
+    def numbers(stream: int, index: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence((seed, stream, index)))
+
+    order = numbers(0, index // len(fold.images)).permutation(len(fold.images))
+    query, rng = fold.images[order[index % len(fold.images)]], numbers(1, index)
+    class_id = int(rng.choice(fold.classes_of[query]))
+    images = fold.by_class[class_id]
+    drawn = [images[i] for i in rng.choice(len(images), shot + 1, replace=False)]
+    return EpisodePlan(index, query, class_id, tuple(i for i in drawn if i != query)[:shot])
+
+
+@pytest.mark.parametrize("shot", [1, 2])
+@pytest.mark.parametrize("seed", [5, 321])
+def test_defaults_draw_as_published(seed: int, shot: int) -> None:
+    sampler = EpisodeSampler(SCENE, shot, seed, draw_of(Config(), "train"))
+    for index in range(60):
+        assert sampler.plan(index) == published_draw(SCENE, shot, seed, index)
 
 
 @pytest.mark.parametrize("balance", [0.0, 1.0])
@@ -185,6 +201,23 @@ def test_random_part_shows_half_of_the_class_and_keeps_image_and_label_together(
     assert 16 <= min(heights) and max(heights) <= 32
     assert 24 <= min(widths) and max(widths) <= 48
     assert len(sizes) > 50
+
+
+def test_image_is_shown_whole_if_no_part_holds_half_of_the_class() -> None:
+    image, label = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
+    label[[0, 0, -1, -1], [0, -1, 0, -1]] = 7  # a part of less than a side has one corner at most
+    transform = TrainTransform((65, 65), crop=(0.3, 0.6))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert transform.part(image, label, 7, rng)[1] is label
+        # A query without the class may lose anything.
+        assert transform.part(image, label, 9, rng)[1].shape < (25, 25)
+
+
+@pytest.mark.parametrize("crop", [[0.5, 1.5], [1.1, 1.2], [0, 0.5]])
+def test_part_larger_than_the_image_or_empty_is_refused(crop: list) -> None:
+    words = ["Data.crop wants a list of 2", "above 0 and at most 1"]
+    refused(words, lambda: data_config(crop=crop))
 
 
 def test_without_crop_nothing_is_drawn_and_nothing_changes() -> None:

@@ -73,9 +73,23 @@ def test_neutral_keys_and_paths_to_inputs_do_not_change_the_hash() -> None:
     assert hash_of(changed("Data", data_root="/x", workers=0)) == hash_of(Config())
     assert hash_of(changed("Train", save_path="/x")) == hash_of(Config())
     neutral, inputs = keys_with("neutral"), keys_with("names_input")
-    assert inputs == {"Data.data_root", "Data.list_dir", "Method.pre_weight", "Eval.weight"}
+    paths = {"Data.data_root", "Data.list_dir", "Method.pre_weight", "Eval.weight"}
+    assert inputs == paths | {"Data.mix"}
     assert {"Train.resume", "Data.cache", "Eval.visualize"} <= neutral and not neutral & inputs
     assert not numeric_keys(to_dict(Config())).keys() & (neutral | inputs)
+
+
+def test_kinds_names_and_order_of_a_mix_change_the_hash_but_not_its_folders() -> None:
+    def of(*mix: str) -> str:
+        return hash_of(changed("Data", data_set="mix", mix=mix))
+
+    own = of("coco:a", "custom:b/mine")
+    assert own == of("coco:/x/y", "custom:/c/mine/")
+    others = [
+        of("custom:b/mine", "coco:a"), of("coco:a"), of("pascal:a", "custom:b/mine"),
+        of("coco:a", "custom:b/yours"),
+    ]  # fmt: skip
+    assert len({own, *others}) == 5
 
 
 def test_differences_to_a_resumed_run_leave_out_neutral_keys_but_not_paths_to_inputs() -> None:

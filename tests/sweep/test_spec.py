@@ -1,5 +1,7 @@
 """Sweep files: the grid that they describe, and one line for each mistake."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import yaml
 from helpers import ROOT
 
 from util.config import load_config, to_dict
+from util.report.compare import FILES
+from util.reproduce.environment import file_hash
 from util.runtime.errors import UserError
 from util.sweep.plan import Run, plan
 from util.sweep.spec import SlurmOptions, as_yaml, read_sweep, validated
@@ -97,6 +101,54 @@ def test_settings_that_change_stage_one_share_a_base_learner_of_their_own(
     assert len(set(base.values())) == 3
     assert base["short"].target.name.startswith("base0_") and base["short"].cfg.Base.epochs == 2
     assert base["backbone"].cfg.Method.backbone == "resnet50"
+
+
+def mix_of(*sets: str, **more: object) -> dict[str, Any]:
+    return {"Data.data_set": "mix", "Data.mix": list(sets), **more}
+
+
+def test_settings_with_other_data_sets_have_other_base_learners_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, moved, y, z = (f"custom:{tmp_path}/{name}" for name in ("b/x", "d/x", "b/y", "b/z"))
+    for entry in (x, moved, y, z):
+        folder = Path(entry.partition(":")[2])
+        folder.mkdir(parents=True)
+        (folder / "classes.txt").write_text("cat\ndog\n")
+    settings = {
+        "none": None,
+        "mix": mix_of("coco:a", x),
+        "moved": mix_of("coco:c", moved),
+        "weighted": mix_of("coco:a", x, **{"Data.mix_weights": [1, 2]}),
+        "turned": mix_of(x, "coco:a"),
+        "more": mix_of("coco:a", x, y),
+        "other": mix_of("coco:a", z),
+    }
+    runs = runs_of(write(tmp_path, settings=settings, folds=[0], seeds=[1]), monkeypatch)
+    of = {run.setting: replace(run, folder=tmp_path / "run") for run in runs}
+    base = {name: run.base for name, run in of.items()}
+    assert base["mix"] is base["moved"] is base["weighted"]
+    assert len(set(base.values())) == 5
+
+    folder = of["mix"].folder
+    folder.mkdir()
+    config = to_dict(of["mix"].cfg)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "best.pth").write_bytes(b"weights")
+    (folder / FILES[0]).write_bytes(b"")
+    content = {"config": config, "checkpoint": f"{folder}/best.pth"}
+    content["checkpoint_sha256"] = file_hash(folder / "best.pth")
+    of["mix"].result.write_text(json.dumps(content))
+    of["mix"].check()
+    assert of["mix"].is_finished()
+    for name in ("turned", "more", "other"):
+        assert not of[name].is_finished()
+        with pytest.raises(UserError, match="another setting .*Data.mix "):
+            of[name].check()
+        stage_one = replace(base[name], folder=folder)
+        with pytest.raises(UserError, match="another stage one .*Data.mix "):
+            stage_one.check()
+    replace(base["weighted"], folder=folder).check()
 
 
 @pytest.mark.parametrize("name", ["oddities", "folds", "demo"])
