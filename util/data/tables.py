@@ -86,7 +86,7 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
     return content, table
 
 
-def build_table(source: Source, ids: list[str]) -> Table:
+def build_table(source: AnySource, ids: list[str]) -> Table:
     """Read every mask once, on all cores, with a progress bar on stderr.
 
     Raises `UserError` if a mask cannot be read or contains a class that the data set does not have.
@@ -99,7 +99,7 @@ def build_table(source: Source, ids: list[str]) -> Table:
     counts = on_all_cores(read_pixels, ids, f"reading masks of {source.subset}")
     for image_id, pixels in zip(ids, counts, strict=True):
         if max(pixels, default=0) > limit:
-            what = f"contains class {max(pixels)}, but {source.data_set} has {limit}"
+            what = f"contains class {max(pixels)}, but the data set has {limit}"
             what = f"{source.label_path(image_id)}: {what}"
             raise UserError(f"{what}; save a palette mask with its palette indices")
         table[image_id] = pixels
