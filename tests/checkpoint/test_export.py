@@ -167,8 +167,10 @@ def test_command_writes_the_file_and_replaces_nothing(
 ) -> None:
     scores, out = tmp_path / "scores.json", tmp_path / "out.safetensors"
     scores.write_text('{"J": 50.5}')
-    assert run(small_run.checkpoint, out, "--scores", scores) == ""
-    assert export.read_metadata(out.read_bytes(), out)["scores"] == '{"J": 50.5}'
+    assert run(small_run.checkpoint, out, "--scores", scores, "Eval.support_zoom=1.5") == ""
+    metadata = export.read_metadata(out.read_bytes(), out)
+    assert metadata["scores"] == '{"J": 50.5}'
+    assert json.loads(metadata["config"])["Eval"]["support_zoom"] == 1.5
     (tmp_path / "mine.safetensors").write_text("mine")
     error = run(small_run.checkpoint, tmp_path / "mine.safetensors")
     assert (

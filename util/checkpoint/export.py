@@ -39,13 +39,14 @@ def export() -> None:
     about = "JSON of scores to put into the metadata"
     parser.add_argument("--scores", metavar="FILE", type=Path, help=about)
     parser.add_overwrite()
-    args = parser.parse_args()
+    parser.add_overrides()
+    args = parser.parse_intermixed_args()  # overrides may stand after options
     if args.target.suffix != ".safetensors":
         raise UserError(f"OUT {args.target}: is a file of safetensors; end its name like that")
     scores = _read_scores(args.scores) if args.scores else {}
     outputs = Outputs(args.target.parent, "export", "OUT", args.overwrite)
     outputs.claim([args.target.name], [path for path in (args.source, args.scores) if path])
-    content = exported(args.source, scores)
+    content = exported(args.source, scores, args.overrides)
     outputs.write(args.target.name, content)
     log.info(f"written: {args.target}, {len(content) / 1e6:.1f} MB")
 
@@ -60,19 +61,24 @@ def _read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
-def exported(path: Path, scores: Mapping[str, Any]) -> bytes:
-    """Return the exported file of a checkpoint. Raises `UserError` as loading it does."""
+def exported(path: Path, scores: Mapping[str, Any], overrides: list[str] | None = None) -> bytes:
+    """Return the exported file of a checkpoint; `overrides` replace values of its config.
+
+    Raises `UserError` as loading it does.
+    """
     import torch
     from safetensors.torch import save
 
     from util.checkpoint.file import read_checkpoint
     from util.checkpoint.load import presence_threshold, trained_model
     from util.checkpoint.origin import trained_config
+    from util.config import config_from, to_dict
 
     state = read_checkpoint(path)
     cfg = trained_config(state, path)
     if cfg is None or "model" not in state:
         raise UserError(f"{path}: not a checkpoint of train.py; name a best.pth or last.pth")
+    cfg = config_from(to_dict(cfg), str(path), overrides)
     model = trained_model(cfg, state, path)
     packaged = _packaged_hash(cfg)
     left_out = packaged == weights_hash(model.encoder.base.backbone)

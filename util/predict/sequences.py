@@ -48,7 +48,7 @@ def evaluate() -> None:
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="JSON to write")
     parser.add_overwrite()
     parser.add_overrides()
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # overrides may stand after options
     check_model_arguments(args)
     sequences = find_sequences(args.data)
     outputs = Outputs(args.out.parent, "sequences", "--out", args.overwrite)

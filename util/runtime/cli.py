@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
     def add_overrides(self) -> None:
         """Add the overrides, which every command line with a config takes."""
         self.add_argument(
-            "overrides", nargs="*", metavar="Section.key=value",
+            "overrides", nargs="*", default=[], metavar="Section.key=value",
             help="keys to set, over the file; docs/config.md lists them",
         )  # fmt: skip
 
