@@ -33,9 +33,10 @@ def pretrained_file(name: str) -> Path:
 
     Raises `UserError` if there are none of this name.
     """
-    path = ROOT / f"weights/amformer_{name}.safetensors"
+    path = PHOTO.with_name(f"amformer_{name}.safetensors")
     if not path.is_file():
-        known = sorted(file.stem.removeprefix("amformer_") for file in path.parent.glob("*.safe*"))
+        files = PHOTO.parent.glob("amformer_*.safetensors")
+        known = ", ".join(sorted(file.stem.removeprefix("amformer_") for file in files))
         raise UserError(f"weights {name!r}: there are none in {path.parent}; there is {known}")
     return path
 
