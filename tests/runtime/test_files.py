@@ -208,3 +208,39 @@ def test_list_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
     for name in ("train.txt", "val.txt"):
         with pytest.raises(UserError, match=f"{name}: is a pipe or a device"):
             read_lines(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"null", b"5", b'"ab"', b'[["a"],"b"]', b'[5,"b"]', b'["\\ud800","c"]', b'["a"]', b"{",
+     b"\xff", b'["/etc/passwd","c"]', b'["../x","c"]', b"[" * 50],
+)  # fmt: skip
+def test_line_of_a_list_that_nobody_of_ours_wrote_is_left_out(line: bytes, tmp_path: Path) -> None:
+    Outputs(tmp_path, "draw").write("mine", b"drawn")
+    with open(tmp_path / ".made_by_draw", "ab") as file:
+        file.write(b"\n" + line)
+    outputs = Outputs(tmp_path, "draw")
+    assert outputs.listed() == ["mine"]
+    outputs.sweep([])
+    outputs.claim(["mine", "new"])
+    outputs.write("mine", b"again")
+    assert Outputs(tmp_path, "draw").may_replace("mine")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "dead link", "folder"])
+def test_list_that_is_no_plain_file_is_refused_and_never_written_to(
+    kind: str, tmp_path: Path
+) -> None:
+    place, foreign = tmp_path / ".made_by_draw", tmp_path / "foreign.txt"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(foreign)
+    if kind == "link":
+        foreign.write_text("theirs")
+    with pytest.raises(UserError, match="made_by_draw is no plain file.*move it away"):
+        Outputs(tmp_path, "draw")
+    assert kind != "link" or foreign.read_text() == "theirs"
+    assert kind != "dead link" or not foreign.exists()

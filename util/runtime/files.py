@@ -105,6 +105,24 @@ def sweep(folder: Path, names: Collection[str]) -> None:
                 Path(entry.path).unlink(missing_ok=True)
 
 
+def _is_inside(name: str) -> bool:
+    """Return whether a name leads to a place in the folder that it starts from."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _entry(line: bytes) -> list[tuple[str, str]]:
+    """Return name and digest in a line of a tool's list; none if a kill or a stranger wrote it."""
+    try:
+        entry = json.loads(line)
+        if isinstance(entry, list) and list(map(type, entry)) == [str, str]:
+            os.fsencode(entry[0])
+            return [(entry[0], entry[1])]
+    except ValueError:  # no JSON, or no name that a disk takes
+        pass
+    return []
+
+
 class Outputs:
     """The files that one tool writes into a folder; it replaces only what it made itself.
 
@@ -123,10 +141,13 @@ class Outputs:
         self.folder, self.option, self.overwrite = Path(folder), option, overwrite
         self._list = self.folder / f"{_MADE_BY}{tool}"
         self._own: dict[str, set[str]] = {}  # name -> digests of what the tool wrote there
+        is_plain = self._list.is_file() and not self._list.is_symlink()
+        if os.path.lexists(self._list) and not is_plain:
+            what = f"{self._list} is no plain file, so it is not this command's list"
+            raise UserError(f"{option}: {what}; move it away, or {_ANOTHER}")
         with suppress(OSError):
             for line in self._list.read_bytes().splitlines():
-                with suppress(ValueError):  # torn by a kill
-                    name, digest = json.loads(line)
+                for name, digest in _entry(line):
                     self._own.setdefault(name, set()).add(digest)
 
     def claim(
@@ -205,14 +226,13 @@ class Outputs:
 
     def listed(self) -> list[str]:
         """Return the names that the list holds and that are there, changed since or not."""
-        inside = (name for name in self._own if ".." not in PurePosixPath(name).parts)
-        return [name for name in inside if os.path.lexists(self.folder / name)]
+        return [n for n in self._own if _is_inside(n) and os.path.lexists(self.folder / n)]
 
     def sweep(self, names: Iterable[str]) -> None:
         """Remove half-written copies of these files and of those of the list (`files.sweep`)."""
         inside: dict[Path, set[str]] = defaultdict(set)
         for name in (*names, *self._own):
-            if ".." not in PurePosixPath(name).parts:
+            if _is_inside(name):
                 path = self.folder / name
                 inside[path.parent].add(path.name)
         for folder, own in inside.items():
