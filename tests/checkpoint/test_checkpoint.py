@@ -19,6 +19,7 @@ from util.checkpoint.file import (
     read_checkpoint_once,
     write_checkpoint,
 )
+from util.checkpoint.origin import training_of_stages
 from util.runtime.distributed import Ranks
 from util.runtime.errors import UserError
 from util.runtime.rng import random_state, set_random_state
@@ -101,6 +102,8 @@ def test_weights_of_the_same_architecture_are_loaded() -> None:
         (torch.tensor([1.0, torch.inf, 0.0]), "bias: values that are not finite"),
         (torch.ones(3, dtype=torch.int64), "bias holds numbers of another kind (torch.int64)"),
         (torch.ones(3, dtype=torch.complex64), "bias holds numbers of another kind (torch.complex"),
+        (torch.ones(3).to(torch.float8_e4m3fn), "bias holds numbers of another kind (torch.float8"),
+        (torch.full((3,), 1e300, dtype=torch.float64), "bias: values that are not finite"),
         (torch.ones(3, dtype=torch.bool), "bias holds numbers of another kind (torch.bool)"),
     ],
 )
@@ -196,3 +199,17 @@ def test_random_generators_continue_from_their_saved_state(tmp_path: Path) -> No
     draw()
     set_random_state(read_checkpoint(tmp_path / "last.pth")["random"])
     assert draw() == expected
+
+
+def test_variance_below_zero_is_refused(tmp_path: Path) -> None:
+    norm = nn.BatchNorm2d(3)
+    state = norm.state_dict() | {"running_var": torch.tensor([1.0, -1.0, 1.0])}
+    what = refused(load_state_dict_strictly, norm, state, tmp_path / "x.pth")
+    assert "running_var holds a variance below 0" in what
+    assert (norm.running_var == 1).all()
+
+
+@pytest.mark.parametrize("record", [5, ["config"], "text"])
+def test_record_of_training_that_is_no_record_is_refused(record: object, tmp_path: Path) -> None:
+    what = refused(training_of_stages, {"base_learner": record}, tmp_path / "x.pth")
+    assert "is no record" in what

@@ -194,6 +194,7 @@ def test_wrong_words_of_the_command_are_one_line(
         (lambda w, m: m.update(format="other"), ["is not a file of util.checkpoint.export"]),
         (lambda w, m: m.pop("scores"), ["is not a file of util.checkpoint.export"]),
         (lambda w, m: m.update(config="{"), ["its config cannot be read"]),
+        (lambda w, m: m.update(config="[" * 100_000), ["its config cannot be read"]),
         (lambda w, m: m.update(presence_threshold='"high"'), ["presence_threshold is no number"]),
         (lambda w, m: m.update(backbone="0" * 64), ["another backbone than that of the installed"]),
         (lambda w, m: w.popitem(), ["another architecture"]),

@@ -54,7 +54,7 @@ def export() -> None:
 def _read_scores(path: Path) -> dict[str, Any]:
     try:
         scores = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--scores {path}: is no JSON file that can be read ({error})") from None
     if not isinstance(scores, dict):
         raise UserError(f"--scores {path}: holds no names with values; name another file")
@@ -153,7 +153,7 @@ def read_metadata(content: bytes, path: Path) -> dict[str, str]:
 def _from_json(metadata: Mapping[str, str], key: str, path: Path) -> Any:
     try:
         return json.loads(metadata[key])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: its {key} cannot be read; fetch the file again") from None
 
 

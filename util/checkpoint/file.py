@@ -19,6 +19,10 @@ from util.runtime.files import atomic_write
 
 Weights = Mapping[str, Tensor]
 
+_REAL = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+"""Types of numbers that weights, and counts beside them, are saved in."""
+
 
 def serialize_checkpoint(**state: Any) -> bytes:
     """Return the bytes of a file; state dicts, numbers, text and containers can be read back."""
@@ -103,13 +107,20 @@ def require_same_weights(expected: Weights, state: Weights, path: str | Path) ->
 def require_usable_values(
     expected: Weights, state: Weights, path: str | Path, *, finite: bool = True
 ) -> None:
-    """Raise `UserError` if weights, read from `path`, are of another kind, or not finite."""
+    """Raise `UserError` if weights, read from `path`, are of another kind, or not finite.
+
+    They must be finite in the type of the model, too, and no variance may be below 0.
+    """
     remedy = "name another file"
     for name, tensor in state.items():
-        if tensor.is_floating_point() != expected[name].is_floating_point() or tensor.is_complex():
+        is_real = expected[name].is_floating_point()
+        if tensor.dtype not in (_REAL if is_real else _WHOLE):
             mistake = f"{name} holds numbers of another kind ({tensor.dtype})"
             raise UserError(f"{path}: {mistake}; {remedy}")
-    broken = [name for name, tensor in state.items() if finite and not tensor.isfinite().all()]
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise UserError(f"{path}: {name} holds a variance below 0; {remedy}")
+    cast = ((name, tensor.to(expected[name].dtype)) for name, tensor in state.items())
+    broken = [name for name, tensor in cast if finite and not tensor.isfinite().all()]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         mistake = f"{broken[0]}{more}: values that are not finite (NaN or infinity)"

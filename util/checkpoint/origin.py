@@ -60,6 +60,8 @@ def trained_config(state: Mapping[str, Any], path: str | Path) -> Config | None:
 
     Keys of later versions are left out. Raises `UserError` if the config is unreadable.
     """
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: what it says of its training is no record; name another file")
     if "config" not in state:
         return None
     config = state["config"]
