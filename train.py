@@ -59,6 +59,9 @@ def train() -> None:
     base_learner = load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     report += more + speed.set_up(model, cfg, ranks.device)
+    if base_learner is None:
+        what = "does not say on which classes it was trained"
+        report.append(f"Method.pre_weight: {cfg.Method.pre_weight} {what}")
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
     # Which parameters learn, and at which rate (K-shot weights too): util/train/optimizers.py.
     warmup = warmup_iterations("Train", batches) if options.warmup else 0

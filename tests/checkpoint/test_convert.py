@@ -21,7 +21,6 @@ from util.checkpoint.load import load_base_learner, load_checkpoint
 from util.config import load_config, to_dict
 from util.runtime.cli import main
 from util.runtime.errors import UserError
-from util.runtime.log import configure
 
 LITE0_CONFIG = ROOT / "config/demo/demo_split0_lite0.yaml"
 R50_CONFIG = ROOT / "config/pascal/pascal_split0_resnet50.yaml"
@@ -222,16 +221,12 @@ def test_converted_base_learner_keeps_what_it_was_trained_on(
 
 
 @pytest.mark.parametrize("config", [VGG_CONFIG, R50_CONFIG])
-def test_base_learner_of_unknown_classes_is_taken_and_named(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    configure()
+def test_base_learner_of_unknown_classes_is_taken_as_such(config: Path, tmp_path: Path) -> None:
     path = tmp_path / "bam.pth"
     cfg = load_config(config, [f"Method.pre_weight={path}"])
     base = BaseLearner(cfg.Method.backbone, 15)
     write_checkpoint(path, state_dict=base_to_published(base.state_dict()))
-    assert load_base_learner(base, cfg) is None
-    assert f"{path} does not say on which classes it was trained" in capsys.readouterr().out
+    assert load_base_learner(base, cfg) is None  # train.py then says so
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])

@@ -66,7 +66,7 @@ def write(path: Path, text: str) -> Path:
         ("Data.trained_on=voc", ("Data.trained_on wants '', coco or other, given 'voc'",)),
         ("Data.missing=", ("Data.missing wants error or skip, given None",)),
         ("Data.size=480", ("Data.size must be 1 mod 8", "481")),
-        (f"Data.size={'9' * 400}", ("Data.size wants an integer, at least 33 and at most 4097",)),
+        (f"Data.size={'9' * 400}", ("Data.size holds a number of 19 digits or more", "smaller")),
         ("Data.scale=[1.2, 0.8]", ("Data.scale", "smaller number first")),
         ("Data.scale=1", ("Data.scale wants a list of 2, each a number, above 0, given 1",)),
         ("Data.scale=[1]", ("Data.scale wants a list of 2", "given [1]")),

@@ -117,11 +117,11 @@ def test_files_that_stay_are_named_although_the_list_of_made_files_is_lost(
 
 @pytest.mark.parametrize("name", [".p9.jpg.part", ".p9.jpg.x.part", ".p9.jpg.77.part"])
 def test_half_downloads_of_other_programs_stay(name: str, here: Path) -> None:
-    """The first of ours would be called `.p1.jpg.PID.part`."""
+    """The first of ours would be called `.p1.jpg.HOST.RANDOM.part`."""
     (here / "out/images").mkdir(parents=True)
     (here / "out/images" / name).write_bytes(b"half")
     (here / "out/images/.sync.part").mkdir()
-    (here / "out/images/.p1.jpg.77.part").write_bytes(b"half of ours")
+    (here / "out/images/.p1.jpg.host.0123456789abcdef.part").write_bytes(b"half of ours")
     assert prepare(here, labels()).status == 0
     hidden = [path.name for path in (here / "out/images").glob(".*")]
     assert sorted(hidden) == sorted([name, ".sync.part"])
@@ -134,7 +134,7 @@ def test_half_files_of_names_that_the_labels_no_longer_hold_are_removed(here: Pa
     assert prepare(here, content).status == 0
     made = [path for path in (here / "out/images").iterdir() if path.name == long]
     assert made
-    for name in (".p3.jpg.12.part", ".p3.jpg.99999.part"):
+    for name in (f".p3.jpg.{host}.0123456789abcdef.part" for host in ("a", "b-1")):
         (here / "out/images" / name).write_bytes(b"half")
     assert prepare(here, labels(1), "out").status == 0
     assert not list((here / "out/images").glob(".*.part"))

@@ -126,7 +126,7 @@ def test_changed_files_are_created_again_with_overwrite_and_complete_ones_are_ke
     for path in (masks[0], masks[4], pictures[1]):
         path.write_bytes(path.read_bytes()[:-5])
     masks[5].unlink()
-    (root / "SegmentationClassAug/.2008_000005.png.77.part").write_bytes(b"half")
+    (root / "SegmentationClassAug/.2008_000005.png.host.0123456789abcdef.part").write_bytes(b"half")
     (root / "ImageSets/Segmentation/val.txt").write_text("2008_")
     before = masks[1].stat().st_mtime_ns
     words = ["voc", "--voc", voc, "--sbd", sbd, "--out", tmp_path / "out", "--copy"]

@@ -124,7 +124,7 @@ def test_strip_shows_every_stage_under_its_title(
     monkeypatch.setattr(visualize, "_add_title", lambda p, t: titles.append(t) or titled(p, t))
     image = np.full((40, 60, 3), 100, np.uint8)
     episodes = SimpleNamespace(
-        source=SimpleNamespace(load=lambda name: (image, None)),
+        source=SimpleNamespace(load=lambda name, support_of=None: (image, None)),
         load_pair=lambda *_, **_roles: (None, example.target, None),
         sampler=SimpleNamespace(fold=SimpleNamespace(name=lambda c: "cat")),
         transform=EvalTransform((64, 64)),

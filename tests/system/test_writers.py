@@ -78,7 +78,7 @@ def test_prepared_mask_that_was_corrected_by_hand_is_not_drawn_again(
     assert snapshot(out) == before
 
 
-def test_changed_labels_are_drawn_again_and_a_torn_mask_too(
+def test_changed_labels_are_drawn_again_and_a_torn_mask_with_overwrite(
     custom: list[object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -88,7 +88,8 @@ def test_changed_labels_are_drawn_again_and_a_torn_mask_too(
     assert run(*custom, out).status == 0 and snapshot(out)["classes.txt"] == b"mug\n"
     torn = out / "masks/p0.png"
     torn.write_bytes(torn.read_bytes()[:20])
-    assert run(*custom, out).status == 0
+    refused(run(*custom, out), "p0.png exists", "--overwrite")
+    assert run(*custom, out, "--overwrite").status == 0
     assert snapshot(out)["masks/p0.png"] == whole["masks/p0.png"]
 
 

@@ -146,7 +146,7 @@ def test_folder_that_vanishes_is_created_again(
 
 
 def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
-    (tmp_path / ".last.pth.77.part").write_bytes(b"half")
+    (tmp_path / ".last.pth.host.0123456789abcdef.part").write_bytes(b"half")
     start_run(tmp_path)[0].close()
     assert not list(tmp_path.glob(".*.part"))
 

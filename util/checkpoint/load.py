@@ -20,7 +20,6 @@ from util.checkpoint.file import (
 from util.checkpoint.origin import require_base_classes, trained_config
 from util.config import Config
 from util.runtime import UserError, timed
-from util.runtime.log import log
 
 _KSHOT = "ensemble.kshot."
 
@@ -42,7 +41,6 @@ def load_base_learner(base: BaseLearner, cfg: Config) -> dict[str, Any] | None:
     load_state_dict_strictly(base, base_from_published(weights, base.state_dict()), path)
     trained = trained_config(content, path)
     if trained is None:
-        log.info(f"Method.pre_weight: {path} does not say on which classes it was trained")
         return None
     require_base_classes(trained, cfg, f"Method.pre_weight: {path}")
     return {name: content.get(name) for name in ("config", "images")}

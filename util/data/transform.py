@@ -68,8 +68,10 @@ class EvalTransform:
         times as high and as wide, fits into it. Without `zoom`, or without the class, it is all of
         the image (as published).
         """
+        if not self.zoom:
+            return image, label
         ys, xs = np.nonzero(label == class_id)
-        if not self.zoom or not len(ys):
+        if not len(ys):
             return image, label
         ends = [(each.min(), each.max() + 1) for each in (ys, xs)]
         shares = [

@@ -155,7 +155,7 @@ def _check_space(out: Path, jobs: list[Job]) -> None:
     total, _, free = shutil.disk_usage(existing)
     sizes = [f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB" for n in (needed, free)]
     log.info("%s: needs about %s, %s free", out, *sizes)
-    if needed > free and total:  # /proc has no size, and cannot be written anyway
+    if needed > free and total:  # a folder of the system has no size
         what = f"needs about {sizes[0]}, but only {sizes[1]} are free"
         raise UserError(f"{out}: {what}; make room there, or {_ELSEWHERE}")
 
