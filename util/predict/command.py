@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,9 +115,6 @@ def find_queries(words: Iterable[str]) -> list[Path]:
     a file is missing, a folder holds no image, or two files have the same stem.
     """
     found: dict[str, Path] = {}
-    words = list(words)
-    if "" in words:
-        raise UserError("--query '': the word is empty; name an image, a clip or a folder")
     for word in (Path(os.path.expanduser(word)) for word in words):
         paths = [word]
         if word.is_dir():
@@ -181,15 +178,14 @@ def queries_of(path: Path) -> Iterator[Query]:
 
 
 def claim_outputs(
-    out: Path, overwrite: bool, paths: Sequence[Path], read: Iterable[str | Path], format: str
+    out: Path, overwrite: bool, queries: Iterable[Query], read: Iterable[str | Path], format: str
 ) -> Outputs:
     """Create the output folder, in which nothing is replaced that predict.py did not make.
 
-    `paths` are the queries, `read` the files that this run reads. Raises `UserError` if the folder
-    cannot be created, holds something else, or a file to be written is one of those.
+    `read` are the files that this run reads. Raises `UserError` if the folder cannot be created,
+    holds something else, or a file to be written is one of those.
     """
     outputs = Outputs(out, "predict", overwrite=overwrite)
-    queries = [query for path in paths for query in queries_of(path)]
     files = [name for query in queries for name in query.files(format != "png").values()]
     outputs.claim([*files, LINES, COCO, REVIEW], read, alone=True)
     try:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_p
 from util.evaluate.visualize import overlay
 from util.predict.clip import REMEDY, Clip, is_clip, written_clip
 from util.predict.coco import coco_file, segment_mask
-from util.predict.command import COCO, LINES, REVIEW, Query, queries_of
+from util.predict.command import COCO, LINES, REVIEW, Query
 from util.predict.predictor import Predictor, Result
 from util.predict.review import doubt_order, review_page
 from util.runtime.files import Outputs, unwritable
@@ -34,7 +34,7 @@ Segment = Callable[..., Line]
 
 def write_predictions(
     predictor: Predictor,
-    paths: list[Path],
+    queries: Mapping[Path, Sequence[Query]],
     outputs: Outputs,
     *,
     format: str = "png",
@@ -42,17 +42,17 @@ def write_predictions(
 ) -> list[str]:
     """Segment images and clips; write the files of `Query` and what `summed_up` adds.
 
-    Of a query in which a class is not there, a line is logged, too. `format` is one of `FORMATS`,
-    `drop_absent` that of `Predictor.predict`. No two paths share a stem, and `outputs` has claimed
-    their files. Returns an error message for each query that could not be read, which its line
-    holds, too. Raises `UserError` if a file cannot be written.
+    `queries` are those of each image or clip; no two of these share a stem, and `outputs` has
+    claimed the files. Of a query in which a class is not there, a line is logged, too. `format` is
+    one of `FORMATS`, `drop_absent` that of `Predictor.predict`. Returns an error message for each
+    image or clip that could not be read, which its line holds, too. Raises `UserError` if a file
+    cannot be written.
     """
     errors: list[str] = []
-    queries = {path: list(queries_of(path)) for path in paths}
     count = sum(map(len, queries.values()))
     try:
         with (
-            summed_up(outputs, {path.stem for path in paths}) as add,
+            summed_up(outputs, {path.stem for path in queries}) as add,
             bar(count, "segmenting") as progress,
         ):
 
@@ -89,7 +89,7 @@ def _segment_image(path: Path, query: Query, segment: Segment) -> None:
         log.info(f"{path}: not here: {', '.join(absent)}")
 
 
-def _segment_clip(path: Path, queries: list[Query], outputs: Outputs, segment: Segment) -> None:
+def _segment_clip(path: Path, queries: Sequence[Query], outputs: Outputs, segment: Segment) -> None:
     clip, done, absent = Clip(path), 0, Counter[str]()
     overlays = queries[0].files(with_coco=False)["overlay"]
     with written_clip(outputs, overlays, clip.fps) as show:
