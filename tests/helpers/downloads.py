@@ -177,3 +177,11 @@ def lay_out_real_images(data: Path, root: Path) -> None:
         annotations = [each for each in every["annotations"] if each["image_id"] in ids]
         part = {**every, "images": images, "annotations": annotations}
         (made / file).write_text(json.dumps(part))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def no_leftovers(root: Path) -> None:
+    assert not list(root.rglob(".*.part"))
