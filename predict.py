@@ -17,13 +17,12 @@ the doubtful ones first. OUT is a folder of its own: new, empty, or that of an e
 to which a further one adds.
 """
 
-from itertools import chain
 from pathlib import Path
 
 from util.predict import command
 from util.predict.example import Example
 from util.runtime.cli import Parser, main
-from util.runtime.errors import UserError
+from util.runtime.errors import refuse
 from util.runtime.log import log
 
 
@@ -62,8 +61,7 @@ def predict() -> None:
         classes.setdefault(name, []).append(example)
         read += command.read_files(word, example)
     queries = {path: list(command.queries_of(path)) for path in paths}
-    every = chain.from_iterable(queries.values())
-    outputs = command.claim_outputs(args.out, args.overwrite, every, read, args.format)
+    outputs = command.claim_outputs(args.out, args.overwrite, queries, read, args.format)
     # Imported only now: torch takes seconds to load, and the arguments are checked without it.
     from util.predict import Predictor
     from util.predict.output import write_predictions
@@ -74,8 +72,7 @@ def predict() -> None:
     options = {"format": args.format, "drop_absent": args.drop_absent}
     errors = write_predictions(predictor, queries, outputs, **options)
     log.info(f"{len(queries) - len(errors)} queries segmented into {args.out}")
-    if errors:
-        raise UserError(f"{errors[0]} ({len(errors)} of {len(queries)} queries failed)")
+    refuse("--query", errors, f"{len(errors)} of {len(queries)} queries failed")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.data.image_io import read_image, read_label, voc_palette
 from util.evaluate.visualize import overlay
 from util.predict import Box, Example, Points, Predictor, examples
-from util.predict.command import parse_support
+from util.predict.command import parse_support, read_files
 from util.runtime.cli import main
 from util.runtime.errors import UserError
 
@@ -176,7 +176,7 @@ def test_unreadable_query_gets_an_error_line_and_others_are_segmented(
     printed = capsys.readouterr()
     assert stop.value.code == 2 and printed.out == f"2 queries segmented into {tmp_path / 'out'}\n"
     assert "0.jpg: cannot be read as an image" in printed.err
-    assert "(1 of 3 queries failed)" in printed.err
+    assert "; 1 of 3 queries failed" in printed.err
     lines = [json.loads(x) for x in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert ["error" in line for line in lines] == [True, False, False]
     assert sorted(p.name for p in (tmp_path / "out/masks").iterdir()) == ["1.png", "2.png"]
@@ -194,6 +194,10 @@ def test_unreadable_query_gets_an_error_line_and_others_are_segmented(
         ("support.jpg:box=0,0,9999,9", "photos", "out", "9999,9: the box 0,0,9999,9 is empty"),
         ("support.jpg:support.png#99", "photos", "out", "png holds no 99; its values are 0, "),
         ("support.jpg:none.png", "photos", "out", "none.png: no such mask; check the path"),
+        ("support.jpg:point=5,5", "photos", "out", "no point=; did you mean points=?"),
+        ("support.jpg:Box=1,2,30,40", "photos", "out", "no Box=; did you mean box=?"),
+        ("a=support.jpg:boxes=1,2,3,4", "photos", "out", "no boxes=; did you mean box=?"),
+        (r"C:\no\a.png:C:\no\m.png", "photos", "out", r"error: C:\no\a.png: no such image"),
         ("none.jpg:support.png", "photos", "out", "none.jpg: no such image; check the path"),
         ("class:box=0,0,9,9", "photos", "out", "class: cannot be read as an image"),
         ("support.jpg:photos/0.jpg", "photos", "out", "a mask must be an 8-bit palette or"),
@@ -222,6 +226,22 @@ def test_unusable_argument_is_refused_in_one_line_before_the_model_is_read(
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert words in error, error
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "image", "mask"),
+    [
+        (r"C:\a.png:m.png", "object", r"C:\a.png", "m.png"),
+        (r"a.png:D:\m.png", "object", "a.png", r"D:\m.png"),
+        (r"mug=C:/x/a.png:d:/y/m.png", "mug", "C:/x/a.png", "d:/y/m.png"),
+        (r"mug=C:\clip.mp4@3:C:\m.png", "mug", r"C:\clip.mp4@3", r"C:\m.png"),
+        ("12:30.png:m.png", "object", "12:30.png", "m.png"),
+    ],
+)
+def test_support_may_lie_on_a_drive_of_windows(word: str, name: str, image: str, mask: str) -> None:
+    parsed, example = parse_support(word)
+    assert (parsed, example.image, example.mask) == (name, image, mask)
+    assert read_files(word, example)[1] == mask
 
 
 def test_missing_arguments_are_refused_in_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.downloads import snapshot
+from helpers.pictures import write_clip
 from helpers.trials import lay
 from PIL import Image
+
+from util.predict import Predictor
 
 
 @pytest.fixture
@@ -127,3 +130,55 @@ def test_further_run_adds_its_lines_to_those_of_the_earlier_one(
     assert [Path(line["image"]).stem for line in lines] == ["photo_0", "photo_1", "photo_2"]
     for line in lines:
         assert (out / line["mask"]).is_file()
+
+
+@pytest.mark.parametrize("kind", ["image", "clip", "error"])
+def test_result_of_another_image_of_the_same_name_is_not_replaced(
+    kind: str, predict, data: Path, tmp_path: Path
+) -> None:
+    out, first, second = tmp_path / "found", tmp_path / "a/photo_0.jpg", data / "images/photo_0.jpg"
+    first.parent.mkdir()
+    if kind == "clip":
+        first = first.with_suffix(".mp4")
+        write_clip(first, 2 * [np.full((60, 80, 3), 90, np.uint8)])
+    else:
+        shutil.copy(data / "images/photo_1.jpg", first)
+    if kind == "error":
+        first.write_bytes(b"\xff\xd8 torn")
+    words = [*support(data), "--out", out, "--query"]
+    assert predict(*words, first)[0] == (2 if kind == "error" else 0)
+    before = snapshot(out)
+    told = f"the result of {second} would replace that of {first}"
+    refused(predict(*words, second), f"--out {out}: {told}; name another folder")
+    assert snapshot(out) == before
+    link = tmp_path / "link"
+    link.symlink_to(first.parent)
+    assert predict(*words, link / first.name)[0] == (2 if kind == "error" else 0)  # one image
+    assert predict(*words, second, "--overwrite")[0] == 0
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [str(second)]
+
+
+@pytest.mark.parametrize("name", ["masks", "overlays", "review"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_file_in_the_place_of_a_folder_is_refused_before_the_model_is_read(
+    name: str, is_link: bool, predict, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Predictor, "from_checkpoint", lambda *_: pytest.fail("read the model"))
+    out = tmp_path / "found"
+    out.mkdir()
+    (out / name).symlink_to("nowhere") if is_link else (out / name).write_text("mine")
+    words = [*support(data), "--query", data / "images", "--out", out, "--overwrite"]
+    refused(predict(*words), f"{out / name} is no folder", "or move it away")
+
+
+def test_all_failed_queries_are_named_at_the_end(predict, data: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(data / "images", photos)
+    for number in range(12):
+        (photos / f"torn_{number:02}.jpg").write_bytes(b"\xff\xd8 torn")
+    status, told = predict(*support(data), "--query", photos, "--out", tmp_path / "found")
+    last = told.splitlines()[-1]
+    assert status == 2 and last.startswith("error: --query: 12 mistakes: ")
+    named = [number for number in range(12) if f"torn_{number:02}.jpg: cannot be read" in last]
+    assert named == list(range(10)) and "and 2 more" in last

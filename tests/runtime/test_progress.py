@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from util.runtime.log import log
-from util.runtime.progress import Progress, clock
+from util.runtime.log import configure, log
+from util.runtime.progress import Progress, bar, clock
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,23 @@ def test_verbose_line_shows_the_share_of_time_that_batches_took(
 
 def test_clock_shows_hours_only_if_there_are_any() -> None:
     assert (clock(61.4), clock(3 * 3600 + 61.4)) == ("01:01", "3:01:01")
+
+
+@pytest.mark.parametrize("seconds", [3.0, 30.0])
+def test_line_of_the_log_never_shares_its_line_with_a_bar(
+    seconds: float, capsys: pytest.CaptureFixture
+) -> None:
+    """Elsewhere than on a terminal, where a bar waits for ten seconds before it is drawn."""
+    configure()
+    with bar(5, "looking") as progress:
+        progress.start_t -= seconds
+        progress.last_print_t -= seconds
+        progress.update()
+        log.warning("the first is torn")
+    log.error("stopped")
+    shown = [line.rsplit("\r", 1)[-1] for line in capsys.readouterr().err.split("\n")]
+    assert [line for line in shown if "torn" in line or "stopped" in line] == [
+        "warning: the first is torn",
+        "error: stopped",
+    ]
+    assert any("looking:  20%" in line for line in shown) == (seconds > 10)

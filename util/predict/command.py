@@ -1,10 +1,14 @@
 """Words of the command lines of predict.py and the page, checked before torch is imported."""
 
 import argparse
+import difflib
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from util.data.listing import list_pictures
 from util.predict.clip import Clip, is_clip, split_frame
 from util.predict.example import Box, Example, Points
 from util.runtime.cli import Parser
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, refuse
 from util.runtime.files import Outputs
 from util.runtime.log import log
 
@@ -26,6 +30,8 @@ FORMATS = ("png", "coco", "coco-polygons")
 DEVICES = "only the CPU and NVIDIA's GPUs are supported; write cpu, cuda or cuda:0"
 _NUMBERS = {"box": 4, "points": 2}
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
+_SUPPORT = re.compile(r"(.+?):((?:[A-Za-z]:[\\/])?[^:]+)", re.DOTALL)
+"""IMAGE:LABEL; each may begin with a drive of Windows, `C:\\`."""
 
 
 def pretrained_file(name: str) -> Path:
@@ -68,18 +74,22 @@ def parse_support(word: str) -> tuple[str, Example]:
 
     Raises `UserError` if the word has another form, or the mask does not hold the value after `#`.
     """
-    source, colon, label = word.rpartition(":")
+    source, label = _split_support(word)
     name, equals, image = source.partition("=")
     if not equals or os.path.isfile(source):
         name, image = "object", source
-    image, label = map(os.path.expanduser, (image, label))
-    if not (colon and name and image and label):
+    image = os.path.expanduser(image)
+    if not (name and image and label):
         raise UserError(f"--support {word}: write [NAME=]IMAGE:LABEL, see predict.py --help")
     file, mark, value = label.rpartition("#")
     if mark and value.isdecimal() and not os.path.isfile(label):
         return name, Example(image, mask=_select_value(word, file, int(value)))
     kind, equals, text = label.partition("=")
-    if not equals or kind not in _NUMBERS or os.path.isfile(label):
+    if not equals or os.path.isfile(label):
+        return name, Example(image, mask=label)
+    if kind not in _NUMBERS:
+        if near := difflib.get_close_matches(kind.lower(), _NUMBERS, n=1):
+            raise UserError(f"--support {word}: there is no {kind}=; did you mean {near[0]}=?")
         return name, Example(image, mask=label)
     parts = [part.split(",") for part in text.split(";")]
     if not all(len(p) == _NUMBERS[kind] and all(map(_NUMBER.fullmatch, p)) for p in parts):
@@ -91,10 +101,18 @@ def parse_support(word: str) -> tuple[str, Example]:
     return name, Example(image, points=Points([(x, y) for x, y in values]))
 
 
+def _split_support(word: str) -> tuple[str, str]:
+    """Return what stands before and after the colon of `[NAME=]IMAGE:LABEL`; "" for what is not."""
+    source, _, label = word.rpartition(":")
+    if not os.path.isfile(source) and (found := _SUPPORT.fullmatch(word)):
+        source, label = found.groups()
+    return source, os.path.expanduser(label)
+
+
 def read_files(word: str, example: Example) -> list[str]:
     """Return the files that a support may read: image or clip, LABEL, and LABEL without #."""
     frame = split_frame(str(example.image))
-    label = word.rpartition(":")[2]
+    label = _split_support(word)[1]
     return [frame[0] if frame else str(example.image), label, label.rpartition("#")[0]]
 
 
@@ -178,20 +196,54 @@ def queries_of(path: Path) -> Iterator[Query]:
 
 
 def claim_outputs(
-    out: Path, overwrite: bool, queries: Iterable[Query], read: Iterable[str | Path], format: str
+    out: Path,
+    overwrite: bool,
+    queries: Mapping[Path, Sequence[Query]],
+    read: Iterable[str | Path],
+    format: str,
 ) -> Outputs:
     """Create the output folder, in which nothing is replaced that predict.py did not make.
 
-    `read` are the files that this run reads. Raises `UserError` if the folder cannot be created,
-    holds something else, or a file to be written is one of those.
+    `queries` are those of each image or clip, and `read` the files that this run reads. Without
+    `overwrite`, results of other images of the same names are not replaced either. Raises
+    `UserError` if the folder cannot be created, holds something else, or a file to be written is
+    one of those.
     """
     outputs = Outputs(out, "predict", overwrite=overwrite)
-    files = [name for query in queries for name in query.files(format != "png").values()]
+    every = chain.from_iterable(queries.values())
+    files = [name for query in every for name in query.files(format != "png").values()]
     outputs.claim([*files, LINES, COCO, REVIEW], read, alone=True)
+    if not overwrite:
+        _require_same_images(out, queries)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        in_place = "a link to nothing" if out.is_symlink() else "a file"
+        is_there = isinstance(error, FileExistsError)
+        reason = f"{in_place} is in its place" if is_there else error.strerror
         what = f"--out {out}: the folder cannot be created ({reason})"
         raise UserError(f"{what}; name another") from None
     return outputs
+
+
+def source_of(line: object) -> str | None:
+    """Return the image or clip that a line of `predictions.jsonl` is about; None: it is no line."""
+    image = line.get("image") if isinstance(line, dict) else None
+    if not isinstance(image, str):
+        return None
+    frame = split_frame(image)
+    return frame[0] if frame else image
+
+
+def _require_same_images(out: Path, paths: Iterable[Path]) -> None:
+    """Refuse to replace the results of an earlier run that are about other images."""
+    by_stem = {path.stem: path for path in paths}
+    replaced: dict[str, Path] = {}
+    lines = out / LINES
+    for text in lines.read_bytes().splitlines() if lines.is_file() else []:
+        with suppress(ValueError, RecursionError):  # reading the lines again will tell
+            if (old := source_of(json.loads(text))) and (new := by_stem.get(Path(old).stem)):
+                if os.path.realpath(old) != os.path.realpath(new):
+                    replaced[old] = new
+    mistakes = [f"the result of {new} would replace that of {old}" for old, new in replaced.items()]
+    refuse(f"--out {out}", mistakes, "name another folder, rename images, or add --overwrite")

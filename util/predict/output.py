@@ -18,7 +18,7 @@ from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_p
 from util.evaluate.visualize import overlay
 from util.predict.clip import REMEDY, Clip, is_clip, written_clip
 from util.predict.coco import coco_file, segment_mask
-from util.predict.command import COCO, LINES, REVIEW, Query
+from util.predict.command import COCO, LINES, REVIEW, Query, source_of
 from util.predict.predictor import Predictor, Result
 from util.predict.review import doubt_order, review_page
 from util.runtime.files import Outputs, unwritable
@@ -134,10 +134,10 @@ def _lines_of_others(path: Path, stems: set[str]) -> Iterator[Line]:
     for text in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-            is_other = Path(line["image"]).stem not in stems
+            is_other = Path(source_of(line) or line["image"]).stem not in stems
             if "error" not in line:
                 doubt_order(line), line["overlay"]  # what the review shows of it
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # An interrupted run left it unfinished, or somebody else wrote it.
             log.warning("%s: left out a line that this command did not write", path)
             continue

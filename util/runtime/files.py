@@ -166,6 +166,7 @@ class Outputs:
         if alone:
             self._require_own_folder()
         names = list(dict.fromkeys(names))
+        self._require_folders(names)
         foreign = [name for name in names if not self.may_replace(name)]
         read = {place for path in inputs for place in _places(os.path.expanduser(path))}
         for name in names:
@@ -187,11 +188,22 @@ class Outputs:
             what = f"{path} exists, and this command did not make it, or it was changed{count}"
             raise UserError(f"{self.option}: {what}; {self._remedy()}")
 
+    def _folders_below(self, names: Iterable[str]) -> list[Path]:
+        """Return the folders, inside the tool's own, that these names lead through."""
+        folders = {folder for name in names for folder in PurePosixPath(name).parents}
+        return [self.folder / folder for folder in sorted(folders) if folder.parts]
+
+    def _require_folders(self, names: Iterable[str]) -> None:
+        """Refuse a file, or a link to nothing, where these names need a folder."""
+        for path in self._folders_below(names):
+            if os.path.lexists(path) and not path.is_dir():
+                what = f"{path} is no folder, and files have to be written into it"
+                raise UserError(f"{self.option}: {what}; {_ANOTHER}, or move it away")
+
     def _refuse_links(self, names: Iterable[str]) -> None:
         """Refuse to write these files if a link below the folder leads to them."""
-        for folder in sorted({p for name in names for p in PurePosixPath(name).parents}):
-            path = self.folder / folder
-            if folder.parts and path.is_symlink():
+        for path in self._folders_below(names):
+            if path.is_symlink():
                 what = f"{path} is a link to {os.path.realpath(path)}, whose files must stay"
                 raise UserError(f"{self.option}: {what}; {_ANOTHER}, or remove the link")
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import SupportsFloat, TypeVar
+from typing import Any, SupportsFloat, TypeVar
 
 from tqdm import tqdm
 
@@ -29,10 +29,20 @@ def clock(seconds: float) -> str:
     return tqdm.format_interval(seconds)
 
 
+class _Bar(tqdm):
+    """A bar that a line of the log does not bring out before its `delay`: tqdm would not end it."""
+
+    def refresh(self, *args: Any, **options: Any) -> None:
+        now = time.time()
+        if now >= self.start_t + (self.delay or 0):
+            self.last_print_t = now
+            super().refresh(*args, **options)
+
+
 def bar(total: int, text: str) -> tqdm:
     """A bar on stderr that counts files; elsewhere than on a terminal, a line every 10 seconds."""
     period, delay = (0.1, 0.0) if sys.stderr.isatty() else (10.0, 10.0)
-    return tqdm(total=total, desc=text, unit="file", mininterval=period, delay=delay)
+    return _Bar(total=total, desc=text, unit="file", mininterval=period, delay=delay)
 
 
 class Progress:
