@@ -102,3 +102,34 @@ def test_page_of_several_runs_compares_them(
     assert '<td class="differs">1</td><td class="differs">2</td>' in text  # Train.seed
     assert "<tr><td>Train.batch_size</td><td>" in text  # equal, not shaded
     assert "a, iteration 40: " in text and "b/c, iteration 40: " in text
+
+
+def test_page_shows_the_scores_of_every_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "a", 1)
+    run(monkeypatch, folder)
+    assert "None was tested: Eval.way and Eval.protocol" in (folder / "report.html").read_text()
+    content = json.loads((folder / "result.json").read_text())
+    seeds = {"1": {"episodes": 1449}, "2": {"episodes": 1449}}
+    for name, score in (("2way", "final mIoU"), ("gfss_diam", "harmonic mean")):
+        summary = {
+            score: {"mean": 31.456, "std": 1.5, "best": 33.0},
+            "  base <b>": {"mean": 2.0, "std": 0.0},
+        }
+        other = {**content, "summary": summary, "seeds": seeds}
+        (folder / f"result_{name}.json").write_text(json.dumps(other))
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "result_2way.json").write_bytes((folder / "result_2way.json").read_bytes())
+    for runs in ([folder], [folder, only], [only]):
+        run(monkeypatch, *runs, "--out", tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert_self_contained(page)
+        tables = page[
+            page.index('<section id="protocols">') : page.index('<section id="confusion">')
+        ]
+        assert tables.count("<h4>2way, 2 x 1,449 episodes</h4>") == len(runs)
+        assert tables.count("<h4>gfss_diam, 2 x 1,449 episodes</h4>") == runs.count(folder)
+        assert "<td>final mIoU</td><td>31.46 ± 1.50</td>" in tables
+        assert "<td>  base &lt;b&gt;</td><td>2.00</td>" in tables

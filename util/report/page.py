@@ -97,6 +97,7 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
         control_heads=CONTROL_HEADS,
         controls=_controls,
         absent=_absent,
+        protocols=_protocols,
         confusion=_confusion,
         leak_table=leak_table,
         leak_notes=leak_notes,
@@ -113,9 +114,7 @@ def render_page(runs: Sequence[Record], now: datetime) -> str:
 
 def _scores(name: str, result: Mapping[str, Any]) -> list[str]:
     """Return a row of the table of scores."""
-    cells = []
-    for mean, deviation in (_mean_and_std(result, score) for score in SUMMARY):
-        cells.append(f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation else ""))
+    cells = [_text(*_mean_and_std(result, score)) for score in SUMMARY]
     seeds = result["seeds"]
     episodes = next(iter(seeds.values()))["episodes"]
     checkpoint = f"{Path(result['checkpoint']).name}, iteration {result.get('iteration')}"
@@ -149,6 +148,10 @@ def _mean_and_std(result: Mapping[str, Any], score: str) -> tuple[float, float]:
     return result["summary"][score]["mean"], result["summary"][score]["std"]
 
 
+def _text(mean: float, deviation: float) -> str:
+    return f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation else "")
+
+
 def _controls(run: Record) -> dict[str, list[list[str]]]:
     """Return the rows of each control: all classes together, then one by one."""
 
@@ -179,6 +182,17 @@ def _absent(run: Record) -> list[list[str]]:
         ["absent found absent", f"{scores['absent_found_absent']:.1f} %"],
         ["present found present", f"{scores['present_found_present']:.1f} %"],
     ]
+
+
+def _protocols(run: Record) -> dict[str, list[list[str]]]:
+    """Return the scores by each other protocol that the run was tested by."""
+    tables = {}
+    for protocol, result in run.protocols.items():
+        episodes = next(iter(result["seeds"].values()))["episodes"]
+        tables[f"{protocol}, {len(result['seeds'])} x {episodes:,} episodes"] = [
+            [score, _text(*_mean_and_std(result, score))] for score in result["summary"]
+        ]
+    return tables
 
 
 def _confusion(run: Record) -> list[HeatMap]:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Record:
     environment: dict[str, Any] | None  # `util.reproduce.environment`, recorded by the test
     base_learner: dict[str, Any] | None = None  # scores of stage one, if this is a run of it
     leaks: dict[str, Any] | None = None  # `util.data.leaks.Leaks`, recorded beside the scores
+    protocols: dict[str, dict[str, Any]] = field(default_factory=dict)  # 2way, ... -> its result
 
 
 def read_runs(folders: list[Path]) -> list[Record]:
@@ -69,21 +70,26 @@ def read_run(folder: Path, name: str) -> Record:
     """Read one run; see `read_runs`."""
     result_path, config_path = folder / "result.json", folder / "config.yaml"
     files = sorted(folder.glob("events.out.tfevents.*"))
-    if not files and not result_path.is_file():
+    protocols = {path.stem.removeprefix("result_"): path for path in folder.glob("result_*.json")}
+    if not files and not protocols and not result_path.is_file():
         remedy = "name a folder that train.sh wrote, such as exp/pascal/split0_resnet50"
         raise UserError(f"{folder}: not a run, it has neither curves nor result.json; {remedy}")
     written = verify.read_result(result_path, ("config",)) if result_path.is_file() else None
     base_learner = (written or {}).get("base_learner")
     result = read_result(result_path) if written and not base_learner else None
+    others = {name: read_result(path) for name, path in sorted(protocols.items())}
     if config_path.is_file():
         config = _read_config(config_path)
     elif written:
         config = written["config"]
+    elif others:
+        config = next(iter(others.values()))["config"]
     else:
         raise UserError(f"{config_path}: missing; copy it from the original folder of the run")
     curves, seconds = read_curves(files)
     environment, leaks = ((written or {}).get(key) for key in ("environment", "leaks"))
-    return Record(name, folder, config, curves, seconds, result, environment, base_learner, leaks)
+    tests = (result, environment, base_learner, leaks, others)
+    return Record(name, folder, config, curves, seconds, *tests)
 
 
 def _read_config(path: Path) -> dict[str, dict[str, Any]]:
