@@ -84,17 +84,19 @@ def test_second_run_writes_nothing_and_says_so(in_place: bool, tmp_path: Path) -
     assert times(tmp_path / "MSCOCO2014") == before
 
 
-def test_complete_masks_are_kept_and_incomplete_ones_are_drawn_again(tmp_path: Path) -> None:
+def test_masks_of_another_hand_are_named_and_drawn_again_with_overwrite(tmp_path: Path) -> None:
     coco = make_coco(tmp_path / "coco")
     prepare(coco, tmp_path)
     first, second = sorted((tmp_path / "MSCOCO2014/masks/val2014").iterdir())
-    drawn = second.read_bytes()
+    before = snapshot(tmp_path)
     mine = cv2.imencode(".png", np.full((10, 12), 3, np.uint8))[1].tobytes()
     first.write_bytes(mine)
-    second.write_bytes(drawn[:-1])
-    refused(run("coco", "--coco", coco, "--out", tmp_path), second.name, "or it was changed")
-    assert "1 files created" in prepare(coco, tmp_path, "--overwrite").out
-    assert first.read_bytes() == mine and second.read_bytes() == drawn
+    second.write_bytes(second.read_bytes()[:-1])
+    words = ["coco", "--coco", coco, "--out", tmp_path]
+    refused(run(*words), first.name, "or it was changed (2 such files)")
+    assert first.read_bytes() == mine
+    assert "2 files created" in prepare(coco, tmp_path, "--overwrite").out
+    assert snapshot(tmp_path) == before
 
 
 def test_interrupted_unpacking_beside_the_zips_continues(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A data set on disk: where its images and masks are, and how they are read."""
 
 import os
-import struct
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -18,6 +17,7 @@ from util.data.listing import Listing, list_pictures, not_used, read_ids, requir
 from util.folds import CLASSES, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, atomic_write, unwritable
+from util.runtime.system import file_version
 
 SUBSETS = ("train", "val")
 
@@ -251,7 +251,7 @@ class Source(AnySource):
         sources = (self.image_path(image_id), self.label_path(image_id))
         stamp = b""
         try:
-            stamp = b"".join(map(_version, sources))
+            stamp = b"".join(map(file_version, sources))
             with open(path, "rb") as file:
                 file.seek(-len(stamp), os.SEEK_END)
                 if file.read() == stamp:
@@ -338,15 +338,6 @@ class Source(AnySource):
         if not ids:
             raise UserError(f"{self.root}: its {self.subset} list is empty; copy ImageSets again")
         return ids
-
-
-def _version(path: Path) -> bytes:
-    """Return what changes with a file: its size and both of its time stamps.
-
-    A copy may keep size and time of writing (`cp -p`, archives); the other time tells it apart.
-    """
-    found = path.stat()
-    return struct.pack("<3q", found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _stack(image: np.ndarray, label: np.ndarray) -> np.ndarray:

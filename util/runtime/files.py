@@ -111,13 +111,17 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _entry(line: bytes) -> list[tuple[str, str]]:
-    """Return name and digest in a line of a tool's list; none if a kill or a stranger wrote it."""
+def _entry(line: bytes) -> list[tuple[str, str, str]]:
+    """Return name, digest and stamp ('': none) in a line of a tool's list.
+
+    There is none if a kill or a stranger wrote it.
+    """
     try:
         entry = json.loads(line)
-        if isinstance(entry, list) and list(map(type, entry)) == [str, str]:
+        if isinstance(entry, list) and set(map(type, entry)) == {str} and len(entry) in (2, 3):
             os.fsencode(entry[0])
-            return [(entry[0], entry[1])]
+            name, digest, *stamp = entry
+            return [(name, digest, "".join(stamp))]
     except ValueError:  # no JSON, or no name that a disk takes
         pass
     return []
@@ -129,7 +133,8 @@ class Outputs:
     `.made_by_TOOL` in the folder has a line for each file that the tool wrote: its name and the
     SHA-256 of its content. So a file that a person or another tool put there, or changed since, is
     told apart from the tool's own. The line is written before the file: a killed run may leave a
-    line without its file, and never a file without its line.
+    line without its file, and never a file without its line. A third entry of the line, a stamp,
+    stands for all that the file was made from.
 
     `option` is what a message calls the folder. `overwrite` is the option `--overwrite`; None: the
     tool has none.
@@ -140,15 +145,16 @@ class Outputs:
     ) -> None:
         self.folder, self.option, self.overwrite = Path(folder), option, overwrite
         self._list = self.folder / f"{_MADE_BY}{tool}"
-        self._own: dict[str, set[str]] = {}  # name -> digests of what the tool wrote there
+        # Name -> digest of what the tool wrote there -> the stamps of what that was made from.
+        self._own: dict[str, dict[str, set[str]]] = {}
         is_plain = self._list.is_file() and not self._list.is_symlink()
         if os.path.lexists(self._list) and not is_plain:
             what = f"{self._list} is no plain file, so it is not this command's list"
             raise UserError(f"{option}: {what}; move it away, or {_ANOTHER}")
         with suppress(OSError):
             for line in self._list.read_bytes().splitlines():
-                for name, digest in _entry(line):
-                    self._own.setdefault(name, set()).add(digest)
+                for name, digest, stamp in _entry(line):
+                    self._own.setdefault(name, {}).setdefault(digest, set()).add(stamp)
 
     def claim(
         self, names: Iterable[str], inputs: Iterable[str | Path] = (), alone: bool = False
@@ -233,8 +239,15 @@ class Outputs:
         if not path.is_symlink() and not path.is_file():  # a folder or a pipe is in its place
             return False
         with suppress(OSError):
-            return _digest(path) in self._own.get(name, ())
+            return _digest(path) in self._own.get(name, {})
         return False
+
+    def is_current(self, name: str, stamp: str) -> bool:
+        """Return whether the file is there as the tool wrote it with this stamp."""
+        path, own = self.folder / name, self._own.get(name, {})
+        if not any(stamp in stamps for stamps in own.values()):  # nothing is read in vain
+            return False
+        return path.is_file() and stamp in own.get(_digest(path), ())
 
     def listed(self) -> list[str]:
         """Return the names that the list holds and that are there, changed since or not."""
@@ -259,9 +272,9 @@ class Outputs:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._list.touch()
 
-    def write(self, name: str, content: bytes, durable: bool = True) -> None:
-        """Write a file as `atomic_write` does, and list it as made by this tool."""
-        self._record(name, hashlib.sha256(content).hexdigest())
+    def write(self, name: str, content: bytes, durable: bool = True, stamp: str = "") -> None:
+        """Write a file as `atomic_write` does, and list it as made by this tool, with a stamp."""
+        self._record(name, hashlib.sha256(content).hexdigest(), stamp)
         atomic_write(self.folder / name, content, durable=durable)
 
     @contextmanager
@@ -296,13 +309,14 @@ class Outputs:
         os.symlink(target, part)
         os.replace(part, path)
 
-    def _record(self, name: str, digest: str) -> None:
-        if digest in self._own.get(name, ()):
+    def _record(self, name: str, digest: str, stamp: str = "") -> None:
+        if stamp in self._own.get(name, {}).get(digest, ()):
             return
         self.mark()
+        entry = [name, digest, *filter(None, [stamp])]
         with open(self._list, "ab") as file:  # one write: several processes may add lines
-            file.write(f"\n{json.dumps([name, digest])}".encode())  # a torn line ends first
-        self._own.setdefault(name, set()).add(digest)
+            file.write(f"\n{json.dumps(entry)}".encode())  # a torn line ends first
+        self._own.setdefault(name, {}).setdefault(digest, set()).add(stamp)
 
 
 _MADE_BY = ".made_by_"

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import re
+import struct
 import sys
 import tempfile
 import threading
@@ -98,6 +99,16 @@ def flush_folder(folder: Path) -> None:
 
 _held: dict[str, int] = {}
 """Lock files of this process -> their open files."""
+
+
+def file_version(path: Path) -> bytes:
+    """Return what changes with a file: its size and both of its time stamps.
+
+    A copy may keep size and time of writing (`cp -p`, archives); the other time tells it apart.
+    Raises `OSError` if there is no such file.
+    """
+    found = path.stat()
+    return struct.pack("<3q", found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def hold(folder: Path, kind: str) -> str:

@@ -106,6 +106,10 @@ class Archive:
         """Return the absolute path of a file or folder on disk; None in a tar or zip."""
         return Path(os.path.abspath(self.path / name))
 
+    def holder(self, name: str) -> Path:
+        """Return the path of the file on disk that holds a file: itself, or the tar or zip."""
+        return self.where(name) or self.path
+
     def _subfolders(self, folder: str) -> list[str]:
         # Nothing, if there is no permission, as for lost+found.
         _, names, _ = next(os.walk(self.path / folder), ("", [], []))

@@ -11,7 +11,7 @@ import numpy as np
 from util.config import DataSection
 from util.data.image_io import read_label
 from util.data.prepare import coco, voc
-from util.data.prepare.jobs import Job, build
+from util.data.prepare.jobs import Job, build, stamp_of
 from util.data.source import SUBSETS, Source
 from util.folds import published_fold
 from util.runtime.errors import UserError
@@ -54,7 +54,7 @@ def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], wo
             for split, table in tables.items():
                 target = base_annotation_folder(root, data_set, subset, split) / f"{image_id}.png"
                 label = partial(_base_label_png, path, table)
-                jobs.append(Job(target, label, path.stat().st_size, source=path))
+                jobs.append(Job(target, label, path.stat().st_size, stamp=stamp_of(path)))
     build(out, [jobs], workers, f"{out}: {len(jobs)} labels")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from util.data.prepare.archive import Archive, damaged, join, open_archive
 from util.data.prepare.coco_json import InstanceImage, Instances, mask_png, parse_instances
-from util.data.prepare.jobs import Job, build, picture_jobs, warn_missing
+from util.data.prepare.jobs import Job, build, picture_jobs, stamp_of, warn_missing
 from util.data.source import SUBSETS
 from util.folds import CLASSES
 from util.runtime.errors import UserError
@@ -35,9 +35,11 @@ def prepare_coco(coco: Path, out: Path, copy: bool, workers: int, overwrite: boo
         path, part = archive.path / name, f"{subset}{year}"
         instances = parse_instances(archive.read(name), str(path), "download the file again")
         images = _images_by_name(instances, path)
+        stamp = stamp_of(archive.holder(name), name)
         for picture, image in images.items():
             target = root / "masks" / part / f"{PurePosixPath(picture).stem}.png"
-            masks.append(Job(target, partial(mask_png, instances, image), _MASK_BYTES))
+            draw = partial(mask_png, instances, image)
+            masks.append(Job(target, draw, _MASK_BYTES, stamp=stamp))
         pictures += _find_pictures(download, images, root / part, copy)
     build(root, [pictures, masks], workers, f"{root}: {len(masks)} masks", overwrite)
 

@@ -62,7 +62,7 @@ def prepare_custom(
         name = PurePosixPath(image.file_name)
         target = out / "images" / name.name
         linked = Path(os.path.realpath(path))
-        jobs.append(Job(target, content, size, True, path) if copy else Job(target, linked))
+        jobs.append(Job(target, content, size, path) if copy else Job(target, linked))
         masks.append(Job(out / "masks" / f"{name.stem}.png", mask, len(mask)))
     if not masks:
         what = "no annotation has a pixel in its image, so that no mask can be drawn"

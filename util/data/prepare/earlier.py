@@ -36,7 +36,10 @@ def old_files(
     here, nor ever from a folder of `inputs`: the photographs there may be the only ones.
     """
     listed = set(outputs.listed())
-    held = [*_held(outputs.folder, _PICTURES, SUFFIXES), *_held(outputs.folder, _MASKS, (".png",))]
+    held = _held(outputs.folder, _PICTURES, SUFFIXES)
+    for folder in sorted({str(PurePosixPath(name).parent) + "/" for name in names}):
+        if folder.startswith(_MASKS):  # COCO has one for each subset
+            held += _held(outputs.folder, folder, (".png",))
     old = [name for name in held if name not in names]
     read = {os.path.realpath(path) for path in inputs}
     made = [name for name in old if name in listed and outputs.may_replace(name)]

@@ -87,9 +87,13 @@ def _fss_class(folder: Path, class_id: int) -> list[Picture]:
         raise damaged(folder, f"has only one of {odd[0]}.jpg and {odd[0]}.png", _AGAIN)
     # Sorted as text: 1, 10, 2, ..., the order of the queries in HSNet's code.
     return [
-        Picture(f"{folder.name}_{stem}", path, partial(_bright, {class_id: masks[stem]}))
+        _picture(f"{folder.name}_{stem}", path, {class_id: masks[stem]})
         for stem, path in images.items()
     ]
+
+
+def _picture(name: str, path: Path, masks: dict[int, Path]) -> Picture:
+    return Picture(name, path, partial(_bright, masks), (masks,))
 
 
 def _bright(masks: Mapping[int, Path]) -> dict[int, np.ndarray]:
@@ -121,7 +125,7 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
     pictures, unmasked = [], []
     for path, class_id in classes.items():
         if mask := masks.pop(f"{path.stem}_segmentation", None):
-            pictures.append(Picture(path.stem, path, partial(_bright, {class_id: mask})))
+            pictures.append(_picture(path.stem, path, {class_id: mask}))
         else:
             unmasked.append(path.stem)
     warn_left_out(given, unmasked, "images without a mask")
@@ -163,7 +167,7 @@ def prepare_deepglobe(
             tiles.setdefault(name, path)
             masks.setdefault(name, {})[class_id] = own.pop(name)
         warn_left_out(folder, own, "masks without a tile in origin")
-    pictures = [Picture(n, path, partial(_bright, masks[n])) for n, path in tiles.items()]
+    pictures = [_picture(n, path, masks[n]) for n, path in tiles.items()]
     build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 
@@ -182,7 +186,7 @@ def prepare_chestx(
         name, mask = stem.removesuffix("_mask"), masks.pop(stem)
         if name not in images:
             raise damaged(mask, f"belongs to {name}.png, which {root / 'CXR_png'} lacks", _AGAIN)
-        pictures.append(Picture(name, images.pop(name), partial(_bright, {1: mask})))
+        pictures.append(_picture(name, images.pop(name), {1: mask}))
     warn_left_out(given, masks, "masks whose name does not end in _mask.png")
     warn_left_out(given, images, "images without such a mask")
     build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)

@@ -2,9 +2,10 @@
 
 import errno
 import filecmp
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,33 +17,50 @@ from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 from util.runtime.parallel import on_processes
 from util.runtime.progress import bar
-from util.runtime.system import locked
+from util.runtime.system import file_version, locked
 
 _BLOCK = 4096  # bytes: the space a file takes on disk is a multiple of it
 _JPEG_END = b"\xff\xd9"
 _JPEG_END_WITHIN = 1024  # bytes: some cameras write a little after a JPEG's end
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _ELSEWHERE = "choose another --out"
 _KILLED = "run the same command again to continue; --workers 1 needs the least memory"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to create, unless it exists and is complete.
+    """A file to create, unless it exists and is current.
 
     `content` is its bytes; or a function that returns them, called in a worker process; or the
-    absolute path that `target` becomes a symbolic link to. `size` is in bytes. With `is_copy` it is
-    exact, and an existing file is complete if it equals the file `source`; a member of an archive
-    has no `source`, and its size decides. Otherwise `size` is approximate, and a file with computed
-    content is complete if it ends as a PNG does and is not older than `source`, of which it is
-    made.
+    absolute path that `target` becomes a symbolic link to. `size` is about that of the file in
+    bytes. What a function returns is current if it equals the file `source`; if there is none, if
+    an earlier run wrote it with the same `stamp` (`stamp_of`), and nobody changed it since.
     """
 
     target: Path
     content: bytes | Callable[[], bytes] | Path
     size: int = 0
-    is_copy: bool = False
     source: Path | None = None
+    stamp: str = ""
+
+
+def stamp_of(*made_from: object) -> str:
+    """Return a text that changes with these values, and with the files that are among them.
+
+    Paths stand for files, on their own or as values of a mapping. They are not read
+    (`file_version`).
+    """
+    return hashlib.sha256(repr([_version(each) for each in made_from]).encode()).hexdigest()
+
+
+def _version(value: object) -> object:
+    if isinstance(value, Mapping):
+        return [(key, _version(each)) for key, each in value.items()]
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.name, file_version(value)
+    except OSError:  # reading it will tell
+        return value.name
 
 
 def build(
@@ -57,7 +75,7 @@ def build(
     """Create the missing files of `out`, phase after phase, if the disk has enough space.
 
     A file appears under its name once it is complete. So the process may be killed at any moment,
-    and the next run continues. Existing complete files are left alone. A phase may read the files
+    and the next run continues. Files that are current are left alone. A phase may read the files
     of an earlier one. With one worker, this process does the work. `what` names the files in the
     line that is logged at the end. Only one process at a time may build in `out`. Files that
     another than `util.data.prepare` made are only replaced with `overwrite`, and never those that
@@ -76,11 +94,11 @@ def build(
     outputs = Outputs(out, "prepare", overwrite=overwrite)
     every = [job for jobs in phases for job in jobs]
     table = next((job for job in every if job.target == out / CLASSES_FILE), None)
-    renumbered = table is not None and not _is_complete(table)
+    renumbered = table is not None and not _is_current(table, outputs)
     undone = set()
     with bar(len(every), "comparing files") as progress:
         for job in every:
-            if not _is_complete(job):
+            if not _is_current(job, outputs):
                 undone.add(_name(job, out))
             progress.update()
     # Removed before the classes change: so they are created anew, even after a kill.
@@ -90,7 +108,7 @@ def build(
     given = (path for job in every for path in (job.source, job.content) if isinstance(path, Path))
     outputs.claim((_name(job, out) for jobs in pending for job in jobs), (*given, *inputs))
     names = {_name(job, out) for job in every}
-    removed = old_files(outputs, names, renumbered, prune, inputs) if table else []
+    removed = old_files(outputs, names, renumbered, prune, inputs)
     if count := sum(map(len, pending)):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
@@ -117,7 +135,7 @@ def _is_computed_mask(job: Job, out: Path) -> bool:
     return callable(job.content) and job.target.parent == out / "masks"
 
 
-def _is_complete(job: Job) -> bool:
+def _is_current(job: Job, outputs: Outputs) -> bool:
     target, content = job.target, job.content
     try:
         if isinstance(content, Path):
@@ -127,26 +145,15 @@ def _is_complete(job: Job) -> bool:
             return False
         if isinstance(content, bytes):
             return target.read_bytes() == content
-        if job.is_copy and job.source:
+        if job.source:
             return not target.is_symlink() and _is_equal(target, job.source)
-        if job.source and _is_older(target, job.source):
-            return False
-        size = os.stat(target).st_size
-        if job.is_copy or size < len(_PNG_END):
-            return job.is_copy and size == job.size
-        with open(target, "rb") as file:
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            return file.read() == _PNG_END
+        return outputs.is_current(_name(job, outputs.folder), job.stamp)
     except OSError:
         return False
 
 
 def _is_equal(target: Path, source: Path) -> bool:
     return os.path.samefile(target, source) or filecmp.cmp(target, source, shallow=False)
-
-
-def _is_older(target: Path, source: Path) -> bool:
-    return os.stat(target).st_mtime_ns < os.stat(source).st_mtime_ns
 
 
 def _check_space(out: Path, jobs: list[Job]) -> None:
@@ -167,7 +174,7 @@ def _create(outputs: Outputs, job: Job) -> None:
         if isinstance(content, Path):
             outputs.link(name, content)
         else:
-            outputs.write(name, content, durable=False)
+            outputs.write(name, content, durable=False, stamp=job.stamp)
     except OSError as error:
         if isinstance(content, Path) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             what = f"cannot be a link, maybe its disk takes none ({error.strerror})"
@@ -215,8 +222,8 @@ def picture_jobs(
             target / name,
             partial(_read_jpeg, archive, join(folder, old)),
             sizes[old],
-            True,
             source and source / old,
+            "" if source else stamp_of(archive.holder(old), old),
         )
         for name, old in sorted(found.items(), key=lambda item: position[item[1]])
     ]

@@ -69,11 +69,11 @@ def prepare_lvis(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
                 objects.setdefault(name, {})[ids[names[category]]] = shapes
         lists[f"{subset}.txt"] = [PurePosixPath(name).stem for name in objects]
         for name, shapes_of in objects.items():
-            path = root / "coco" / name
+            path, table = root / "coco" / name, root / f"lvis_{subset}.pkl"
             if not path.is_file():
                 remedy = "unpack train2017.zip and val2017.zip of COCO into coco"
-                raise damaged(path, f"no such picture, but lvis_{subset}.pkl lists it", remedy)
-            pictures.append(Picture(path.stem, path, partial(_draw, path, shapes_of)))
+                raise damaged(path, f"no such picture, but {table.name} lists it", remedy)
+            pictures.append(Picture(path.stem, path, partial(_draw, path, shapes_of), (table,)))
     build_pictures(given, out, pictures, ids, lists, copy, workers, overwrite)
 
 

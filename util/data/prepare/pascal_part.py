@@ -123,7 +123,7 @@ def _objects(root: Path, image_id: str, ids: dict[str, int]) -> tuple[list[Pictu
                 partial(_cut_out, picture, corners),
                 partial(_draw, path, parts, corners),
             )
-            found.append(Picture(name, content, draw))
+            found.append(Picture(name, content, draw, (picture, path)))
     except (KeyError, TypeError, ValueError, AttributeError):
         what = "is no annotation: object -> name, bndbox, parts with their name and mask"
         raise damaged(path, what, _AGAIN) from None

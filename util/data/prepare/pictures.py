@@ -14,7 +14,7 @@ from util.data.layers import draw_layers, layers_png
 from util.data.listing import list_pictures
 from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.earlier import CLASSES_FILE
-from util.data.prepare.jobs import Job, build
+from util.data.prepare.jobs import Job, build, stamp_of
 from util.folds import IGNORED, MAX_CLASSES, around_255
 from util.runtime.errors import UserError
 from util.runtime.log import log
@@ -31,11 +31,14 @@ class Picture:
         name: its id.
         content: its file, or a function that returns a PNG.
         draw: returns where each of its classes is (class id -> bool [H,W]); called in a worker.
+        made_from: what `draw`, or a function `content`, makes them from: values, paths of files,
+            and mappings to them.
     """
 
     name: str
     content: Path | Callable[[], bytes]
     draw: Callable[[], Mapping[int, np.ndarray]]
+    made_from: tuple[object, ...]
 
 
 def numbered(names: Iterable[str]) -> dict[str, int]:
@@ -71,7 +74,9 @@ def build_pictures(
         names.add(picture.name)
         jobs.append(_picture_job(out / "images", picture, copy))
         target = out / "masks" / f"{picture.name}.png"
-        masks.append(Job(target, partial(_mask, picture, len(ids)), _MASK_BYTES))
+        masks.append(
+            Job(target, partial(_mask, picture, len(ids)), _MASK_BYTES, stamp=_stamp(picture))
+        )
     jobs += [text_job(out / name, lines) for name, lines in {CLASSES_FILE: ids, **lists}.items()]
     count = len(ids) - (IGNORED in ids)
     what = f"{out}: {len(masks)} images of {count} classes"
@@ -84,13 +89,18 @@ def text_job(target: Path, lines: Iterable[str]) -> Job:
     return Job(target, text, len(text))
 
 
+def _stamp(picture: Picture) -> str:
+    is_file = isinstance(picture.content, Path)
+    return stamp_of(*picture.made_from, picture.content if is_file else None)
+
+
 def _picture_job(folder: Path, picture: Picture, copy: bool) -> Job:
     content = picture.content
     if not isinstance(content, Path):
-        return Job(folder / f"{picture.name}.png", content)
+        return Job(folder / f"{picture.name}.png", content, stamp=_stamp(picture))
     target = folder / f"{picture.name}{content.suffix.lower()}"
     if copy:
-        return Job(target, partial(Path.read_bytes, content), content.stat().st_size, True, content)
+        return Job(target, partial(Path.read_bytes, content), content.stat().st_size, content)
     return Job(target, Path(os.path.realpath(content)))  # `resolve` raises for a loop
 
 

@@ -11,7 +11,7 @@ from scipy.io import loadmat
 from model.constants import IGNORE
 from util.data.image_io import image_size, read_label, voc_palette
 from util.data.prepare.archive import Archive, damaged, join, open_archive
-from util.data.prepare.jobs import Job, build, picture_jobs, require_outside
+from util.data.prepare.jobs import Job, build, picture_jobs, require_outside, stamp_of
 from util.data.source import SUBSETS
 from util.folds import CLASSES
 from util.runtime.errors import UserError
@@ -47,10 +47,12 @@ def prepare_voc(
     ):
         for name, size in archive.files(folder, suffix).items():
             image_id = PurePosixPath(name).stem
-            content = partial(make, archive, join(folder, name), root)
+            member = join(folder, name)
+            content = partial(make, archive, member, root)
             target = root / "SegmentationClassAug" / f"{image_id}.png"
             # Of an image in both, VOC's mask counts.
-            masks.setdefault(image_id, Job(target, content, size, is_copy=archive is voc_archive))
+            stamp = stamp_of(archive.holder(member), member)
+            masks.setdefault(image_id, Job(target, content, size, stamp=stamp))
     lists = {f"{s}.txt": voc_archive.read(join(base, f"{_LISTS}/{s}.txt")) for s in SUBSETS}
     texts = [Job(root / _LISTS / name, text, len(text)) for name, text in lists.items()]
     lists[_NOVAL] = _train_noval(sbd_archive, cls, lists["val.txt"], root)
