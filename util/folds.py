@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 from model.constants import IGNORE
 from util.class_names import COCO_NAMES, canonical_name, warn_of_background
 from util.runtime.errors import UserError
-from util.runtime.files import read_lines
+from util.runtime.texts import read_lines
 
 if TYPE_CHECKING:
     import numpy as np

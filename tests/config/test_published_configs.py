@@ -1,5 +1,6 @@
 """Every key of the published configs has a line in docs/published_configs.md."""
 
+import gzip
 import re
 import sys
 from pathlib import Path
@@ -205,6 +206,22 @@ def test_foreign_config_in_training_is_refused_with_the_command_that_helps(
     ("change", "words"),
     [
         ({"base_lr": "fast"}, "Train.base_lr wants a number, given 'fast'"),
+        ({"base_lr": {"a": 1}}, "Train.base_lr wants a number, given {'a': 1}"),
+        ({"epochs": 10**400}, "Train.epochs wants a number, given 1000"),
+        ({"rotate_max": True, "rotate_min": None}, "Train.rotate_max wants a number, given True"),
+        ({"data_set": ["pascal"]}, "Train.data_set wants a single value, given ['pascal']"),
+        ({"train_h": [473, 1]}, "Train.train_h wants a single value, given [473, 1]"),
+        ({"scale_min": {"low": 1}}, "Train.scale_min wants a single value, given {'low': 1}"),
+        ({"resized_val": "no"}, "Train.resized_val wants true or false, given 'no'"),
+        ({"SubEpoch_val": "False"}, "Train.SubEpoch_val wants true or false, given 'False'"),
+        ({"use_split_coco": "False"}, "Train.use_split_coco wants true or false, given 'False'"),
+        ({"index_split": "-1"}, "Train.index_split wants an integer, given '-1'"),
+        ({"manual_seed": "abc"}, "Train.manual_seed wants an integer, given 'abc'"),
+        (
+            {"base_lr": "fast", "epochs": "many", "split": -1, "batch_size": 0},
+            "4 mistakes: Train.base_lr wants a number, given 'fast'; Train.epochs wants a number,"
+            " given 'many'; Train.batch_size wants an integer, at least 1, given 0; Data.split wants",
+        ),
         ({"train_h": 470, "train_w": 470}, "Data.size must be 1 mod 8, given 470"),
         ({"split": 9}, "Data.split wants at most 3, given 9"),
         ({"data_set": "lvis"}, "Data.data_set wants"),
@@ -219,6 +236,97 @@ def test_value_that_cannot_be_used_is_refused_and_nothing_is_written(
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "b.yaml").exists()
+
+
+@pytest.mark.parametrize("value", ["False", "0", [False], 1])
+def test_network_is_not_guessed_from_a_text(
+    value: object, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As a text, "False" would be true, which means another network."""
+    method = {"Method": METHOD | {"vgg": value}}
+    path = write(tmp_path / "a.yaml", THEIRS["pascal/pascal_split0_resnet50"] | method)
+    for words in ([], ["--import", tmp_path / "b.yaml"]):
+        assert run(path, *words) == 2
+        assert "Method.vgg wants true or false, given" in capsys.readouterr().err
+    assert not (tmp_path / "b.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "lines"),
+    [
+        ("Train:\n  shot: 5\n", "Train", (3, 1)),
+        ("Method: {layers: 50, vgg: false, layers: 101}\n", "Method.layers", (3, 3)),
+        ("Data: {x: 1}\nMethod: {}\nData: {y: 2}\n", "Data", (5, 3)),
+    ],
+)
+@pytest.mark.parametrize("words", [(), ("--import", "b.yaml")])
+def test_section_or_key_that_stands_twice_is_refused(
+    text: str, name: str, lines: tuple[int, int], words: tuple[str, ...], tmp_path: Path,
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        f"Train: {STAGE_TWO}\nTest_Finetune: {{weight: x}}\n{text}".replace("None", "null")
+    )
+    assert run(path, *words) == 2
+    second, first = lines
+    assert f"{path}:{second}: {name} is in line {first}, too" in capsys.readouterr().err
+    assert not (tmp_path / "b.yaml").exists()
+
+
+def test_keys_outside_of_a_section_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    more = {"manual_seed": 7, "gpus": [0, 1], "note": "mine", "Empty": None}
+    path = write(tmp_path / "a.yaml", BASE | more)
+    for words in ([], ["--import", tmp_path / "b.yaml"]):
+        assert run(path, *words) == 0
+        told = capsys.readouterr().err
+        for line in ("manual_seed: 7", "gpus: [0, 1]", "note: 'mine'"):
+            assert f"warning: {line} stands outside of a section, such as Train; not impo" in told
+        assert told.count("outside") == 3
+    assert load_config(tmp_path / "b.yaml").Train.seed == 321
+
+
+@pytest.mark.parametrize("name", ["b.json", "b", "b.yaml.txt", "b.py", ".yaml"])
+def test_import_is_only_written_to_a_file_whose_name_says_yaml(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = write(tmp_path / "a.yaml", BASE)
+    assert run(path, "--import", tmp_path / name) == 2
+    error = capsys.readouterr().err
+    assert "is written as YAML; name a file that ends in .yaml" in error
+    assert [each.name for each in tmp_path.iterdir()] == ["a.yaml"]
+    assert run(path, "--import", tmp_path / "c.yml") == 0 and load_config(tmp_path / "c.yml")
+
+
+def test_override_without_import_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(write(tmp_path / "a.yaml", BASE), "Data.shot=5") == 2
+    assert "Data.shot=5 would change nothing; add --import" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("# é\nTrain: {}".encode("latin-1"), "is no UTF-8 text (byte 2 cannot be decoded)"),
+        (gzip.compress(b"Train: {}"), "is a packed file (gzip), not text; unpack it first"),
+        (b"PK\x03\x04abc", "is a packed file (zip)"),
+    ],
+)
+def test_config_that_is_no_text_is_named_for_what_it_is(
+    content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    assert run(path, "--get", "Train.lr") == 2
+    error = capsys.readouterr().err
+    assert f"error: {path}: {words}" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_config_of_an_editor_on_windows_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("Train: {save_path: exp/é}\r\n".encode(encoding))
+    assert load_config(path).Train.save_path == "exp/é"
 
 
 def test_import_keeps_a_config_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,8 +1,13 @@
 """Label files of any tool: what is taken, what is counted, and what is refused in one message."""
 
+import bz2
 import codecs
+import gzip
+import io
 import json
+import lzma
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,8 @@ from helpers.trials import lay
 
 from util.data.image_io import read_label
 from util.folds import read_classes
+from util.runtime.errors import UserError
+from util.runtime.texts import read_lines
 
 
 @pytest.fixture
@@ -154,6 +161,29 @@ def test_label_file_of_any_editor_is_read(encode: Callable[[str], bytes], here: 
     text = json.dumps(content, ensure_ascii=False, indent=1)
     assert prepare(here, encode(text)).status == 0
     assert read_classes(here / "out")[0] == "Tasse à thé"
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz"),
+     (lambda content: zipped(content), "zip")],
+    ids=["gzip", "bzip2", "xz", "zip"],
+)  # fmt: skip
+def test_packed_label_file_is_said_to_be_one(
+    pack: Callable[[bytes], bytes], kind: str, here: Path
+) -> None:
+    packed = pack(json.dumps(labels()).encode())
+    refused(prepare(here, packed), f"labels.json: is a packed file ({kind}), not text; unpack it")
+    (here / "classes.txt").write_bytes(packed)
+    with pytest.raises(UserError, match=rf"classes.txt: is a packed file \({kind}\)"):
+        read_lines(here / "classes.txt")
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("labels.json", content)
+    return file.getvalue()
 
 
 def test_file_of_an_old_code_page_is_said_to_be_no_utf_8(here: Path) -> None:

@@ -22,7 +22,8 @@ from util.data.check import _main as check_entry
 from util.data.dataset import open_episodes
 from util.data.listing import list_pictures, read_ids
 from util.data.source import Source
-from util.runtime.files import atomic_write, read_lines
+from util.runtime.files import atomic_write
+from util.runtime.texts import read_lines
 
 NAMES = ("cup", "plate", "spoon")
 

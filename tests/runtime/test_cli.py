@@ -23,7 +23,8 @@ from util.data.prepare.__main__ import run_prepare
 from util.report.__main__ import report
 from util.runtime.cli import main
 from util.runtime.errors import RunStopped
-from util.runtime.files import atomic_write, read_lines
+from util.runtime.files import atomic_write
+from util.runtime.texts import read_lines
 
 
 def read_in_pool() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs, atomic_write, free_name, part_name, read_lines
+from util.runtime.files import Outputs, atomic_write, free_name, part_name
+from util.runtime.texts import read_lines
 
 FORK = multiprocessing.get_context("fork")
 

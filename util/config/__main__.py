@@ -6,18 +6,20 @@ python -m util.config THEIR.yaml --import config/mine.yaml [Section.key=value ..
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from util.config.arguments import config_parser
-from util.config.load import config_from, flatten, load_config, to_dict, with_class_names
+from util.config.load import config_from, flatten, lines_of, load_config, to_dict, with_class_names
 from util.config.published import import_published, is_published
-from util.config.schema import KEYS
-from util.config.validate import key_hint
-from util.config.yaml_file import read_yaml
+from util.config.schema import KEYS, Config
+from util.config.validate import assign, key_hint
+from util.config.yaml_file import read_bytes, read_yaml
 from util.runtime.cli import Parser, main
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, refuse
 from util.runtime.files import Outputs, unwritable
 from util.runtime.log import log
 
@@ -46,14 +48,24 @@ def _import(args: argparse.Namespace, parser: Parser) -> None:
     """List the keys of a published config, or write our config of it."""
     path = Path(args.config)
     content = read_yaml(path)
+    if isinstance(content, dict):
+        lines_of(path, read_bytes(path))  # refuses keys that stand twice
     if not is_published(content):
         parser.error("--get Section.key is required, as this is no config of AMNet, HDMNet or BAM")
+    if args.target and args.target.suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"--import {args.target}: is written as YAML; name a file that ends in .yaml"
+        )
+    if args.overrides and not args.target:
+        what = f"{args.overrides[0]} would change nothing"
+        raise UserError(f"command line: {what}; add --import FILE to write a config with it")
     found = import_published(content, path.stem)
     if not args.target:
         for line in found.lines:
             log.info(line)
     for line in found.left:
         log.warning(line)
+    refuse(str(path), [*found.mistakes, *(_mistakes(found.keys) if args.target else [])], _CORRECT)
     if not args.target:
         log.info(f"{path}: {len(found.lines)} keys; --import FILE writes our config of it")
         return
@@ -76,6 +88,18 @@ def _import(args: argparse.Namespace, parser: Parser) -> None:
     except OSError as error:
         raise unwritable(args.target, error, "name another file") from None
     log.info(f"written: {args.target}, {len(found.keys)} keys")
+
+
+_CORRECT = "correct the file"
+
+
+def _mistakes(keys: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with each value of our keys."""
+    for name, value in keys.items():
+        try:
+            assign(Config(), name, value, "")
+        except UserError as error:
+            yield str(error).removeprefix(": ")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import yaml
 from model.nesting import holds_more_than
 from util.runtime.errors import UserError
 from util.runtime.files import open_file
+from util.runtime.texts import decode
 
 LARGEST_FILE, LARGEST_JSON = 200_000, 20_000_000
 """Bytes that are read of a YAML file, for which PyYAML takes a second, and of a `result.json`."""
@@ -48,8 +49,9 @@ def read_yaml(path: Path) -> Any:
 
 def parse(text: bytes, path: Path) -> Any:
     """Return the value of the text of a file; raise `UserError` if there is none."""
+    given = decode(text, str(path))
     try:
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        value = json.loads(given) if path.suffix == ".json" else yaml.safe_load(given)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         kind = "JSON" if path.suffix == ".json" else "YAML"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from util.config import DataSection
 from util.folds import OWN_CLASSES
 from util.runtime.errors import UserError
-from util.runtime.files import read_lines
+from util.runtime.texts import read_lines
 
 Lists = tuple[list[str], dict[int, list[str]]]
 """Ids of the queries; class id -> ids of its supports."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from util.data.image_io import SUFFIXES
 from util.runtime.errors import UserError, refuse
-from util.runtime.files import read_lines
+from util.runtime.texts import read_lines
 
 
 class Listing(NamedTuple):

@@ -1,6 +1,5 @@
 """Files that are complete or absent, and that replace nothing that someone else made."""
 
-import codecs
 import errno
 import hashlib
 import itertools
@@ -385,26 +384,6 @@ def open_file(path: Path) -> BinaryIO:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a pipe or a device; name a file")
     return open(path, "rb")
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank, without the spaces around them.
-
-    It is UTF-8, or UTF-16 with a byte-order mark, as editors on Windows save it. Raises `UserError`
-    if it is neither, or no file, and `OSError` if it cannot be read.
-    """
-    with open_file(path) as file:
-        content = file.read()
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        text, reason = "\0", f"byte {error.start} cannot be decoded"
-    else:
-        reason = "it holds zero bytes"
-    if "\0" in text:
-        raise UserError(f"{path}: is no UTF-8 text ({reason}); save it again as UTF-8")
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def unwritable(path: str | Path, error: OSError, remedy: str) -> UserError:

@@ -26,6 +26,7 @@ from util.runtime.errors import UserError, refuse
 from util.runtime.files import open_file
 from util.runtime.log import log
 from util.runtime.progress import bar
+from util.runtime.texts import require_unpacked, undecodable
 
 _MAX_SIDE = 1 << 15  # pixels
 _ZERO_FIRST = re.compile(r"\s*-?0[0-9]")
@@ -83,11 +84,11 @@ def parse_instances(
     `again` says how the user gets a good file.
     """
     checker = _Checker(photos)
+    require_unpacked(content, path)
     try:
         loaded = json.loads(content, object_pairs_hook=checker.read_object)
     except UnicodeDecodeError as error:
-        what = f"is no UTF-8 text (byte {error.start} cannot be decoded)"
-        raise UserError(f"{path}: {what}; save it as UTF-8, or {again}") from None
+        raise undecodable(path, error, again) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a complete JSON file ({error}); {again}") from None
     instances = checker.read(loaded)

@@ -19,7 +19,7 @@ from util.data.prepare.pictures import (
     warn_unlike,
 )
 from util.runtime.errors import UserError
-from util.runtime.files import read_lines
+from util.runtime.texts import read_lines
 
 FSS_PARTS = {"trn": 520, "val": 240, "test": 240}
 """List of FSS-1000 -> how many classes it names."""
