@@ -220,7 +220,7 @@ def test_foreign_config_in_training_is_refused_with_the_command_that_helps(
         (
             {"base_lr": "fast", "epochs": "many", "split": -1, "batch_size": 0},
             "4 mistakes: Train.base_lr wants a number, given 'fast'; Train.epochs wants a number,"
-            " given 'many'; Train.batch_size wants an integer, at least 1, given 0; Data.split wants",
+            " given 'many'; Train.batch_size wants an integer, at least 1, given 0; Data.split",
         ),
         ({"train_h": 470, "train_w": 470}, "Data.size must be 1 mod 8, given 470"),
         ({"split": 9}, "Data.split wants at most 3, given 9"),

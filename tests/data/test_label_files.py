@@ -188,7 +188,11 @@ def zipped(content: bytes) -> bytes:
 
 def test_file_of_an_old_code_page_is_said_to_be_no_utf_8(here: Path) -> None:
     content = json.dumps(labels(), ensure_ascii=False).replace("cup", "thé").encode("cp1252")
-    refused(prepare(here, content), "no UTF-8 text", "save it as UTF-8, or export the labels again")
+    refused(
+        prepare(here, content),
+        "no UTF-8 text",
+        "save it again as UTF-8, or export the labels again",
+    )
 
 
 @pytest.mark.parametrize("disk", ["NFC", "NFD"])

@@ -27,7 +27,7 @@ from util.data.tables import Table, fingerprint, load_table
 from util.folds import FOLDS, OWN_CLASSES, Fold, fold_of
 from util.runtime.cli import main
 from util.runtime.errors import UserError
-from util.runtime.files import Outputs, unwritable
+from util.runtime.files import Outputs, require_not_held, unwritable
 from util.runtime.log import log
 
 EXPECTED = ROOT / "lists" / "expected.json"
@@ -318,11 +318,16 @@ def every_fold(data: DataSection) -> Iterator[DataSection]:
 
 
 def write_list(outputs: Outputs, name: str, fold: FoldList) -> None:
-    """Write the list of a fold; raise `UserError` if something else is there, or it cannot be."""
+    """Write the list of a fold.
+
+    Raises `UserError` if something else is there, the folder holds a data set or a run, or it
+    cannot be written.
+    """
     text = json.dumps({"images": fold.images, "by_class": fold.by_class}) + "\n"
     path = outputs.folder / name
     if path.is_file() and path.read_bytes() == text.encode():
         return
+    require_not_held(outputs.folder, outputs.option)
     outputs.claim([name])
     try:
         outputs.write(name, text.encode())

@@ -5,6 +5,7 @@ are derived from it (`lists.py`).
 """
 
 import json
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from model.constants import IGNORE
 from util.data.mixed import id_in_mix
 from util.data.source import AnySource, Source
 from util.runtime.errors import UserError
-from util.runtime.files import atomic_write, unwritable
+from util.runtime.files import Outputs, require_not_held, unwritable
 from util.runtime.parallel import on_all_cores
 
 _AT_ONCE = 1 << 20  # pixels; NumPy takes eight bytes for each that it counts
@@ -38,8 +39,9 @@ def load_table(source: AnySource, list_dir: str | Path, build: bool = True) -> T
     Without `build`, no mask is read, and a table that is not stored is an error, too.
 
     A stored table of a custom data set is replaced when a mask was added or changed, but it never
-    replaces that of another data set. Raises `UserError` if the stored table belongs to other
-    images, it cannot be written, or a mask cannot be read.
+    replaces that of another data set, nor a file that this function did not write. Raises
+    `UserError` if the stored table belongs to other images, it cannot be written, `list_dir` holds
+    a data set or a run, or a mask cannot be read.
     """
     parts = source.parts.items()
     return unite(source, {n: _load_part(part, Path(list_dir, n), build) for n, part in parts})
@@ -52,17 +54,39 @@ def _load_part(source: Source, list_dir: Path, build: bool) -> Table:
     header = {"data_set": source.data_set, "crc32": checksum}
     if path.is_file():
         stored, table = _read_table(path)
+        root = stored.pop("root", "")
         if stored == header and list(table) == ids:
             return table
         if source.data_set != "custom" or stored.get("data_set") != "custom":
             remedy = "delete it to rebuild it, or set Data.list_dir"
             raise UserError(f"{path}: made from other images than {source.root} lists; {remedy}")
+        if root != _root(source) and os.path.isdir(root):  # else it was moved
+            remedy = "set Data.list_dir to a folder of its own, or delete it to rebuild it"
+            raise UserError(f"{path}: made from {root}, not from {source.root}; {remedy}")
     if not build:
         remedy = "python -m util.data.lists CONFIG makes it"
         raise UserError(f"{path}: no table of the masks of {source.root}; {remedy}")
+    if source.data_set == "custom":
+        header |= {"root": _root(source)}
+    outputs = Outputs(list_dir, "lists", "Data.list_dir")
+    _claim(outputs, path.name, source)
     table = build_table(source, ids)
-    _write_table(path, header, table)
+    _write_table(outputs, path.name, header, table)
     return table
+
+
+def _root(source: Source) -> str:
+    return os.path.realpath(source.root)
+
+
+def _claim(outputs: Outputs, name: str, source: Source) -> None:
+    """Refuse to write a table over what another made, or into a data set."""
+    require_not_held(outputs.folder, outputs.option)
+    for folder in (source.images, source.masks):
+        if Path(os.path.realpath(outputs.folder)).is_relative_to(os.path.realpath(folder)):
+            what = f"{outputs.option} {outputs.folder}: is in the data set ({folder})"
+            raise UserError(f"{what}, where nothing else may be written; name another place")
+    outputs.claim([name])
 
 
 def unite(source: AnySource, tables: dict[str, Table]) -> Table:
@@ -82,7 +106,8 @@ def _read_table(path: Path) -> tuple[dict[str, Any], Table]:
         images = content.pop("images")
         table = {i: {int(c): int(n) for c, n in pixels.items()} for i, pixels in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path}: not a table of mask contents; delete it to rebuild it") from None
+        what = "not a table of mask contents, so another made it"
+        raise UserError(f"{path}: {what}; move it away, or set Data.list_dir") from None
     return content, table
 
 
@@ -116,10 +141,12 @@ def pixels_by_class(label: np.ndarray) -> dict[int, int]:
     return {c: pixels[c] for c in sorted(pixels) if c not in (0, IGNORE)}
 
 
-def _write_table(path: Path, header: dict[str, Any], table: Table) -> None:
+def _write_table(outputs: Outputs, name: str, header: dict[str, Any], table: Table) -> None:
     rows = ",\n".join(f"{json.dumps(i)}: {json.dumps(pixels)}" for i, pixels in table.items())
     text = f'{json.dumps(header)[:-1]}, "images": {{\n{rows}\n}}}}\n'
     try:
-        atomic_write(path, text.encode())
+        outputs.write(name, text.encode())
     except OSError as error:
-        raise unwritable(path, error, "set Data.list_dir to a writable folder") from None
+        raise unwritable(
+            outputs.folder / name, error, "set Data.list_dir to a writable folder"
+        ) from None
