@@ -202,9 +202,9 @@ class Evil:
     ("name", "change", "words"),
     [
         ("fss1000", _remove("splits/val.txt"), ["val.txt", "HSNet"]),
-        ("fss1000", _replace("splits/val.txt", b"thing 0000\n"), ["name a class twice"]),
+        ("fss1000", _replace("splits/val.txt", b"thing 0000\n"), ["lists name 'thing 0000' twice"]),
         ("fss1000", _replace("splits/val.txt", b"\n"), ["val.txt", "names no class"]),
-        ("fss1000", _replace("splits/val.txt", b"thing 9\n"), ["thing 9", "no such folder"]),
+        ("fss1000", _replace("splits/val.txt", b"thing 9\n"), ["'thing 9', which has no folder"]),
         ("fss1000", _remove("thing 0003/2.png"), ["thing 0003", "only one of 2.jpg and 2.png"]),
         ("fss1000", _replace("thing 0003/2.png", SMALL), ["48x40 pixels, and its mask 4x3"]),
         ("fss1000", _replace("thing 0003/2.png", b"no"), ["2.png", "cannot be read as an image"]),

@@ -1,13 +1,15 @@
 """Data sets whose masks are bright on dark, one file a class: FSS-1000 and PATNet's benchmark."""
 
 import csv
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from util.data.prepare.archive import damaged
+from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.pictures import (
     Picture,
     build_pictures,
@@ -16,9 +18,10 @@ from util.data.prepare.pictures import (
     numbered,
     read_bright,
     warn_left_out,
+    warn_of_others,
     warn_unlike,
 )
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, refuse
 from util.runtime.texts import read_lines
 
 FSS_PARTS = {"trn": 520, "val": 240, "test": 240}
@@ -44,14 +47,24 @@ def prepare_fss1000(
     are the base classes of both. Raises `UserError` if something is wrong with the folder or `out`.
     """
     lists = {part: _read_list(given, part) for part in FSS_PARTS}
-    ids = numbered(sum(lists.values(), ()))
-    if len({name for names in lists.values() for name in names}) < sum(map(len, lists.values())):
-        raise UserError(f"--from {given}: its lists name a class twice; copy the lists again")
-    root = find_folder(given, "FSS-1000", lists["trn"][0])
-    pictures = {n: _fss_class(root / n, ids[n]) for names in lists.values() for n in names}
+    listed = sum(lists.values(), ())
+    ids = numbered(listed)
+    mistakes = [f"its lists name {n!r} twice" for n, count in Counter(listed).items() if count > 1]
+    root = _fss_root(given, set(ids))
     folders = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir()]
+    near = {name.casefold(): name for name in folders}
+    pictures: dict[str, list[Picture]] = {}
+    for name in dict.fromkeys(listed):
+        if name in folders:
+            pictures[name] = _fss_class(root / name, ids[name], mistakes)
+        else:
+            hint = near.get(name.casefold())
+            hint = f", but {hint} is there" if hint else ""
+            mistakes.append(f"its lists name {name!r}, which has no folder{hint}")
+    refuse(f"--from {root}", mistakes, f"{_AGAIN}, or correct the names")
     others = [n for n in folders if n not in pictures and files_by_stem(root / n, ".jpg", ".jpeg")]
     warn_left_out(given, others, "class folders that no list names")
+    warn_of_others(given, (root / name for name in pictures), ".jpg", ".jpeg", ".png")
     found = {f"classes in {part}.txt": len(names) for part, names in lists.items()}
     published = {f"classes in {part}.txt": count for part, count in FSS_PARTS.items()}
     found["images"], published["images"] = sum(map(len, pictures.values())), 10_000
@@ -69,7 +82,7 @@ def _read_list(given: Path, part: str) -> tuple[str, ...]:
     """Return the class names of a list, sorted as in HSNet's code."""
     names = [f"{part}.txt", *(["tst.txt"] if part == "test" else [])]
     places = [given / folder / name for folder in ("", "splits", "splits/fss") for name in names]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if os.path.lexists(place)), None)
     if path is None:
         remedy = "copy the lists of HSNet's data/splits/fss there"
         raise UserError(f"--from {given}: contains no {part}.txt or splits/{part}.txt; {remedy}")
@@ -79,12 +92,22 @@ def _read_list(given: Path, part: str) -> tuple[str, ...]:
     return found
 
 
-def _fss_class(folder: Path, class_id: int) -> list[Picture]:
-    if not folder.is_dir():
-        raise damaged(folder, "no such folder, but a list names this class", _AGAIN)
+def _fss_root(given: Path, classes: set[str]) -> Path:
+    """Return the folder that holds most folders of these classes; the uppermost of several."""
+    bare = {name.casefold() for name in classes}
+    folders = Archive(given).folders() if given.is_dir() else iter(())
+    held = {at: len(bare & {n.casefold() for n in os.listdir(given / at)}) for at in folders}
+    if not any(held.values()):
+        return find_folder(given, "FSS-1000", min(classes))
+    return given / max(held, key=lambda at: held[at])
+
+
+def _fss_class(folder: Path, class_id: int, mistakes: list[str]) -> list[Picture]:
+    """Return the pictures of a class; add a line to `mistakes` for each that has no partner."""
     images, masks = files_by_stem(folder, ".jpg", ".jpeg"), files_by_stem(folder, ".png")
-    if odd := sorted(images.keys() ^ masks.keys()):
-        raise damaged(folder, f"has only one of {odd[0]}.jpg and {odd[0]}.png", _AGAIN)
+    for stem in sorted(images.keys() ^ masks.keys()):
+        mistakes.append(f"{folder.name} has only one of {stem}.jpg and {stem}.png")
+        images.pop(stem, None)
     # Sorted as text: 1, 10, 2, ..., the order of the queries in HSNet's code.
     return [
         _picture(f"{folder.name}_{stem}", path, {class_id: masks[stem]})
@@ -116,12 +139,17 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
             for class_id in ids.values()
             for path in files_by_stem(images / str(class_id), ".jpg").values()
         }
+        warn_of_others(given, (images / str(class_id) for class_id in ids.values()), ".jpg")
         unknown: list[str] = []
     else:
-        named = _isic_classes(root)
-        classes = {p: ids[named[s]] for s, p in files_by_stem(images, ".jpg").items() if s in named}
-        unknown = [stem for stem in files_by_stem(images, ".jpg") if stem not in named]
+        named, found = _isic_classes(root), files_by_stem(images, ".jpg")
+        classes = {path: ids[named[stem]] for stem, path in found.items() if stem in named}
+        unknown = [stem for stem in found if stem not in named]
+        absent = [name for name in named if name not in found]
+        warn_left_out(given, absent, "lines of class_id.csv without an image")
+        warn_of_others(given, [images], ".jpg")
     warn_left_out(given, unknown, "images that class_id.csv does not name")
+    warn_of_others(given, [root / _ISIC_MASKS], ".png")
     pictures, unmasked = [], []
     for path, class_id in classes.items():
         if mask := masks.pop(f"{path.stem}_segmentation", None):
@@ -138,10 +166,23 @@ def _isic_classes(root: Path) -> dict[str, str]:
     if not path.is_file():
         what = f"--from {root}: {_ISIC_IMAGES} has no folders 1, 2, 3, and there is no class_id.csv"
         raise UserError(f"{what}; copy PATNet's data/isic/class_id.csv there")
-    rows = [row[:2] for row in csv.reader(read_lines(path))]
-    named = {row[0].strip(): row[-1].strip() for row in rows[1:]}
-    if wrong := sorted(set(named.values()) - set(ISIC)):
-        raise damaged(path, f"names the class {wrong[0]!r}, not one of {', '.join(ISIC)}")
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), strict=True)]
+    except csv.Error as error:
+        raise damaged(path, f"no table of commas ({error})", "copy it again") from None
+    named: dict[str, str] = {}
+    mistakes = []
+    header = 0 if rows and rows[0][1:2] and rows[0][1] in ISIC else 1
+    for number, row in enumerate(rows[header:], header + 1):
+        name, kind = (*row, "", "")[:2]
+        name = name.removesuffix(".jpg")
+        if len(row) < 2:
+            mistakes.append(f"line {number} is {name!r}, not an image, a comma and its class")
+        elif kind not in ISIC:
+            mistakes.append(f"line {number} names the class {kind!r}, not one of {', '.join(ISIC)}")
+        elif named.setdefault(name, kind) != kind:
+            mistakes.append(f"lists {name} as {named[name]} and as {kind}")
+    refuse(str(path), mistakes, "copy it again, or correct it")
     return named
 
 
@@ -158,15 +199,20 @@ def prepare_deepglobe(
     root = find_folder(given, "DeepGlobe", *(f"{i}/test/groundtruth" for i in ids.values()))
     tiles: dict[str, Path] = {}
     masks: dict[str, dict[int, Path]] = {}
+    mistakes = []
     for class_id in ids.values():
         folder = find_folder(root / str(class_id) / "test", "DeepGlobe", "origin", "groundtruth")
         own = files_by_stem(folder / "groundtruth", ".png")
         for name, path in files_by_stem(folder / "origin", ".jpg").items():
-            if name not in own:
-                raise damaged(path, f"has no mask {folder / 'groundtruth' / name}.png", _AGAIN)
             tiles.setdefault(name, path)
-            masks.setdefault(name, {})[class_id] = own.pop(name)
+            if name in own:
+                masks.setdefault(name, {})[class_id] = own.pop(name)
+            else:
+                mistakes.append(f"{path.relative_to(given)} has no mask {name}.png in groundtruth")
         warn_left_out(folder, own, "masks without a tile in origin")
+        warn_of_others(given, [folder / "origin"], ".jpg")
+        warn_of_others(given, [folder / "groundtruth"], ".png")
+    refuse(f"--from {given}", mistakes, _AGAIN)
     pictures = [_picture(n, path, masks[n]) for n, path in tiles.items()]
     build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
@@ -181,14 +227,17 @@ def prepare_chestx(
     """
     root, ids = find_folder(given, "chest X-rays", "CXR_png", "masks"), numbered(("lung",))
     images, pictures = files_by_stem(root / "CXR_png", ".png"), []
-    masks = files_by_stem(root / "masks", ".png")
+    masks, mistakes = files_by_stem(root / "masks", ".png"), []
     for stem in [stem for stem in masks if stem.endswith("_mask")]:
         name, mask = stem.removesuffix("_mask"), masks.pop(stem)
-        if name not in images:
-            raise damaged(mask, f"belongs to {name}.png, which {root / 'CXR_png'} lacks", _AGAIN)
-        pictures.append(_picture(name, images.pop(name), {1: mask}))
+        if name in images:
+            pictures.append(_picture(name, images.pop(name), {1: mask}))
+        else:
+            mistakes.append(f"{mask.name} belongs to {name}.png, which CXR_png lacks")
+    refuse(f"--from {root}", mistakes, _AGAIN)
     warn_left_out(given, masks, "masks whose name does not end in _mask.png")
     warn_left_out(given, images, "images without such a mask")
+    warn_of_others(given, [root / "CXR_png", root / "masks"], ".png")
     build_pictures(given, out, pictures, ids, _all_novel(ids), copy, workers, overwrite)
 
 

@@ -71,15 +71,15 @@ def build(
     overwrite: bool = False,
     prune: bool | None = None,
     inputs: Collection[Path] = (),
-) -> None:
-    """Create the missing files of `out`, phase after phase, if the disk has enough space.
+) -> list[str]:
+    """Create the missing files of `out`, phase after phase; return their names below it.
 
-    A file appears under its name once it is complete. So the process may be killed at any moment,
-    and the next run continues. Files that are current are left alone. A phase may read the files
-    of an earlier one. With one worker, this process does the work. `what` names the files in the
-    line that is logged at the end. Only one process at a time may build in `out`. Files that
-    another than `util.data.prepare` made are only replaced with `overwrite`, and never those that
-    the jobs read, nor `inputs`, which may be folders.
+    It begins if the disk has enough space. A file appears under its name once it is complete. So
+    the process may be killed at any moment, and the next run continues. Files that are current are
+    left alone. A phase may read the files of an earlier one. With one worker, this process does the
+    work. `what` names the files in the line that is logged at the end. Only one process at a time
+    may build in `out`. Files that another than `util.data.prepare` made are only replaced with
+    `overwrite`, and never those that the jobs read, nor `inputs`, which may be folders.
 
     Pictures and masks of earlier runs that are not among the jobs are named, and with `prune`
     removed (None: the command has no such option), but none that was changed since. If the jobs
@@ -105,11 +105,13 @@ def build(
     stale = [_name(job, out) for job in every if renumbered and _is_computed_mask(job, out)]
     undone.update(stale)
     pending = [[job for job in jobs if _name(job, out) in undone] for jobs in phases]
+    created = [_name(job, out) for jobs in pending for job in jobs]
     given = (path for job in every for path in (job.source, job.content) if isinstance(path, Path))
-    outputs.claim((_name(job, out) for jobs in pending for job in jobs), (*given, *inputs))
+    outputs.claim(created, (*given, *inputs))
     names = {_name(job, out) for job in every}
+    replaced = [name for name in created if os.path.lexists(out / name)]
     removed = old_files(outputs, names, renumbered, prune, inputs)
-    if count := sum(map(len, pending)):
+    if count := len(created):
         _check_space(out, [job for jobs in pending for job in jobs])
     folders = sorted({job.target.parent for jobs in phases for job in jobs} | {out})
     try:
@@ -126,9 +128,13 @@ def build(
         for jobs in pending:
             for _ in on_processes(partial(_create, outputs), jobs, workers, _KILLED):
                 progress.update()
+    if replaced:  # two exports of labels may hold the same image
+        text = "%s: %d files replace those of an earlier run, such as %s"
+        log.info(text, out, len(replaced), max(replaced, key=lambda name: name.endswith(".png")))
     done = [f"{count} files created"] if count else []
     done += [f"{len(removed)} removed"] if removed else []
     log.info("%s; %s", what, ", ".join(done) or "nothing to do")
+    return created
 
 
 def _is_computed_mask(job: Job, out: Path) -> bool:

@@ -19,7 +19,7 @@ from util.data.prepare.pictures import (
     warn_unlike,
 )
 from util.data.prepare.shapes import draw_classes, read_polygon
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, refuse
 from util.runtime.progress import bar
 
 FOLDS = 10
@@ -62,6 +62,7 @@ def prepare_lvis(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
     warn_left_out(given, single, "categories with one picture in lvis_val.pkl from the folds")
     warn_unlike(given, {"classes in a fold": rounds}, {"classes in a fold": _CLASSES})
     pictures: list[Picture] = []
+    mistakes: list[str] = []
     for subset, annotations in parts.items():
         objects: dict[str, dict[int, list[Any]]] = {}
         for category, own in annotations.items():
@@ -71,9 +72,10 @@ def prepare_lvis(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
         for name, shapes_of in objects.items():
             path, table = root / "coco" / name, root / f"lvis_{subset}.pkl"
             if not path.is_file():
-                remedy = "unpack train2017.zip and val2017.zip of COCO into coco"
-                raise damaged(path, f"no such picture, but {table.name} lists it", remedy)
+                mistakes.append(f"{name}: no such picture, but {table.name} lists it")
             pictures.append(Picture(path.stem, path, partial(_draw, path, shapes_of), (table,)))
+    remedy = "unpack train2017.zip and val2017.zip of COCO into coco"
+    refuse(f"--from {root}", mistakes, remedy)
     build_pictures(given, out, pictures, ids, lists, copy, workers, overwrite)
 
 

@@ -1,6 +1,7 @@
 """From pictures and masks in any layout to a data set of one's own (`Data.data_set: custom`)."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,15 +10,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.data.image_io import image_size, read_image
+from util.data.image_io import image_size, read_image, read_label
 from util.data.layers import draw_layers, layers_png
-from util.data.listing import list_pictures
+from util.data.listing import is_picture, list_pictures
 from util.data.prepare.archive import Archive, damaged
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build, stamp_of
-from util.folds import IGNORED, MAX_CLASSES, around_255
-from util.runtime.errors import UserError
+from util.folds import IGNORED, MAX_CLASSES, around_255, is_wide
+from util.runtime.errors import UserError, refuse
 from util.runtime.log import log
+from util.runtime.progress import bar
 
 _MASK_BYTES = 4000  # about that of a mask of COCO
 _THRESHOLD = 128  # of a mask's brightness, as in the code of HSNet and PATNet
@@ -67,11 +69,10 @@ def build_pictures(
         raise UserError(f"{out}: would get no image; check the folder that --from names")
     if len(ids) >= MAX_CLASSES:
         raise UserError(f"{out}: would have {len(ids)} classes; there are at most {MAX_CLASSES}")
-    jobs, masks, names = [], [], set()
+    doubled = [name for name, n in Counter(p.name for p in pictures).items() if n > 1]
+    refuse(str(out), [f"two images would be called {name}" for name in doubled], "rename one")
+    jobs, masks = [], []
     for picture in pictures:
-        if picture.name in names:
-            raise UserError(f"{out}: two images would be called {picture.name}; rename one")
-        names.add(picture.name)
         jobs.append(_picture_job(out / "images", picture, copy))
         target = out / "masks" / f"{picture.name}.png"
         masks.append(
@@ -80,7 +81,21 @@ def build_pictures(
     jobs += [text_job(out / name, lines) for name, lines in {CLASSES_FILE: ids, **lists}.items()]
     count = len(ids) - (IGNORED in ids)
     what = f"{out}: {len(masks)} images of {count} classes"
-    build(out, [jobs, masks], workers, what, overwrite, inputs=[given])
+    created = build(out, [jobs, masks], workers, what, overwrite, inputs=[given])
+    _warn_of_empty(out, [name for name in created if name.startswith("masks/")], len(ids))
+
+
+def _warn_of_empty(out: Path, masks: list[str], classes: int) -> None:
+    """Warn about those of the masks of a data set that hold no pixel of a class."""
+    with bar(len(masks), "looking for empty masks") as progress:
+        empty = []
+        for name in masks:
+            if not read_label(out / name, wide=is_wide(classes)).any():
+                empty.append(name)
+            progress.update()
+    if empty:
+        text = "%s: %d masks hold no pixel of a class, such as %s; their images are not used"
+        log.warning(text, out, len(empty), empty[0])
 
 
 def text_job(target: Path, lines: Iterable[str]) -> Job:
@@ -144,6 +159,19 @@ def find_folder(given: Path, what: str, *wanted: str) -> Path:
 def files_by_stem(folder: Path, *suffixes: str) -> dict[str, Path]:
     """Return the pictures of a folder as `list_pictures` lists them: id -> path."""
     return {stem: folder / name for stem, name in list_pictures(folder, suffixes).names.items()}
+
+
+def warn_of_others(given: Path, folders: Iterable[Path], *suffixes: str) -> None:
+    """Warn about the files in the folders of a download that are no pictures of these suffixes."""
+    hidden, other = list[str](), list[str]()
+    for folder in folders:
+        for name in sorted(os.listdir(folder)):
+            if not is_picture(name, suffixes):
+                path = (folder / name).relative_to(given).as_posix()
+                (hidden if name.startswith(".") else other).append(path)
+    warn_left_out(given, hidden, "hidden files")
+    endings = ", ".join(suffixes)
+    warn_left_out(given, other, f"files or folders whose names do not end in {endings}")
 
 
 def warn_left_out(given: Path | str, names: Iterable[str], what: str) -> None:
