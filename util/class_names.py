@@ -28,8 +28,18 @@ def clean_name(name: str) -> str:
 
 
 @cache
-def warn_of_background(path: str, names: tuple[str, ...]) -> None:
-    """Warn, once for a file, if its first class name says that it means no class."""
+def warn_of_names(path: str, names: tuple[str, ...]) -> None:
+    """Warn, once for a file, of class names that may mean no class, or not one of their own."""
+    if comment := next((name for name in names if name.startswith("#")), None):
+        text = (
+            "%s: %r counts as a class, number %d, as every line does; remove it if it is a comment"
+        )
+        log.warning(text, path, comment, names.index(comment) + 1)
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(_bare(name), name)) != name:
+            text = "%s: %r and %r count as two classes; give both the same number if they are one"
+            log.warning(text, path, other, name)
     if _bare(names[0]) == "background":
         log.warning(
             "%s: its first class is %r, so that pixels of 1 are an object of this name; 0 is"

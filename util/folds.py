@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
 from model.constants import IGNORE
-from util.class_names import COCO_NAMES, canonical_name, warn_of_background
+from util.class_names import COCO_NAMES, canonical_name, warn_of_names
 from util.runtime.errors import UserError
-from util.runtime.texts import read_lines
+from util.runtime.texts import read_lines, require_case
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,7 +183,7 @@ def other_fold(
     channels. With the `overlap` 'remove', such classes are left out; else they are an error. Raises
     `UserError` in that case, or if `novel` names an unknown class, or no class is left to test.
     """
-    _require_names("novel", novel, names)
+    _require_names("Data.novel", novel, names)
     trained = set(map(canonical_name, known))
     place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
     asked = [name for name in place if not novel or name in novel]
@@ -291,6 +291,7 @@ def fold_of(data: _FoldKeys) -> Fold:
         names, novel = CLASSES.get(data.data_set, ()), data.novel
         if not names:
             names, (novel, _) = data.classes or read_classes(data.data_root), fold_names(data)
+            _require_names(_place("novel", data), novel, names)
         return other_fold(names, novel, data.known, data.overlap)
     if data.data_set not in OWN_CLASSES:
         return published_fold(data.data_set, data.split, data.use_split_coco)
@@ -301,8 +302,8 @@ def fold_of(data: _FoldKeys) -> Fold:
         remedy = "label a second class, or only test on it (Data.trained_on)"
         raise UserError(f"{what} classes to train on and to hold out; {remedy}")
     place = {name: number for number, name in enumerate(names, 1) if number != IGNORE}
-    _require_names("novel", novel, names)
-    _require_names("base", base, names)
+    _require_names(_place("novel", data), novel, names)
+    _require_names(_place("base", data), base, names)
     if both := set(novel) & set(base):
         raise UserError(f"Data.base: {min(both)!r} is novel, too; remove it from one of the two")
     if not place.keys() - set(novel):
@@ -321,24 +322,42 @@ def fold_names(data: _FoldKeys) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     if data.data_set == "mix":
         return data.novel, data.base
-    listed = Path(data.data_root, f"novel_{data.split}.txt"), Path(data.data_root, "base.txt")
+    if data.novel:  # a fold of one's own, which the files do not belong to
+        return data.novel, () if data.trained_on else data.base
+    path = _name_file("novel", data)
+    novel = _read_names(path) if os.path.lexists(path) else ()
     if data.trained_on:
-        return data.novel or (_read_names(listed[0]) if listed[0].is_file() else ()), ()
-    if not data.novel and not listed[0].is_file():
-        what = f"Data.novel names no class, and there is no {listed[0]}"
+        return novel, ()
+    if not novel:
+        what = f"Data.novel names no class, and there is no {path}"
         raise UserError(f"{what}; name the classes that this fold holds out")
-    if data.novel:  # a fold of one's own, which the file does not belong to
-        return data.novel, data.base
-    base = data.base or (_read_names(listed[1]) if listed[1].is_file() else ())
-    return _read_names(listed[0]), base
+    path = _name_file("base", data)
+    return novel, data.base or (_read_names(path) if os.path.lexists(path) else ())
 
 
-def _require_names(key: str, given: Sequence[str], names: Sequence[str]) -> None:
-    """Raise `UserError` for the first name given in a key that is no class."""
+def _name_file(key: str, data: _FoldKeys) -> Path:
+    """Return the file of names that stands for a key of a custom fold which names nothing.
+
+    Raises `UserError` if its name is written in another case.
+    """
+    name = f"novel_{data.split}.txt" if key == "novel" else "base.txt"
+    path = Path(data.data_root, name)
+    require_case(path)
+    return path
+
+
+def _place(key: str, data: _FoldKeys) -> str:
+    """Return where the names of a key come from: the key, or a file."""
+    is_given = data.novel or data.data_set == "mix" or (key == "base" and data.base)
+    return f"Data.{key}" if is_given else str(_name_file(key, data))
+
+
+def _require_names(place: str, given: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `UserError` for the first name, given in a key or a file, that is no class."""
     for name in given:
         if name not in names or name == IGNORED:
             known = ", ".join(names) if len(names) < 100 else f"{len(names)} others"
-            raise UserError(f"Data.{key}: no class is named {name!r}; there is {known}")
+            raise UserError(f"{place}: no class is named {name!r}; there is {known}")
 
 
 def read_classes(data_root: str | Path) -> tuple[str, ...]:
@@ -354,7 +373,7 @@ def read_classes(data_root: str | Path) -> tuple[str, ...]:
     if is_wide(len(names)) and names[IGNORE - 1] != IGNORED:
         what = f"{path}: line {IGNORE} is {names[IGNORE - 1]!r}, but {IGNORE} means ignored"
         raise UserError(f"{what}; write {IGNORED!r} there, and give that class the next id")
-    warn_of_background(str(path), names)
+    warn_of_names(str(path), names)
     return names
 
 
@@ -362,8 +381,11 @@ def _read_names(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(read_lines(path))
     except FileNotFoundError:
+        require_case(path)
         remedy = "write the class names there, one a line, or set Data.data_root"
         raise UserError(f"{path}: no such file; {remedy}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; put a text file of the names there") from None
     except OSError as error:
         reason = error.strerror
         raise UserError(f"{path}: cannot be read ({reason}); check its permissions") from None

@@ -80,6 +80,68 @@ def test_background_as_first_class_is_warned_of_at_prepare_and_when_it_is_read(
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("names", "one", "other"),
+    [(("Cat", "cat ", "dog"), "Cat", "cat"), (("hot dog", "cup", "hot-dog"), "hot dog", "hot-dog"),
+     (("cup", "tea_cup", "Tea Cup"), "tea_cup", "Tea Cup")],
+)  # fmt: skip
+def test_names_that_differ_little_are_warned_of_as_two_classes(
+    names: tuple[str, ...], one: str, other: str, here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = labels()
+    for category, name in zip(content["categories"], names, strict=True):
+        category["name"] = name
+    words = f"{one!r} and {other!r} count as two classes; give both the same number"
+    assert words in prepare(here, content).err
+    caplog.clear()
+    assert len(read_classes(here / "out")) == 3
+    assert caplog.text.count(words) == 1
+
+
+@pytest.mark.parametrize("comment", ["# my classes", "#cup", "# 1: cup"])
+def test_comment_in_a_list_of_classes_is_warned_of_with_its_number(
+    comment: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(f"plate\n\n{comment}\nspoon\n")
+    assert read_classes(tmp_path) == ("plate", comment, "spoon")
+    assert f"{path}: {comment!r} counts as a class, number 2, as every line does" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "novel_0.txt", "base.txt"])
+def test_list_of_classes_in_another_case_or_as_a_folder_is_named(name: str, tmp_path: Path) -> None:
+    texts = {"classes.txt": "cup\nplate\nspoon\n", "novel_0.txt": "cup\n", "base.txt": "plate\n"}
+    for each, text in texts.items():
+        (tmp_path / each).write_text(text)
+    data = data_config(data_set="custom", data_root=str(tmp_path), novel=()).Data
+    fold = fold_of(data)
+    assert (fold.novel, fold.unused) == ((1,), (3,))
+    path = tmp_path / name
+    path.rename(tmp_path / name.upper())
+    with pytest.raises(UserError, match=f"{name.upper()}: is not read under this name; call it "):
+        fold_of(data)
+    (tmp_path / name.upper()).unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=f"{path}: is a folder; put a text file of the names there"):
+        fold_of(data)
+
+
+@pytest.mark.parametrize(
+    ("novel", "base", "place"),
+    [("dog # the novel one", "plate", "novel_0.txt"), ("cup", "Plate", "base.txt")],
+)
+def test_file_that_names_no_class_is_named_itself(
+    novel: str, base: str, place: str, tmp_path: Path
+) -> None:
+    for name, text in (("classes", "cup\nplate\nspoon"), ("novel_0", novel), ("base", base)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    wrong = novel if place == "novel_0.txt" else base
+    with pytest.raises(UserError, match=f"{tmp_path / place}: no class is named '{wrong}'; there"):
+        fold_of(data_config(data_set="custom", data_root=str(tmp_path), novel=()).Data)
+    with pytest.raises(UserError, match="^Data.novel: no class is named 'knife'"):
+        fold_of(data_config(data_set="custom", data_root=str(tmp_path), novel=("knife",)).Data)
+
+
 def test_single_category_is_said_to_be_too_few_to_train_on(here: Path) -> None:
     content = labels()
     del content["categories"][1:]

@@ -51,6 +51,21 @@ def test_line_that_names_no_mask_is_told_with_the_near_name(
     assert words in str(caught.value) and "2 mistakes" not in str(caught.value)
 
 
+def test_all_near_names_are_told_of_where_there_are_several(root: Path) -> None:
+    for name in ("A1", "a1"):
+        Image.fromarray(np.ones((8, 8), np.uint8)).save(root / f"masks/{name}.png")
+    with pytest.raises(UserError, match="lists 'a1.jpg', which has no mask, but 'A1' and 'a1' ha"):
+        ids(root, "p1\na1.jpg\n")
+
+
+@pytest.mark.parametrize("name", ["Train.txt", "TRAIN.TXT", "train.TXT"])
+def test_list_in_another_case_is_not_passed_over(name: str, root: Path) -> None:
+    (root / name).write_text("p0\n")
+    with pytest.raises(UserError, match=f"{name}: is not read under this name; call it train.txt"):
+        Source(root, "custom", "train", 2).image_ids()
+    assert len(Source(root, "custom", "val", 2).image_ids()) == 6
+
+
 @pytest.mark.parametrize("line", ["/data/images/p0.jpg", "images/p0", "./p0.jpg"])
 def test_line_with_a_folder_is_told_to_hold_only_the_name(line: str, root: Path) -> None:
     with pytest.raises(UserError, match="is no image name; write names without folder"):

@@ -49,8 +49,8 @@ def test_mistake_in_an_image_or_category_is_told_once_not_for_each_annotation(he
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("p1.gif", ["p1.gif is no picture that can be used", ".jpg"]),
-        (".p1.jpg", [".p1.jpg is no picture that can be used"]),
+        ("p1.gif", ["'p1.gif' is no picture that can be used", ".jpg"]),
+        (".p1.jpg", ["'.p1.jpg' is no picture that can be used"]),
         ("more/p1.jpg", ["photos/more/p1.jpg: no such image, but p1.jpg is there"]),
         ("C:\\photos\\p1.jpg", ["points outside"]),
         ("..\\p1.jpg", ["points outside"]),
@@ -58,7 +58,7 @@ def test_mistake_in_an_image_or_category_is_told_once_not_for_each_annotation(he
         ("p9.jpg", ["p9.jpg: no such image (--images must be"]),
         ("P1.JPG", ["P1.JPG: no such image, but p1.jpg is there"]),
         ("p1.png", ["p1.png: no such image, but p1.jpg is there"]),
-        ("p1", ["p1 is no picture that can be used", "but p1.jpg is there"]),
+        ("p1", ["'p1' is no picture that can be used", "but p1.jpg is there"]),
         ("my%20photo.jpg", ["but more/My photo.webp is there"]),
         ("https://storage.org/b/p1.jpg?token=3", ["but p1.jpg is there"]),
         ("/data/local-files/?d=photos/p1.jpg", ["points outside", "but p1.jpg is there"]),
@@ -101,6 +101,68 @@ def test_folder_of_images_that_is_none_is_said_to_be_that(here: Path) -> None:
     ):  # fmt: skip
         result = run("custom", "--images", here / images, "--labels", path, "--out", here / "out")
         refused(result, f"--images {here / images}: {words}; name the folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"null", "labels.json: has no list 'images', 'annotations', 'categories', so it is not in"),
+     (b"[]", "has no list 'images', 'annotations', 'categories'"),
+     (b"5", "has no list 'images', 'annotations', 'categories'"),
+     (b'{"images": [], "categories": 5}', "has no list 'annotations', 'categories', so"),
+     (b'{"images": [5], "annotations": [], "categories": {}}',
+      "2 mistakes: has no list 'categories', so it is not in COCO's format; its list 'images'")],
+)  # fmt: skip
+def test_file_without_the_lists_of_coco_is_told_of_once(
+    content: bytes, words: str, here: Path
+) -> None:
+    result = prepare(here, content)
+    refused(result, words)
+    assert result.err.count("COCO's format") == 1
+
+
+@pytest.mark.parametrize("name", ["p1.jpg ", "p1.jpg.", "p1.jpg\t", "p1.jpg/ "])
+def test_name_with_a_blank_or_dot_behind_it_is_shown_in_quotes(name: str, here: Path) -> None:
+    content = labels()
+    content["images"][0]["file_name"] = name
+    refused(prepare(here, content), f"{name!r} is no picture that can be used")
+
+
+def test_photographs_of_one_name_in_several_folders_are_all_told_of(here: Path) -> None:
+    (here / "photos/p1.jpg").rename(here / "p1.jpg")
+    for folder in ("a", "b"):
+        photo(here / f"photos/{folder}/p1.jpg")
+    words = "but there are a/p1.jpg, b/p1.jpg: write one of them in the labels"
+    refused(prepare(here, labels()), words)
+    photo(here / "photos/c/P1.png")
+    refused(prepare(here, labels()), "there are a/p1.jpg, b/p1.jpg and 1 more: write one of them")
+
+
+@pytest.mark.parametrize(
+    ("part", "keys"),
+    [
+        ({"x": 1, "y": 2}, "x, y"),
+        ({"points": [1, 2, 3, 4]}, "points"),
+        ({"size": [20, 30]}, "size"),
+    ],
+)
+def test_shapes_of_other_objects_are_said_to_be_no_polygons(
+    part: dict, keys: str, here: Path
+) -> None:
+    content = labels()
+    content["annotations"][0]["segmentation"] = [part] * 3
+    words = f"annotation 1 has a segmentation of objects ({keys}), not of polygons (each [x, y, x"
+    refused(prepare(here, content), words)
+
+
+@pytest.mark.parametrize("place", ["out/masks", "out/masks/more"])
+def test_folder_of_the_masks_is_refused_as_that_of_the_photographs(place: str, here: Path) -> None:
+    (here / place).parent.mkdir(parents=True)
+    (here / "photos").rename(here / place)
+    (here / "photos").symlink_to(here / place)
+    before = sorted((here / "out").rglob("*"))
+    refused(prepare(here, labels()), "photos: is the folder for the masks of --out; name the fol")
+    assert sorted((here / "out").rglob("*")) == before
+    assert prepare(here, labels(), "another").status == 0
 
 
 def test_pipe_as_label_file_or_photo_is_told_of_at_once(here: Path) -> None:

@@ -196,19 +196,20 @@ def format_table(report: CheckReport, subset: str) -> str:
 def _main() -> None:
     data = config_argument(__doc__).Data
     place = ", ".join(data.mix) or data.data_root
-    count, notes = 0, dict[str, None]()
+    mistakes, notes = dict[str, None](), dict[str, None]()
     for subset in subsets(data):
         report = check(data, subset)
         for name, part in report.sets.items():
             log.info("%s", format_table(part, f"{name} {subset}".strip()))
         for line in report.mistakes:
-            log.info("  wrong: %s", line)
-        count += len(report.mistakes)
-        notes |= dict.fromkeys(report.notes)  # both subsets may say the same of a folder
+            if line not in mistakes:
+                log.info("  wrong: %s", line)
+        mistakes |= dict.fromkeys(report.mistakes)  # both subsets may have the same files
+        notes |= dict.fromkeys(report.notes)
     for line in notes:
         log.info("note: %s", line)
-    if count:
-        raise UserError(f"{place}: {count} mistakes; correct what is listed above")
+    if mistakes:
+        raise UserError(f"{place}: {len(mistakes)} mistakes; correct what is listed above")
     log.info("%s: nothing is wrong", place)
 
 

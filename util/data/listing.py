@@ -93,13 +93,16 @@ def require_listed(path: Path, ids: Collection[str], masks: Mapping[str, str]) -
     """
     if not ids:
         raise UserError(f"{path}: names no image; write the names there, or delete it to use all")
-    near = {_bare(image_id): image_id for image_id in masks}
+    near: dict[str, list[str]] = {}
+    for image_id in masks:
+        near.setdefault(_bare(image_id), []).append(image_id)
     mistakes = []
     for image_id in ids:
         if image_id not in masks:
             found = near.get(_bare(image_id)) or near.get(_bare(image_id.split("\t")[0]))
-            hint = f", but {found!r} has one" if found else ""
-            if found and found != found.strip():
+            verb = "have" if found and len(found) > 1 else "has"
+            hint = f", but {' and '.join(map(repr, found))} {verb} one" if found else ""
+            if found and found[0] != found[0].strip():
                 hint += " (a list cannot name it: rename the files)"
             mistakes.append(f"lists {image_id!r}, which has no mask{hint}")
     refuse(str(path), mistakes, f"{_PLAIN_NAMES}, add the mask, or remove the line")

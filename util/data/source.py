@@ -18,6 +18,7 @@ from util.folds import CLASSES, is_wide
 from util.runtime.errors import UserError
 from util.runtime.files import Outputs, atomic_write, unwritable
 from util.runtime.system import file_version
+from util.runtime.texts import require_case
 
 SUBSETS = ("train", "val")
 
@@ -321,6 +322,8 @@ class Source(AnySource):
     def image_ids(self) -> list[str]:
         """See `AnySource.image_ids`."""
         listed = self.list_path
+        if self.data_set == "custom":
+            require_case(listed)
         if self.data_set == "custom" and os.path.lexists(listed):
             ids = read_ids(listed)
             require_listed(listed, ids, self._masks.names)

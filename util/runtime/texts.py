@@ -1,6 +1,7 @@
 """Text files as any editor and system writes them."""
 
 import codecs
+import os
 from pathlib import Path
 
 from util.runtime.errors import UserError
@@ -22,6 +23,20 @@ def read_lines(path: Path) -> list[str]:
     if "\0" in text:
         raise _not_utf8(str(path), "it holds zero bytes", _SAVE)
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def require_case(path: Path) -> None:
+    """Raise `UserError` if a file is absent, and another name beside it differs in case only.
+
+    Where the disk keeps the two apart, the other one would be passed over.
+    """
+    if os.path.lexists(path) or not path.parent.is_dir():
+        return
+    for name in sorted(os.listdir(path.parent)):
+        if name.casefold() == path.name.casefold():
+            raise UserError(
+                f"{path.parent / name}: is not read under this name; call it {path.name}"
+            )
 
 
 def decode(content: bytes, path: str) -> str:

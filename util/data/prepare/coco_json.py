@@ -132,11 +132,13 @@ class _Checker:
 
     def read(self, loaded: Any) -> Instances | None:
         """Return what the file holds, None if it has not even the lists."""
-        for key in ("images", "annotations", "categories"):
-            entries = loaded.get(key) if isinstance(loaded, dict) else None
-            if not isinstance(entries, list):
-                self.mistakes.append(f"has no list {key!r}, so it is not in COCO's format")
-            elif not all(isinstance(entry, dict) for entry in entries):
+        found = loaded if isinstance(loaded, dict) else {}
+        lists = {key: found.get(key) for key in ("images", "annotations", "categories")}
+        if none := [repr(key) for key, entries in lists.items() if not isinstance(entries, list)]:
+            self.mistakes.append(f"has no list {', '.join(none)}, so it is not in COCO's format")
+        for key, entries in lists.items():
+            entries = entries if isinstance(entries, list) else []
+            if not all(isinstance(entry, dict) for entry in entries):
                 self.mistakes.append(f"its list {key!r} contains something that is not an object")
         if self.mistakes:
             return None
@@ -267,6 +269,11 @@ class _Checker:
         if not isinstance(shape, list):
             raise UserError(f"{called} has a segmentation that is neither polygons nor a code")
         for code in (part for part in shape if isinstance(part, dict)):
+            if "counts" not in code:
+                what = f"has a segmentation of objects ({', '.join(map(str, code))})"
+                raise UserError(
+                    f"{called} {what}, not of polygons (each [x, y, x, y, ...]) or codes"
+                )
             try:
                 decode_run_lengths(code, image.height, image.width)
             except UserError as error:

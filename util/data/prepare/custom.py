@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from util.class_names import warn_of_background
+from util.class_names import warn_of_names
 from util.data.prepare.coco_json import InstanceImage, Instances, load_instances, mask_png
 from util.data.prepare.earlier import CLASSES_FILE
 from util.data.prepare.jobs import Job, build
@@ -43,6 +43,9 @@ def prepare_custom(
     `overlap`, each class keeps all its pixels where others cover it. Raises `UserError` if
     something is wrong with the images, the labels or `out`.
     """
+    if Path(os.path.realpath(images)).is_relative_to(os.path.realpath(out / "masks")):
+        what = f"--images {images}: is the folder for the masks of --out"
+        raise UserError(f"{what}; name the folder of the photographs, or another --out")
     photos = Photos(images, [out / name for name in _OWN])
     instances = load_instances(labels, photos)
     if not instances.images:
@@ -67,7 +70,7 @@ def prepare_custom(
     if not masks:
         what = "no annotation has a pixel in its image, so that no mask can be drawn"
         raise UserError(f"{labels}: {what}; export polygons or masks, not boxes or points")
-    warn_of_background(str(labels), instances.names)
+    warn_of_names(str(labels), instances.names)
     if len(instances.names) == 1:
         what = "has a single category, which is too few to train on: a fold holds out at least one"
         log.warning("%s: %s; label a second one, or only test on this data", labels, what)

@@ -44,6 +44,9 @@ def old_files(
     read = {os.path.realpath(path) for path in inputs}
     made = [name for name in old if name in listed and outputs.may_replace(name)]
     own = [n for n in made if os.path.realpath((outputs.folder / n).parent) not in read]
+    stay = {_key(name)[1] for name in old if name not in own and name.startswith(_MASKS)}
+    # A mask that somebody corrected keeps its picture.
+    own = [n for n in own if not (n.startswith(_PICTURES) and _key(n)[1] in stay)]
     removed = own if prune else []
     kept = [name for name in old if name not in removed]
     successors = {_key(name): name for name in names}

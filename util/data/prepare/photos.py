@@ -47,9 +47,12 @@ class Photos:
         return found
 
     @cached_property
-    def _near(self) -> dict[str, str]:
-        """Name of each photograph, without folder, suffix and case -> its path."""
-        return {_bare(path): path for path in reversed(self._listed) if _is_photo(path)}
+    def _near(self) -> dict[str, list[str]]:
+        """Name of photographs, without folder, suffix and case -> their paths."""
+        near: dict[str, list[str]] = {}
+        for path in filter(_is_photo, self._listed):
+            near.setdefault(_bare(path), []).append(path)
+        return near
 
     def near(self, file_name: str) -> str:
         """Return a hint at the photograph that the labels may mean, '' if there is none.
@@ -59,15 +62,18 @@ class Photos:
         """
         words = re.split(r"[?&=]", unquote(file_name.replace("\\", "/")))
         found = (self._near.get(_bare(word)) for word in words)
-        path = next((path for path in found if path), None)
-        return f", but {path} is there: write that in the labels" if path else ""
+        paths = next((paths for paths in found if paths), [])
+        if len(paths) > 1:
+            more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
+            return f", but there are {paths[0]}, {paths[1]}{more}: write one of them in the labels"
+        return f", but {paths[0]} is there: write that in the labels" if paths else ""
 
     def path(self, file_name: str) -> Path:
         """Return the path of a photograph. Raises `UserError` if there is none to be used."""
         # A link to a folder is not listed, and leads to photographs all the same.
         held = self.folder / self._listed.get(file_name, file_name)
         if not is_picture(held.name, SUFFIXES):
-            what = f"{file_name} is no picture that can be used (its name must end in {_USABLE})"
+            what = f"{file_name!r} is no picture that can be used (its name must end in {_USABLE})"
             raise UserError(f"{what}{self.near(file_name)}")
         if not os.path.lexists(held):
             start = "--images must be the folder that the labels' file names start from"
