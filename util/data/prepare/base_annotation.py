@@ -55,7 +55,7 @@ def prepare_base_annotation(data_set: str, root: Path, splits: Iterable[int], wo
                 target = base_annotation_folder(root, data_set, subset, split) / f"{image_id}.png"
                 label = partial(_base_label_png, path, table)
                 jobs.append(Job(target, label, path.stat().st_size, stamp=stamp_of(path)))
-    build(out, [jobs], workers, f"{out}: {len(jobs)} labels")
+    build(out, [jobs], workers, f"{out}: {len(jobs)} labels", overwrite=None)
 
 
 def _base_label_png(path: Path, table: np.ndarray) -> bytes:

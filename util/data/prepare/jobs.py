@@ -68,7 +68,7 @@ def build(
     phases: list[list[Job]],
     workers: int,
     what: str,
-    overwrite: bool = False,
+    overwrite: bool | None = False,
     prune: bool | None = None,
     inputs: Collection[Path] = (),
 ) -> list[str]:
@@ -79,7 +79,8 @@ def build(
     left alone. A phase may read the files of an earlier one. With one worker, this process does the
     work. `what` names the files in the line that is logged at the end. Only one process at a time
     may build in `out`. Files that another than `util.data.prepare` made are only replaced with
-    `overwrite`, and never those that the jobs read, nor `inputs`, which may be folders.
+    `overwrite` (None: the command has no such option), and never those that the jobs read, nor
+    `inputs`, which may be folders.
 
     Pictures and masks of earlier runs that are not among the jobs are named, and with `prune`
     removed (None: the command has no such option), but none that was changed since. If the jobs
