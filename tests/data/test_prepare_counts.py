@@ -115,11 +115,14 @@ def test_table_of_isic_with_and_without_its_head_names_every_image(
     [
         ("ID,Class\n" + "x" * 200_000 + ",nevus\n", ["no table of commas (field larger than"]),
         (f'ID,Class\n"{NAMES[0]},nevus\n', ["class_id.csv: no table of commas ("]),
-        (f"id;c\n{NAMES[0]};nevus\n", [f"line 2 is '{NAMES[0]};nevus', not an image, a comma"]),
+        (f"id;c\n{NAMES[0]};nevus\n", [f"the line '{NAMES[0]};nevus' is not an image, a comma"]),
+        ("", ["class_id.csv: names no image; copy it again"]),
+        ("ID,Class\n\n", ["class_id.csv: names no image"]),
         (
             f"ID,Class\n{NAMES[0]},wart\n{NAMES[1]},nevus\n{NAMES[1]},melanoma\n{NAMES[2]},Nevus",
-            ["3 mistakes: line 2 names the class 'wart'", f"lists {NAMES[1]} as nevus and as mel",
-             "line 5 names the class 'Nevus', not one of melanoma, nevus, seborrheic_keratosis"],
+            [f"3 mistakes: gives {NAMES[0]} the class 'wart'",
+             f"lists {NAMES[1]} as nevus and as melanoma",
+             f"gives {NAMES[2]} the class 'Nevus', not one of melanoma, nevus, seborrheic_kerat"],
         ),
     ],
 )  # fmt: skip

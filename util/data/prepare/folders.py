@@ -163,7 +163,7 @@ def prepare_isic(given: Path, out: Path, copy: bool, workers: int, overwrite: bo
 
 def _isic_classes(root: Path) -> dict[str, str]:
     path = root / "class_id.csv"
-    if not path.is_file():
+    if not os.path.lexists(path):
         what = f"--from {root}: {_ISIC_IMAGES} has no folders 1, 2, 3, and there is no class_id.csv"
         raise UserError(f"{what}; copy PATNet's data/isic/class_id.csv there")
     try:
@@ -173,15 +173,16 @@ def _isic_classes(root: Path) -> dict[str, str]:
     named: dict[str, str] = {}
     mistakes = []
     header = 0 if rows and rows[0][1:2] and rows[0][1] in ISIC else 1
-    for number, row in enumerate(rows[header:], header + 1):
+    for row in rows[header:]:
         name, kind = (*row, "", "")[:2]
         name = name.removesuffix(".jpg")
         if len(row) < 2:
-            mistakes.append(f"line {number} is {name!r}, not an image, a comma and its class")
+            mistakes.append(f"the line {name!r} is not an image, a comma and its class")
         elif kind not in ISIC:
-            mistakes.append(f"line {number} names the class {kind!r}, not one of {', '.join(ISIC)}")
+            mistakes.append(f"gives {name} the class {kind!r}, not one of {', '.join(ISIC)}")
         elif named.setdefault(name, kind) != kind:
             mistakes.append(f"lists {name} as {named[name]} and as {kind}")
+    mistakes += [] if rows[header:] else ["names no image"]
     refuse(str(path), mistakes, "copy it again, or correct it")
     return named
 
