@@ -142,7 +142,7 @@ def test_adopted_file_is_the_tools_own_until_someone_changes_it(tmp_path: Path) 
 
 def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").mkdir()
-    with pytest.raises(UserError, match="x.txt is a folder; name a file"):
+    with pytest.raises(UserError, match="x.txt is a folder, where a file.*move it away"):
         Outputs(tmp_path, "draw", overwrite=True).claim(["x.txt"])
 
 
@@ -214,9 +214,11 @@ def test_list_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [b"null", b"5", b'"ab"', b'[["a"],"b"]', b'[5,"b"]', b'["\\ud800","c"]', b'["a"]', b"{",
-     b"\xff", b'["/etc/passwd","c"]', b'["../x","c"]', b"[" * 50],
+     b"\xff", b'["/etc/passwd","c"]', b'["../x","c"]', b"[" * 50,
+     b'["","c"]', b'[".","c"]', b'["folder","c"]', b'["folder","c","d"]', b'["a","b","c","d"]'],
 )  # fmt: skip
 def test_line_of_a_list_that_nobody_of_ours_wrote_is_left_out(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
     Outputs(tmp_path, "draw").write("mine", b"drawn")
     with open(tmp_path / ".made_by_draw", "ab") as file:
         file.write(b"\n" + line)
@@ -245,3 +247,20 @@ def test_list_that_is_no_plain_file_is_refused_and_never_written_to(
         Outputs(tmp_path, "draw")
     assert kind != "link" or foreign.read_text() == "theirs"
     assert kind != "dead link" or not foreign.exists()
+
+
+def test_file_is_current_only_as_it_was_written_with_the_same_stamp(tmp_path: Path) -> None:
+    Outputs(tmp_path, "draw").write("a.txt", b"one", stamp="s1")
+    outputs = Outputs(tmp_path, "draw")
+    assert outputs.is_current("a.txt", "s1") and not outputs.is_current("a.txt", "s2")
+    assert not outputs.is_current("a.txt", "") and not outputs.is_current("b.txt", "s1")
+    outputs.write("a.txt", b"two", stamp="s2")
+    (tmp_path / "b.txt").write_text("two")
+    again = Outputs(tmp_path, "draw")
+    assert again.is_current("a.txt", "s2") and not again.is_current("a.txt", "s1")
+    (tmp_path / "a.txt").write_bytes(b"one")  # what was written with the other stamp
+    assert again.is_current("a.txt", "s1") and not again.is_current("a.txt", "s2")
+    (tmp_path / "a.txt").write_bytes(b"a person's")
+    assert not again.is_current("a.txt", "s1") and not again.may_replace("a.txt")
+    (tmp_path / "a.txt").unlink()
+    assert not again.is_current("a.txt", "s2") and again.may_replace("a.txt")

@@ -105,9 +105,9 @@ def sweep(folder: Path, names: Collection[str]) -> None:
 
 
 def _is_inside(name: str) -> bool:
-    """Return whether a name leads to a place in the folder that it starts from."""
+    """Return whether a name leads to a place in the folder that it starts from, not to it."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _entry(line: bytes) -> list[tuple[str, str, str]]:
@@ -177,7 +177,8 @@ class Outputs:
         for name in names:
             path = self.folder / name
             if path.is_dir():
-                raise UserError(f"{self.option}: {path} is a folder; name a file")
+                what = f"{path} is a folder, where a file would be written"
+                raise UserError(f"{self.option}: {what}; {_AWAY}")
             if _places(path)[0] in read:
                 what = f"{path} is an input of this run and would be replaced"
                 raise UserError(f"{self.option}: {what}; {_ANOTHER}")
@@ -250,7 +251,8 @@ class Outputs:
 
     def listed(self) -> list[str]:
         """Return the names that the list holds and that are there, changed since or not."""
-        return [n for n in self._own if _is_inside(n) and os.path.lexists(self.folder / n)]
+        there = ((name, self.folder / name) for name in self._own if _is_inside(name))
+        return [n for n, path in there if path.is_symlink() or path.exists() and not path.is_dir()]
 
     def sweep(self, names: Iterable[str]) -> None:
         """Remove half-written copies of these files and of those of the list (`files.sweep`)."""
