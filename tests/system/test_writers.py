@@ -115,8 +115,9 @@ def test_folder_of_cocos_masks_keeps_those_that_are_there(tmp_path: Path) -> Non
     own = tmp_path / "data/MSCOCO2014/masks/train2014/COCO_train2014_000000000040.png"
     mask(own)
     before = own.read_bytes()
-    assert run("coco", "--coco", coco, "--out", tmp_path / "data").status == 0
-    assert own.read_bytes() == before
+    result = run("coco", "--coco", coco, "--out", tmp_path / "data")
+    refused(result, f"{own} exists, and this command did not make it", "add --overwrite")
+    assert own.read_bytes() == before and len(list(own.parent.iterdir())) == 1
 
 
 def refusal(entry: Callable[[], object], capsys, *words: object, config: bool = False) -> str:
