@@ -11,7 +11,7 @@ import pytest
 from helpers.pictures import refused
 from PIL import Image
 
-from util.data.damage import MAX_SCANS, damage_of, scans_of
+from util.data.damage import MAX_SCANS, damage_of
 from util.data.image_io import read_image, read_label
 from util.predict.pictures import require_picture
 from util.runtime.system import heard
@@ -35,7 +35,7 @@ def a_label() -> np.ndarray:
 def scans(content: bytes, count: int) -> bytes:
     """Repeat the last scan of a progressive JPEG until it has so many of them."""
     last = content.rindex(b"\xff\xda")
-    return content[:-2] + content[last:-2] * (count - scans_of(content)) + b"\xff\xd9"
+    return content[:-2] + content[last:-2] * (count - content.count(b"\xff\xda")) + b"\xff\xd9"
 
 
 @pytest.mark.parametrize("kind", ["mask", "image"])
@@ -105,14 +105,13 @@ def test_jpeg_with_more_scans_than_any_program_writes_is_refused_before_decoding
     tmp_path: Path,
 ) -> None:
     whole, path = encode(a_picture(), format="JPEG", progressive=True), tmp_path / "a.jpg"
-    assert 2 < scans_of(whole) < 20 and scans_of(encode(a_picture(), format="JPEG")) == 1
     for count, is_read in ((MAX_SCANS, True), (MAX_SCANS + 1, False), (5000, False)):
         path.write_bytes(scans(whole, count))
         if is_read:
             require_picture(str(path), "the painting", 10**6)
             assert read_image(path).shape == (90, 130, 3)
         else:
-            refused([f"a.jpg: has {count} scans, which take too long"], read_image, path)
+            refused(["a.jpg: cannot", "it has more than 100 scans, which"], read_image, path)
             refused(
-                ["the painting: has"], require_picture, path.read_bytes(), "the painting", 10**6
+                ["the painting: cannot"], require_picture, path.read_bytes(), "the painting", 10**6
             )

@@ -6,34 +6,31 @@ Nothing is decoded here. docs/reliability.md says what is found and what is not.
 import re
 import struct
 import zlib
+from bisect import bisect_left
 
 MAX_SCANS = 100
 """A progressive JPEG has about 10 scans. Each one takes as long as decoding a whole picture."""
 
-CUT_OFF = "it is cut off"
+WHOLE_COPY = "replace it with a whole copy, or leave it out"
 
 _PNG_BEGIN, _JPEG_BEGIN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-_NEXT_SEGMENT = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_CUT_OFF = f"it is cut off; {WHOLE_COPY}"
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _START_OF_SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+_RESTARTS = range(0xD0, 0xD8)
+_WITHOUT_SEGMENT = (1, 0xD8, *_RESTARTS)
 _FILLER = bytes(range(7, 250, 3))  # stands for blocks of a JPEG that are not gray
 
 
 def damage_of(content: bytes) -> str:
-    """Return what is wrong with the bytes of a picture ('': nothing, or it is no PNG or JPEG).
+    """Return what is wrong with a picture's bytes, and the remedy ('': nothing, or of other kind).
 
     A PNG has a CRC-32 of each of its parts. A JPEG has none: its segments must lead to its end,
-    and its restart markers must count from 0 to 7.
+    its restart markers must count from 0 to 7, and it has at most `MAX_SCANS` scans.
     """
     if content.startswith(_PNG_BEGIN):
         return _png_damage(content)
     return _jpeg_damage(content)[0] if content.startswith(_JPEG_BEGIN) else ""
-
-
-def scans_of(content: bytes) -> int:
-    """Return how many scans a JPEG has, as far as it goes; 0 of another file."""
-    return _jpeg_damage(content)[1] if content.startswith(_JPEG_BEGIN) else 0
 
 
 def with_filler(content: bytes) -> bytes:
@@ -41,7 +38,7 @@ def with_filler(content: bytes) -> bytes:
 
     If the scan is complete, a decoder ignores that. If not, it takes it for the missing pixels.
     """
-    end = _jpeg_damage(content)[2]
+    end = _jpeg_damage(content)[1]
     return content[:end] + _FILLER + content[end:]
 
 
@@ -51,36 +48,43 @@ def _png_damage(content: bytes) -> str:
         length, kind = struct.unpack(">I4s", head)
         end = position + 8 + length
         if len(content) < end + 4:
-            return CUT_OFF
+            return _CUT_OFF
         if zlib.crc32(view[position + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            return f"its part {kind.decode('latin1')!r} does not fit its checksum"
+            return f"its part {kind.decode('latin1')!r} does not fit its checksum; {WHOLE_COPY}"
         if kind == b"IEND":
             return ""
         position = end + 4
-    return CUT_OFF
+    return _CUT_OFF
 
 
-def _jpeg_damage(content: bytes) -> tuple[str, int, int]:
-    """Return what is wrong with a JPEG, its number of scans, and the place of its end."""
-    position, scans, interval, restarts_fit = 2, 0, 0, True
-    while found := _MARKER.search(content, position):
-        kind, position = found[1][0], found.end()
+def _jpeg_damage(content: bytes) -> tuple[str, int]:
+    """Return what is wrong with a JPEG, and the place of the marker that ends it."""
+    places, kinds = _markers(content)
+    at, scans, interval, in_scan, restarts = 0, 0, 0, False, 0
+    while at < len(places):
+        kind, position = kinds[at], places[at] + 2
         if kind == _END:
-            damage = "" if restarts_fit else "its restart markers are not in order"
-            return damage, scans, found.start()
-        if 0xD0 <= kind <= 0xD8 or kind == 1:  # markers without a segment
+            return "", places[at]
+        if kind in _RESTARTS and in_scan:
+            if not interval or kind != _RESTARTS[restarts % 8]:
+                return f"its restart markers are not in order; {WHOLE_COPY}", places[at]
+            restarts += 1
+        if kind in _WITHOUT_SEGMENT:
+            at += 1
             continue
-        length = int.from_bytes(content[position : position + 2], "big")
+        if in_scan := kind == _START_OF_SCAN:
+            scans, restarts = scans + 1, 0
+        if scans > MAX_SCANS:
+            what = f"it has more than {MAX_SCANS} scans, which take too long to decode"
+            return f"{what}; save it again as a usual JPEG", places[at]
         if kind == _RESTART_INTERVAL:
             interval = int.from_bytes(content[position + 2 : position + 4], "big")
-        position += length
-        if kind == _START_OF_SCAN:
-            scans += 1
-            end = _NEXT_SEGMENT.search(content, position)
-            if not end:
-                break
-            numbers = [m[1][0] & 7 for m in _RESTART.finditer(content, position, end.start())]
-            in_order = numbers == [number % 8 for number in range(len(numbers))]
-            restarts_fit &= in_order and bool(interval or not numbers)
-            position = end.start()
-    return CUT_OFF, scans, len(content)
+        length = int.from_bytes(content[position : position + 2], "big")
+        at = bisect_left(places, position + length)
+    return _CUT_OFF, len(content)
+
+
+def _markers(content: bytes) -> tuple[list[int], list[int]]:
+    """Return place and kind of whatever may be a marker of a JPEG: 255, then neither 0 nor 255."""
+    places = [found.start() for found in _MARKER.finditer(content)]
+    return places, [content[place + 1] for place in places]

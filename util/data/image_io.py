@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from model.constants import IGNORE
-from util.data.damage import MAX_SCANS, damage_of, scans_of, with_filler
+from util.data.damage import WHOLE_COPY, damage_of, with_filler
 from util.runtime.errors import UserError
 from util.runtime.files import open_file
 
@@ -73,8 +73,6 @@ _DEPTHS = {"L;2": 85, "L;4": 17}
 
 _LOSSY = ("JPEG", "WEBP")  # their pixels are no exact ids
 
-_WHOLE_COPY = "replace it with a whole copy, or leave it out"
-
 
 class UnreadableFile(UserError):
     """An image or its mask is missing or damaged; the message names the file."""
@@ -113,10 +111,10 @@ def _decode(path: str | Path, most: int, limit: int) -> tuple[np.ndarray, tuple[
     # Where the data of a JPEG ends too early, decoders go on with the gray 128.
     if is_jpeg and image is not None and (image[-1, -1] == 128).all():
         if not np.array_equal(_eighth(content), _eighth(with_filler(content))):
-            raise UnreadableFile(f"{cannot}: pixels at its end are missing; {_WHOLE_COPY}")
+            raise UnreadableFile(f"{cannot}: pixels at its end are missing; {WHOLE_COPY}")
     if image is None:
         if damage := _damage(picture):
-            raise UnreadableFile(f"{cannot}: {damage}; {_WHOLE_COPY}")
+            raise UnreadableFile(f"{cannot}: {damage}; {WHOLE_COPY}")
         kind = f"OpenCV decodes no {picture.format} of mode {picture.mode}"
         raise UnreadableFile(f"{cannot}: {kind}; save it with 8 or 16 bits a channel")
     image = cv2.cvtColor(image if is_jpeg else reduce_by(image, factor), cv2.COLOR_BGR2RGB)
@@ -274,7 +272,7 @@ def label_of(mask: Image.Image, name: str, wide: bool | None = False) -> np.ndar
     # Of a file that is not decoded yet, Pillow says how its pixels are stored.
     stored = mask.tile[0].args if isinstance(mask, ImageFile) and mask.tile else ""
     if damage := _damage(mask):
-        raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {_WHOLE_COPY}")
+        raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {WHOLE_COPY}")
     label = turned(np.array(mask), mask)
     if stored in _DEPTHS:
         label //= _DEPTHS[stored]
@@ -329,11 +327,8 @@ def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
 def _open(path: str | Path, content: bytes, kind: str, limit: int = MAX_PIXELS) -> ImageFile:
     """Return the picture of a file's content, of which only the header is decoded."""
     picture = _header(path, io.BytesIO(content), kind, limit)
-    if (scans := scans_of(content)) > MAX_SCANS:
-        what = f"has {scans} scans, which take too long to decode"
-        raise UnreadableFile(f"{path}: {what}; save it again as a usual JPEG")
     if damage := damage_of(content):
-        raise UnreadableFile(f"{path}: cannot be read as {kind}: {damage}; {_WHOLE_COPY}")
+        raise UnreadableFile(f"{path}: cannot be read as {kind}: {damage}")
     return picture
 
 
@@ -343,7 +338,7 @@ def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS
     begin = file.read(64)
     file.seek(0)
     if not begin:
-        raise UnreadableFile(f"{cannot}: it is empty; {_WHOLE_COPY}")
+        raise UnreadableFile(f"{cannot}: it is empty; {WHOLE_COPY}")
     reader = next((r for start, r in _READERS.items() if begin.startswith(start)), None)
     if reader is None:
         begin = begin[4:8] if begin[4:8] == b"ftyp" else begin  # its second word tells
@@ -354,7 +349,7 @@ def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS
         # Not Image.open, which refuses photographs of more than 179 million pixels.
         picture = reader(file)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableFile(f"{cannot}: {error}; {_WHOLE_COPY}") from None
+        raise UnreadableFile(f"{cannot}: {error}; {WHOLE_COPY}") from None
     picture.info.pop("xmp", None)  # by which Pillow would rotate a TIFF
     if isinstance(picture, PngImageFile) and "exif" not in picture.info:
         position = file.tell()
