@@ -146,7 +146,9 @@ def _wrong_means(
         kind, _, score = name.strip().partition(" ")
         key = {"mIoU": "miou", "FB-IoU": "fb_iou", "pIoU": "p_iou"}.get(score)
         parts = [seed.get(kind) or {} for seed in seeds if kind in ("final", "meta", "prior")]
-        values = [part.get(key) if key else part.get("classes", {}).get(score) for part in parts]
+        values: list[Any] = [
+            part.get(key) if key else part.get("classes", {}).get(score) for part in parts
+        ]
         if values and None not in values and abs(fmean(values) - cell["mean"]) > 1e-6:
             yield name, cell["mean"], fmean(values)
 
