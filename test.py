@@ -250,7 +250,7 @@ def open_log(folder: Path) -> None:
 
 def write_result(path: Path, result: dict, keep: bool) -> None:
     """Write the result; that of an earlier test is replaced, or kept."""
-    content = json.dumps(result, indent=1).encode()
+    content = json.dumps(result, indent=1, allow_nan=False).encode()
     atomic_write(path, content, keep=name_of_earlier(path, keep))
     log.info(f"written: {path}")
 

@@ -193,16 +193,24 @@ def test_text_that_is_not_utf_8_is_named_with_the_remedy(content: bytes, tmp_pat
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6])
+@pytest.mark.parametrize("twice", [False, True])
 def test_check_names_a_jpeg_whose_inside_is_damaged(
-    place: float, own: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    place: float,
+    twice: bool,
+    own: Callable[[], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    """It has its end, so it can be read; a part of the picture is lost."""
+    """It has its end, but its pixels are cut off, or a part of them stands there twice."""
     path, rng = tmp_path / "data/images/p04.jpg", np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (80, 80, 3), np.uint8)).save(path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(place * len(content))] + b"\xff\xd9")
+    middle = int(place * len(content))
+    rest = content[middle - 500 :] if twice else b"\xff\xd9"
+    path.write_bytes(content[:middle] + rest)
     status, told = checked(own(), capsys)
-    assert status == 2 and f"wrong: {path}: is damaged inside (" in told
+    reason = "is damaged inside (" if twice else "cannot be read as an image: pixels at its end"
+    assert status == 2 and f"wrong: {path}: {reason}" in told
 
 
 def test_check_asks_about_masks_whose_background_is_the_brighter_of_two_colors(

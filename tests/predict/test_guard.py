@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,12 +129,100 @@ def test_calls_that_are_too_long_or_fill_the_disk_are_refused_before_they_are_re
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     assert post("/gradio_api/queue/join", content=bytes(1_000_001)).status_code == 413
     assert post("/gradio_api/upload", content=iter([b"x"]), headers=kind).status_code == 411
-    monkeypatch.setattr(guard, "STORE", guard.stored(site.blocks.folder) + 300_000)
+    monkeypatch.setattr(guard, "STORE", guard.stored(site.blocks.folder)[0] + 300_000)
     assert post("/gradio_api/upload", files=files).status_code == 200
     refused = post("/gradio_api/upload", files=files)
     assert refused.status_code == 507 and "try again in an hour" in refused.text
     monkeypatch.setattr(guard, "STORE", 1000)
     assert "try again in an hour" in segment(site, None)
+
+
+def raw(site: SimpleNamespace, headers: str, *parts: bytes, wait: float = 0) -> bytes:
+    """Send an upload by hand, its parts `wait` seconds apart; return the answer."""
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    lines = f"Host: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=XX\r\n{headers}"
+    with socket.create_connection((host, int(port)), timeout=100) as connection:
+        connection.sendall(f"POST /gradio_api/upload HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+        for part in parts:
+            time.sleep(wait)
+            connection.sendall(part)
+        return connection.recv(1000)
+
+
+def part(number: int, content: bytes) -> bytes:
+    head = f'--XX\r\nContent-Disposition: form-data; name="files"; filename="{number}.png"\r\n\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+def kept(site: SimpleNamespace) -> tuple[int, int]:
+    return guard.stored(site.blocks.folder)
+
+
+def test_body_in_chunks_is_refused_also_with_a_length(site: SimpleNamespace) -> None:
+    body, before = part(0, bytes(5_000_000)) + b"--XX--\r\n", kept(site)
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for headers in ("Content-Length: 10\r\n", ""):
+        answer = raw(
+            site, f"{headers}Transfer-Encoding: chunked\r\nConnection: close", chunk[:9000]
+        )
+        assert re.match(rb"HTTP/1.1 4(00|11) ", answer)
+    assert kept(site) == before
+
+
+def test_visitors_who_tell_a_length_and_send_nothing_keep_no_room(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kept(site)
+    monkeypatch.setattr(guard, "STORE", before[0] + 1_000_000)
+    monkeypatch.setattr(guard, "SILENCE", 2.0)
+    with ThreadPoolExecutor(5) as pool:
+        begin = part(0, b"begin")[:-2]
+        silent = [
+            pool.submit(raw, site, "Content-Length: 900000", begin, wait=0.5) for _ in range(4)
+        ]
+        time.sleep(1)
+        whole = part(1, b"hello" * 1000) + b"--XX--\r\n"
+        assert raw(site, f"Content-Length: {len(whole)}", whole).startswith(b"HTTP/1.1 200 ")
+        for answer in silent:
+            assert answer.result(60).startswith(b"HTTP/1.1 400 ")
+    assert kept(site) == (before[0] + 5000, before[1] + 1)  # what had arrived is deleted
+
+
+def test_upload_that_drips_or_is_left_is_ended_and_deleted(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kept(site)
+    monkeypatch.setattr(guard, "ARRIVAL", 2.0)
+    drops = [part(0, b"x")[:-2], *9 * [b"x"]]
+    assert raw(site, "Content-Length: 900000", *drops, wait=0.3).startswith(b"HTTP/1.1 400 ")
+    host, _, port = site.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 900000"
+        kind = "Content-Type: multipart/form-data; boundary=XX"
+        connection.sendall(f"{head}\r\n{kind}\r\n\r\n".encode() + part(0, bytes(90_000)))
+        time.sleep(0.5)
+    for _ in range(50):
+        if kept(site) == before:
+            break
+        time.sleep(0.1)
+    assert kept(site) == before
+
+
+def test_number_of_files_that_are_kept_is_bounded(
+    site: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "FILES", kept(site)[1] + 3)
+    post = site.client.post
+    files = [("files", (f"{number}.png", f"own {number}".encode())) for number in range(3)]
+    assert post("/gradio_api/upload", files=files).status_code == 200
+    refused = post("/gradio_api/upload", files=files)
+    assert refused.status_code == 507 and "try again in an hour" in refused.text
+
+
+def test_visitor_without_a_name_is_refused(site: SimpleNamespace) -> None:
+    for words in ("", "?session_hash=", "?session_hash=%20", "?other=1"):
+        answer = site.client.get(f"/gradio_api/queue/data{words}", timeout=10)
+        assert answer.status_code == 400 and "session_hash is empty" in answer.text
 
 
 BAD = {
@@ -277,4 +367,4 @@ def test_size_of_a_folder_counts_all_files_below_it(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     for number, place in enumerate((tmp_path, tmp_path / "a", tmp_path / "a/b"), 1):
         (place / "f").write_bytes(np.zeros(1000 * number, np.uint8).tobytes())
-    assert guard.stored(str(tmp_path)) == 6000
+    assert guard.stored(str(tmp_path)) == (6000, 3)

@@ -154,13 +154,21 @@ def test_leaving_out_absent_classes_needs_a_threshold(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("value", ["0.5", float("nan")])
-def test_threshold_that_is_no_number_is_refused(
-    value: object, small_run: SimpleNamespace, tmp_path: Path
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("0.5", "is no number"),
+        (float("nan"), "is no number"),
+        (1e9, "is 1e.09"),
+        (-1e308, "is -1e"),
+    ],
+)
+def test_threshold_that_is_no_number_or_no_presence_is_refused(
+    value: object, words: str, small_run: SimpleNamespace, tmp_path: Path
 ) -> None:
     state = read_checkpoint(small_run.checkpoint)
     write_checkpoint(tmp_path / "best.pth", **state, presence_threshold=value)
-    with pytest.raises(UserError, match="presence_threshold is no number"):
+    with pytest.raises(UserError, match=f"presence_threshold {words}"):
         Predictor.from_checkpoint(tmp_path / "best.pth")
 
 

@@ -203,6 +203,25 @@ def test_missing_and_torn_files_are_refused(exp: Path, refused: Run) -> None:
     assert f"{result}: cannot read this result file" in refused(exp / "game", exp / "none")
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_episodes_of_another_run_or_with_edited_counts_are_refused(
+    suffix: str, exp: Path, pair: Pair, refused: Run
+) -> None:
+    for folder in sorted(exp.glob("*/*")):
+        table = records.read_records(folder / "episodes.parquet")
+        (folder / "episodes.parquet").unlink()
+        records.write_records(folder / f"episodes.{suffix}", table.to_pylist(), {})
+    path, other = (exp / f"{name}/1/episodes.{suffix}" for name in ("none", "game"))
+    whole, rows = path.read_bytes(), records.read_records(path).to_pylist()
+    path.write_bytes(other.read_bytes())
+    told = f"{path}: its seeds, episodes or scores are not those of result.json beside it"
+    assert told in refused(exp / "game", exp / "none")
+    rows[7]["final_i"] //= 2
+    records.write_records(path, rows, {})
+    assert told in refused(exp / "game", exp / "none")
+    path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("part", ["seeds", "environment", "config"])
 @pytest.mark.parametrize("value", [[], {"lists": 7}, "x"])
 def test_foreign_result_beside_episodes_is_named(

@@ -21,7 +21,7 @@ def test_torn_result_is_refused_in_one_line(tmp_path: Path, refused, content: by
 FOREIGN_RESULTS = {
     "another program's": {"summary": [1], "seeds": 5, "config": "x", "checkpoint": None},
     "no seed": {"seeds": {}},
-    "seed of words": {"seeds": {"one\0": {"final": {"miou": 1, "fb_iou": 1}}}},
+    "seed of words": {"seeds": {"one\0": {"final": {"miou": 51.0, "fb_iou": 71.0}}}},
     "score of words": {"seeds": {"1": {"final": {"miou": "high", "fb_iou": 1}}}},
     "huge number": {"seeds": {"1": {"final": {"miou": 10**400, "fb_iou": 1}}}},
     "config of lists": {"config": {"Data": [], "Method": {}, "Train": {}}},
@@ -55,6 +55,21 @@ def test_foreign_part_of_a_result_is_named_by_the_page(part: str, tmp_path: Path
     path = folder / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), part: FOREIGN_PARTS[part]}))
     assert f"{folder}: holds what no run writes (" in refused(folder)
+
+
+@pytest.mark.parametrize("score", ["final mIoU", "meta FB-IoU", "  prior dog"])
+def test_summary_that_is_not_the_mean_of_its_seeds_is_refused(
+    score: str, tmp_path: Path, refused
+) -> None:
+    folder = write_run(tmp_path / "run", 1)
+    path = folder / "result.json"
+    content = json.loads(path.read_text())
+    right = content["summary"][score]["mean"]
+    content["summary"][score]["mean"] = 99.9
+    path.write_text(json.dumps(content))
+    told = f"{path}: was edited: its summary says {score.strip()} 99.90"
+    for words in ((folder,), ("--table", tmp_path)):
+        assert f"{told}, and its seeds give {right:.2f}; run" in refused(*words)
 
 
 def test_foreign_config_and_curves_of_a_run_are_named(tmp_path: Path, refused) -> None:

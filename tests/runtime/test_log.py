@@ -125,6 +125,33 @@ def test_log_file_ends_with_the_error_that_ends_the_run(
     assert not any(isinstance(handler, _LogFile) for handler in log.handlers)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\x1b[2J\x1b]0;pwn\x07.png", r"a\x1b[2J\x1b]0;pwn\x07.png"),
+        ("a\x9b2J\x7f\0.png", r"a\x9b2J\x7f\x00.png"),
+        ("a\u202egnp.exe", r"a\u202egnp.exe"),
+        ("Fußgänger 図.png", "Fußgänger 図.png"),
+    ],
+)
+def test_control_characters_of_names_reach_no_terminal(
+    name: str, shown: str, console: None, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        add_log_file(tmp_path / "log.txt")
+        log.info("image\t%s\nend", name)
+        log.warning("%s: skipped", name)
+        raise UserError(f"{name}: missing")
+
+    with pytest.raises(SystemExit):
+        main(refuse)
+    printed = capsys.readouterr()
+    assert printed.out == f"image\t{shown}\nend\n"
+    assert printed.err == f"warning: {shown}: skipped\nerror: {shown}: missing\n"
+    assert (tmp_path / "log.txt").read_text().count(shown) == 3
+    assert name == shown or name not in (tmp_path / "log.txt").read_text()
+
+
 def test_import_alone_configures_nothing() -> None:
     script = "import util.runtime.log, logging; print(logging.getLogger('amformer').handlers)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -9,14 +9,18 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.entries import call
 from helpers.runs import CONFIG, make_data
 
+import train as train_entry
 from util.checkpoint.file import read_checkpoint
-from util.train.run import LOG
+from util.runtime import log as log_file
+from util.train.run import LOG, SOURCE
 
 TRAIN = [sys.executable, "train.py", "--config", str(CONFIG), "--gpus", "0"]
 
@@ -74,6 +78,73 @@ def test_closed_terminal_ends_the_iteration_and_the_run_is_saved(
     assert process.wait(120) == 0
     done = read_checkpoint(tmp_path / "last.pth")["iteration"]
     assert f"stopped at iteration {done}; resume with" in (tmp_path / LOG).read_text()
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return the ends of a pipe that takes nothing more."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(1 << 12))
+    os.set_blocking(write, True)
+    return read, write
+
+
+def test_run_whose_output_nobody_reads_goes_on_and_a_stop_request_saves_it(
+    words: list[str], tmp_path: Path
+) -> None:
+    read, write = full_pipe()
+    process = subprocess.Popen(
+        [*TRAIN, *words, f"Train.save_path={tmp_path}", "Train.max_iterations=5000"],
+        cwd=ROOT, stdout=write, stderr=write,
+    )  # fmt: skip
+    try:
+        log = tmp_path / LOG
+        wait_for(lambda: log.exists() and "INFO 2/5000" in log.read_text(), process)
+        process.terminate()
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+        os.close(write)
+    done = read_checkpoint(tmp_path / "last.pth")["iteration"]
+    assert f"stopped at iteration {done}; resume with" in log.read_text()
+
+
+def test_lines_without_a_reader_are_in_the_log_file_and_counted_when_he_is_back(
+    console: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = full_pipe()
+    error, shown = os.pipe()
+    monkeypatch.setattr(log_file, "PATIENCE", 0.1)
+    with os.fdopen(write, "w") as stdout, os.fdopen(shown, "w") as stderr:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        log_file.add_log_file(tmp_path / "log.txt")
+        for number in range(3):
+            log_file.log.info("line %d", number)
+        os.read(read, 1 << 20)
+        log_file.log.info("line 3")
+        monkeypatch.undo()
+        assert os.read(read, 1 << 20) == b"line 3\n"
+        told = "3 lines are only in the log file: nobody read the output"
+        assert os.read(error, 1 << 20).decode() == f"warning: {told}\n"
+    os.close(read)
+    os.close(error)
+    text = (tmp_path / "log.txt").read_text()
+    assert [f"line {number}" in text for number in range(4)] == [True] * 4
+
+
+@pytest.mark.parametrize("name", [LOG, SOURCE, "config.yaml"])
+def test_pipe_in_the_folder_of_a_run_is_refused_in_one_line(
+    name: str, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / name)
+    assert call(train_entry.train, *words, f"Train.save_path={tmp_path}") == 2
+    assert f"error: {tmp_path / name}: is a pipe; delete it" in capfd.readouterr().err
+    assert not list(tmp_path.glob("*.pth"))
 
 
 def test_run_under_nohup_ignores_the_closed_terminal(words: list[str], tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from util.runtime import UserError, timed
 
 _KSHOT = "ensemble.kshot."
 
+MAX_PRESENCE = 100.0
+"""No presence is so high: it is a difference of two mixtures of probabilities, plus a cosine."""
+
 
 @timed("base learner read")
 def load_base_learner(base: BaseLearner, cfg: Config) -> dict[str, Any] | None:
@@ -94,9 +97,13 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
 def presence_threshold(state: dict[str, Any], path: Path) -> float | None:
     """Return the presence below which an object is not there (docs/protocol.md), None if unknown.
 
-    Training stores it with `Eval.absent`. Raises `UserError` if the value is no number.
+    Training stores it with `Eval.absent`. Raises `UserError` if the value is no number, or so far
+    from the scores that it would call every object absent, or none.
     """
     threshold = state.get("presence_threshold")
     if threshold is not None and not (isinstance(threshold, float) and math.isfinite(threshold)):
         raise UserError(f"{path}: its presence_threshold is no number; name another file")
+    if threshold is not None and abs(threshold) > MAX_PRESENCE:
+        what = f"{path}: its presence_threshold is {threshold:g}"
+        raise UserError(f"{what}, and scores of presence are near 1; name another file")
     return threshold

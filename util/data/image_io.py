@@ -23,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from model.constants import IGNORE
+from util.data.damage import WHOLE_COPY, damage_of, with_filler
 from util.runtime.errors import UserError
 from util.runtime.files import open_file
 
@@ -70,10 +71,7 @@ _JPEG_FLAGS = {
 _DEPTHS = {"L;2": 85, "L;4": 17}
 """Grayscale of 2 and 4 bits -> by what Pillow multiplies its values."""
 
-_PNG_END = b"IEND\xaeB`\x82"
 _LOSSY = ("JPEG", "WEBP")  # their pixels are no exact ids
-
-_WHOLE_COPY = "replace it with a whole copy, or leave it out"
 
 
 class UnreadableFile(UserError):
@@ -108,25 +106,40 @@ def _decode(path: str | Path, most: int, limit: int) -> tuple[np.ndarray, tuple[
         reduced = picture.reduce(factor).convert("RGB")  # OpenCV takes twice the memory
         return np.array(reduced), (picture.height, picture.width)
     is_jpeg = isinstance(picture, JpegImageFile)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our message is enough
-    try:
-        flags = _JPEG_FLAGS[factor] if is_jpeg else cv2.IMREAD_COLOR
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
-        image = None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    flags = _JPEG_FLAGS[factor] if is_jpeg else cv2.IMREAD_COLOR
+    cannot, image = f"{path}: cannot be read as an image", _pixels(content, flags)
+    # Where the data of a JPEG ends too early, decoders go on with the gray 128.
+    if is_jpeg and image is not None and (image[-1, -1] == 128).all():
+        if not np.array_equal(_eighth(content), _eighth(with_filler(content))):
+            raise UnreadableFile(f"{cannot}: pixels at its end are missing; {WHOLE_COPY}")
     if image is None:
-        cannot = f"{path}: cannot be read as an image"
         if damage := _damage(picture):
-            raise UnreadableFile(f"{cannot}: {damage}; {_WHOLE_COPY}")
+            raise UnreadableFile(f"{cannot}: {damage}; {WHOLE_COPY}")
         kind = f"OpenCV decodes no {picture.format} of mode {picture.mode}"
         raise UnreadableFile(f"{cannot}: {kind}; save it with 8 or 16 bits a channel")
     image = cv2.cvtColor(image if is_jpeg else reduce_by(image, factor), cv2.COLOR_BGR2RGB)
     image = turned(image, picture)
     return image, image.shape[:2] if factor == 1 else upright_size(picture)
+
+
+def _pixels(content: bytes, flags: int) -> np.ndarray | None:
+    """Decode a file's content by OpenCV, not rotated (uint8 [H,W,3], BGR); None: it cannot."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our message is enough
+    try:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _eighth(content: bytes) -> np.ndarray:
+    """Decode a JPEG at an eighth of its size (uint8, [H,W] or [H,W,C]), by Pillow: it is silent."""
+    picture = JpegImageFile(io.BytesIO(content))
+    picture.draft(None, (picture.width // 8, picture.height // 8))
+    return np.array(picture)
 
 
 def reduction(pixels: int, most: int = FULL_PIXELS) -> int:
@@ -159,6 +172,15 @@ def image_size(
     """
     with _opened(path, "image") if content is None else io.BytesIO(content) as file:
         return upright_size(_header(path, file, "an image", limit))
+
+
+def require_sound(path: str | Path, content: bytes | None, limit: int) -> None:
+    """Require of a picture what can be told without decoding its pixels.
+
+    `content` is as in `image_size`. Raises `UnreadableFile` if it is missing, is cut off, is no
+    picture, does not fit its checksums, or has more than `limit` pixels or too many scans.
+    """
+    _open(path, _read(path, "image") if content is None else content, "an image", limit)
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
@@ -250,7 +272,7 @@ def label_of(mask: Image.Image, name: str, wide: bool | None = False) -> np.ndar
     # Of a file that is not decoded yet, Pillow says how its pixels are stored.
     stored = mask.tile[0].args if isinstance(mask, ImageFile) and mask.tile else ""
     if damage := _damage(mask):
-        raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {_WHOLE_COPY}")
+        raise UnreadableFile(f"{name}: cannot be read as a mask: {damage}; {WHOLE_COPY}")
     label = turned(np.array(mask), mask)
     if stored in _DEPTHS:
         label //= _DEPTHS[stored]
@@ -305,8 +327,8 @@ def _opened(path: str | Path, kind: str) -> Iterator[BinaryIO]:
 def _open(path: str | Path, content: bytes, kind: str, limit: int = MAX_PIXELS) -> ImageFile:
     """Return the picture of a file's content, of which only the header is decoded."""
     picture = _header(path, io.BytesIO(content), kind, limit)
-    if isinstance(picture, PngImageFile) and _PNG_END not in content:
-        raise UnreadableFile(f"{path}: cannot be read as {kind}: it is cut off; {_WHOLE_COPY}")
+    if damage := damage_of(content):
+        raise UnreadableFile(f"{path}: cannot be read as {kind}: {damage}")
     return picture
 
 
@@ -316,7 +338,7 @@ def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS
     begin = file.read(64)
     file.seek(0)
     if not begin:
-        raise UnreadableFile(f"{cannot}: it is empty; {_WHOLE_COPY}")
+        raise UnreadableFile(f"{cannot}: it is empty; {WHOLE_COPY}")
     reader = next((r for start, r in _READERS.items() if begin.startswith(start)), None)
     if reader is None:
         begin = begin[4:8] if begin[4:8] == b"ftyp" else begin  # its second word tells
@@ -327,7 +349,7 @@ def _header(path: str | Path, file: BinaryIO, kind: str, limit: int = MAX_PIXELS
         # Not Image.open, which refuses photographs of more than 179 million pixels.
         picture = reader(file)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UnreadableFile(f"{cannot}: {error}; {_WHOLE_COPY}") from None
+        raise UnreadableFile(f"{cannot}: {error}; {WHOLE_COPY}") from None
     picture.info.pop("xmp", None)  # by which Pillow would rotate a TIFF
     if isinstance(picture, PngImageFile) and "exif" not in picture.info:
         position = file.tell()

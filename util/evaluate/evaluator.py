@@ -12,6 +12,7 @@ from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
 from util.data import EpisodeDataset, EpisodePlan, binary_mask
+from util.evaluate.finite import require_finite
 from util.evaluate.metrics import ClassTotals, areas, argmax_channels
 from util.evaluate.order import EvaluationOrder, Task, evaluation_order
 from util.evaluate.presence import presence
@@ -119,7 +120,7 @@ class Evaluator:
         `score` adds a group, with its query and its prediction, to the tally. `on_progress` gets
         the number of tasks that are done on this rank. `on_group` is called after each group, when
         the tally is complete, and then `stop` is asked; it stops all ranks. The model's mode is
-        restored.
+        restored. Raises `UserError` if scores are not finite.
         """
         was_training = self.model.training
         if not self.cfg.Method.fix_bn:  # ranks have learned different batch norm statistics
@@ -154,7 +155,9 @@ class Evaluator:
             for number in numbers:
                 supports = self.store.supports([task.plan for task in order.every[number]])
                 kshot = self.cfg.Eval.kshot
-                yield number, query, self.model.match(query.features, supports, kshot=kshot)
+                prediction = self.model.match(query.features, supports, kshot=kshot)
+                require_finite(prediction, f"image {name}")
+                yield number, query, prediction
 
     def _query(self, name: str, count: int) -> "QueryScorer":
         """Return a query, one of `count`; keep it if all of them fit."""

@@ -74,4 +74,4 @@ def coco_file(lines: Sequence[Mapping[str, Any]]) -> bytes:
         "annotations": [{"id": number, **a} for number, a in enumerate(annotations, 1)],
         "categories": [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()],
     }
-    return json.dumps(content).encode()
+    return json.dumps(content, allow_nan=False).encode()

@@ -3,19 +3,22 @@
 A visitor's mistake is a message on the page; nothing that a visitor sends gives a traceback.
 """
 
+import asyncio
 import os
 import socket
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import gradio as gr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +30,9 @@ from util.runtime.log import log
 MAX_QUERIES = 8  # of one click
 MAX_FILE = 20_000_000  # bytes
 STORE = 2_000_000_000  # bytes of all files that are kept at once
+FILES = 5_000  # their number; each has a folder of its own
+SILENCE = 20.0  # seconds without a byte of a body that is on its way
+ARRIVAL = 600.0  # seconds for all of it
 SESSIONS = 32  # visitors whose supports are kept
 PAINTING = 4 * SIDE**2  # pixels of a picture that the editor sends: a background, a layer
 PAINTINGS = 256_000_000  # bytes of such pictures that wait for their click
@@ -34,6 +40,7 @@ MAX_LAYERS = 8
 
 _BODIES = {"upload": MAX_QUERIES * MAX_FILE + 1_000_000, "component_server": MAX_FILE}
 _BODY = 1_000_000  # bytes of any other call
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 _FULL = "The page holds as many files as it may: try again in an hour"
 
 
@@ -64,14 +71,14 @@ class Guard:
 
     - 403: a `Host` that is neither an address nor one of `names`, so that no foreign name can be
       made to point here; an `Origin` other than that host, so that no other site can send files.
-    - 411, 413, 507: a call without a length, one that is too long, an upload that would fill
-      `folder` with more than `STORE` bytes.
-    - 400: a call that the page itself never makes.
+    - 411, 413, 507: a call without a length, or in chunks, whose length nobody checks; one that is
+      too long; an upload that would fill `folder` with more than `STORE` bytes or `FILES` files.
+    - 400: a call that the page itself never makes; one that does not arrive in time, or no longer
+      fits when it does. So a visitor who tells a length and sends nothing keeps no room.
     """
 
     def __init__(self, app: ASGIApp, names: set[str], folder: str) -> None:
         self.app, self.names, self.folder = app, names, folder
-        self.arriving = 0  # bytes of uploads under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -80,7 +87,9 @@ class Guard:
         headers, started = Headers(scope=scope), False
         length = headers.get("content-length", "")
         size = int(length) if length.isdecimal() else 0
-        refusal = self._foreign(headers) or self._too_large(scope, headers, size)
+        refusal = (
+            self._foreign(headers) or self._too_large(scope, headers, size) or _nameless(scope)
+        )
         if refusal:
             return await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
 
@@ -89,17 +98,46 @@ class Guard:
             started = True
             await send(message)
 
-        self.arriving += size
+        if scope["method"] not in _WITHOUT_BODY:
+            receive = self._bounded(receive)
         try:
             await self.app(scope, receive, answer)
-        except ClientDisconnect:  # a visitor who leaves during an upload
-            pass
+        except (ClientDisconnect, MultiPartException):  # of other calls than uploads
+            if not started:
+                await PlainTextResponse("the call has not arrived", 400)(scope, receive, send)
         except Exception as error:
             report(error, scope["path"])
             if not started:
                 await PlainTextResponse("no call of this page", 400)(scope, receive, send)
-        finally:
-            self.arriving -= size
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return a `receive` that raises `MultiPartException` if a body does not arrive, or fit.
+
+        Gradio then deletes what has arrived of an upload. It would keep that of a visitor who
+        leaves.
+        """
+        begin, arrived, checked, whole = time.monotonic(), 0, 0, False
+
+        async def bounded() -> Message:
+            nonlocal arrived, checked, whole
+            if whole:  # what comes now is the end of the visit
+                return await receive()
+            left = begin + ARRIVAL - time.monotonic()
+            try:
+                message = await asyncio.wait_for(receive(), max(0, min(SILENCE, left)))
+            except TimeoutError:
+                raise MultiPartException("The call took too long") from None
+            if message["type"] == "http.disconnect":
+                raise MultiPartException("The visitor has left")
+            arrived += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if arrived - checked > _BODY:
+                checked = arrived
+                if stored(self.folder)[0] > STORE:
+                    raise MultiPartException(_FULL)
+            return message
+
+        return bounded
 
     def _foreign(self, headers: Headers) -> tuple[int, str] | None:
         host, origin = headers.get("host", "").lower(), headers.get("origin", "").lower()
@@ -118,28 +156,40 @@ class Guard:
             return False
 
     def _too_large(self, scope: Scope, headers: Headers, size: int) -> tuple[int, str] | None:
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] in _WITHOUT_BODY:
             return None
-        if "content-length" not in headers:
-            return 411, "a call must tell its length"
+        if "content-length" not in headers or "transfer-encoding" in headers:
+            return 411, "a call must tell its length, and come in one piece"
         call = scope["path"].rstrip("/").rpartition("/")[2]
         if size > (most := _BODIES.get(call, _BODY)):
             return 413, f"{size} bytes are too many at once; send at most {most}"
-        if call == "upload" and stored(self.folder) + self.arriving + size > STORE:
-            return 507, _FULL
+        if call == "upload":
+            held, files = stored(self.folder)
+            if held + size > STORE or files >= FILES:
+                return 507, _FULL
         return None
 
 
-def stored(folder: str) -> int:
-    """Return the bytes of the files in a folder and those below it."""
-    size = 0
+def _nameless(scope: Scope) -> tuple[int, str] | None:
+    """Refuse to wait for the results of a visitor without a name: they would be anyone's."""
+    path = scope["path"].rstrip("/")
+    wanted = parse_qs(scope["query_string"].decode("latin1")).get("session_hash", [""])[0]
+    if path.endswith("/queue/data") and not wanted.strip():
+        return 400, "session_hash is empty"
+    return None
+
+
+def stored(folder: str) -> tuple[int, int]:
+    """Return the bytes and the number of the files in a folder and those below it."""
+    size = files = 0
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 size += os.lstat(os.path.join(place, name)).st_size
+                files += 1
             except FileNotFoundError:  # deleted meanwhile
                 continue
-    return size
+    return size, files
 
 
 def report(error: Exception, where: str) -> None:
@@ -162,8 +212,10 @@ class GuardedBlocks(gr.Blocks):
     async def process_api(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Run an event; whatever goes wrong is a message on the page."""
         try:
-            if stored(self.folder) > STORE:
+            if stored(self.folder)[0] > STORE:
                 raise PageError(_FULL)
+            if not options.get("session_hash"):
+                raise PageError("The visitor has no name: load the page again")
             return await super().process_api(*arguments, **options)
         except PageError:
             raise

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from util.data.image_io import UnreadableFile, read_reduced, resize_label, voc_palette
+from util.evaluate.finite import NotFinite
 from util.evaluate.visualize import overlay
 from util.predict.clip import REMEDY, Clip, is_clip, written_clip
 from util.predict.coco import coco_file, segment_mask
@@ -45,8 +46,8 @@ def write_predictions(
     `queries` are those of each image or clip; no two of these share a stem, and `outputs` has
     claimed the files. Of a query in which a class is not there, a line is logged, too. `format` is
     one of `FORMATS`, `drop_absent` that of `Predictor.predict`. Returns an error message for each
-    image or clip that could not be read, which its line holds, too. Raises `UserError` if a file
-    cannot be written.
+    image or clip that could not be read or segmented, which its line holds, too. Raises `UserError`
+    if a file cannot be written.
     """
     errors: list[str] = []
     count = sum(map(len, queries.values()))
@@ -71,11 +72,16 @@ def write_predictions(
                         _segment_clip(path, own, outputs, segment)
                     else:
                         _segment_image(path, own[0], segment)
-                except (UnreadableFile, OSError) as error:  # the others are still segmented
+                except (UnreadableFile, NotFinite, OSError) as error:  # the others go on
                     if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
                         raise
-                    too_long = f"{path}: its name is too long for those of its results; rename it"
-                    message = str(error) if isinstance(error, UnreadableFile) else too_long
+                    message = str(error)
+                    if isinstance(error, OSError):
+                        message = (
+                            f"{path}: its name is too long for those of its results; rename it"
+                        )
+                    elif isinstance(error, NotFinite):
+                        message = f"{path}: {error}"
                     errors.append(message)
                     add({"image": str(path), "error": message})
                     progress.update()
@@ -146,7 +152,7 @@ def _lines_of_others(path: Path, stems: set[str]) -> Iterator[Line]:
 
 
 def _encode(line: Line) -> bytes:
-    return f"{json.dumps(line)}\n".encode()
+    return f"{json.dumps(line, allow_nan=False)}\n".encode()
 
 
 def write_result(

@@ -122,11 +122,11 @@ class Page:
                     query = Query(name, stem, f"{stem}{Path(name).suffix}")
                     try:
                         image = pictures.open_upload(path, name)
+                        stages, line = self._segment_query(predictor, query, image, outputs)
                     except UserError as error:  # the other queries are still segmented
                         add({"image": name, "error": str(error)})
                         rows += error_row(number, str(error))
                     else:
-                        stages, line = self._segment_query(predictor, query, image, outputs)
                         add(line)
                         rows += result_row(number, name, drawn, image, stages)
                     yield rows, waiting, waiting

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.data.image_io import UnreadableFile, image_size, read_image, read_label
+from util.data.image_io import UnreadableFile, read_image, read_label, require_sound
 from util.data.lists import fold_list
 from util.data.mixed import open_source
 from util.data.tables import build_table
@@ -72,11 +72,11 @@ def open_upload(path: str | Path, name: str = "") -> np.ndarray:
 def require_picture(source: str | bytes, name: str, limit: int) -> None:
     """Require that a file, or its content, is a picture of at most `limit` pixels.
 
-    Only its header is read. Raises `UserError`, which calls it `name`.
+    Its pixels are not decoded. Raises `UserError`, which calls it `name`.
     """
     path, content = (name, source) if isinstance(source, bytes) else (source, None)
     try:
-        image_size(path, content, limit)
+        require_sound(path, content, limit)
     except UnreadableFile as error:
         raise UserError(str(error).replace(path, name, 1)) from None
 

@@ -25,6 +25,7 @@ from util.checkpoint.load import presence_threshold, trained_model
 from util.config import Config, config_from
 from util.data.dataset import eval_transform
 from util.data.image_io import resize_label
+from util.evaluate.finite import require_finite
 from util.evaluate.metrics import argmax_channels
 from util.evaluate.presence import presence
 from util.features import encode_query, encode_support
@@ -175,7 +176,7 @@ class Predictor:
         A class covers a pixel if its foreground score is higher than its background score. Where
         several classes do, the highest foreground score wins. With `drop_absent`, a class that is
         not there covers none. Raises `UserError` if there is no class yet, the image cannot be
-        read, or `drop_absent` meets a checkpoint without a threshold.
+        read, the scores are not finite, or `drop_absent` meets a checkpoint without a threshold.
         """
         if drop_absent and self.threshold is None:
             what = "the checkpoint has no threshold of presence"
@@ -211,7 +212,7 @@ class Predictor:
     def explain(self, image: Picture, name: str | None = None) -> Stages:
         """Return the steps that lead to the mask of one class, by default the first.
 
-        Raises `UserError` if there is no such class, or the image cannot be read.
+        Raises `UserError` if there is no such class, or as `predict`.
         """
         if name is not None and name not in self._supports:
             known = ", ".join(self.names) or "none yet; call add_class first"
@@ -250,7 +251,9 @@ class Predictor:
         kshot = self.cfg.Eval.kshot
         if kshot == "model" and len(supports) != self.model.shot:
             kshot = "prototype"
-        return self.model.match(query, [supports], kshot=kshot)
+        prediction = self.model.match(query, [supports], kshot=kshot)
+        require_finite(prediction)
+        return prediction
 
     def _encode_support(self, example: Example, name: str) -> SupportFeatures:
         pair = self.transform.support_part(*example.load(name), 1)

@@ -62,7 +62,7 @@ def evaluate() -> None:
     for label in LABELS:
         row = score_sequences(predictor, sequences, label)
         scores[label] = row
-        outputs.write(args.out.name, json.dumps(scores, indent=1).encode())
+        outputs.write(args.out.name, json.dumps(scores, indent=1, allow_nan=False).encode())
         line = f"J {row['final']:.1f}  generator {row['meta']:.1f}  prior {row['prior']:.1f}"
         log.info(f"{label}: {line}")
     log.info(f"written: {args.out}")

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,24 @@ def read_run(path: Path) -> Run:
     with held_in(path.with_name("result.json")):
         told = {seed: scores["episodes"] for seed, scores in result["seeds"].items()}
         group_of(result), setting_keys(result), flatten(result["environment"]["lists"])
-    if found != told:
-        what = "its seeds and episodes are not those of result.json beside it"
+        fits = found == told and _has_scores(table, result["seeds"])
+    if not fits:
+        what = "its seeds, episodes or scores are not those of result.json beside it"
         raise UserError(f"{path}: {what}; run test.sh again")
     return Run(path.parent, result, table.combine_chunks())
+
+
+def _has_scores(table: pa.Table, seeds: dict[str, dict[str, Any]]) -> bool:
+    """Return whether the episodes give the IoU of each class that a result tells of its seeds."""
+    for seed, kind in product(seeds, KINDS):
+        rows, areas = table.filter(pc.equal(table["seed"], int(seed))), (f"{kind}_i", f"{kind}_u")
+        sums = rows.group_by("class_name").aggregate([(area, "sum") for area in areas])
+        names, *sums = (sums[n].to_pylist() for n in ("class_name", *(f"{a}_sum" for a in areas)))
+        found = {n: 100 * i / max(1, u) for n, i, u in zip(names, *sums, strict=True)}
+        told = seeds[seed].get(kind, {}).get("classes", {})
+        if any(abs(found.get(name, 0.0) - value) > 1e-6 for name, value in told.items()):
+            return False
+    return True
 
 
 def require_same_episodes(first: Run, run: Run) -> None:

@@ -4,9 +4,10 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from util.config.yaml_file import read_yaml
@@ -122,8 +123,34 @@ def is_base_learner(path: Path) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read the parts of a `result.json` that reports show; raises as `verify.read_result`."""
-    return verify.read_result(path, ("checkpoint", "summary", "seeds", "config"))
+    """Read the parts of a `result.json` that reports show; raises as `verify.read_result`.
+
+    Raises `UserError`, too, if a mean of its summary is not that of its seeds.
+    """
+    result = verify.read_result(path, ("checkpoint", "summary", "seeds", "config"))
+    wrong = []
+    with suppress(*WRONG_CONTENT):  # whoever uses such a part names it
+        wrong = list(_wrong_means(result["summary"], list(result["seeds"].values())))
+    if wrong:
+        name, told, right = wrong[0]
+        what = f"its summary says {name.strip()} {told:.2f}, and its seeds give {right:.2f}"
+        raise UserError(f"{path}: was edited: {what}; run test.sh again, or leave it out")
+    return result
+
+
+def _wrong_means(
+    summary: dict[str, dict[str, Any]], seeds: list[dict[str, Any]]
+) -> Iterator[tuple[str, float, float]]:
+    """Yield name, told and true mean of each score whose mean is not that of the seeds."""
+    for name, cell in summary.items():
+        kind, _, score = name.strip().partition(" ")
+        key = {"mIoU": "miou", "FB-IoU": "fb_iou", "pIoU": "p_iou"}.get(score)
+        parts = [seed.get(kind) or {} for seed in seeds if kind in ("final", "meta", "prior")]
+        values: list[Any] = [
+            part.get(key) if key else part.get("classes", {}).get(score) for part in parts
+        ]
+        if values and None not in values and abs(fmean(values) - cell["mean"]) > 1e-6:
+            yield name, cell["mean"], fmean(values)
 
 
 def read_curves(files: list[Path]) -> tuple[dict[str, Points], float]:

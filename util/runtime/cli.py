@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from util.runtime.errors import RunStopped, Terminated, UserError
-from util.runtime.log import close_log_file, configure
+from util.runtime.log import close_log_file, configure, printable, takes_text
 from util.runtime.system import release
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that fails a writer
@@ -195,8 +195,8 @@ def _exit(text: str, status: int) -> NoReturn:
         except OSError:  # printed, or the launcher is ending and has removed the folder
             sys.exit(status)
     with suppress(BrokenPipeError):
-        if text:
-            print(text, file=sys.stderr, flush=True)
+        if text and takes_text(sys.stderr):
+            print(printable(text), file=sys.stderr, flush=True)
     if _reader_is_gone():  # else Python complains at its end
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):

@@ -13,6 +13,8 @@ Of several ranks only the main one shows `info`; every rank shows its warnings. 
 import io
 import logging
 import os
+import re
+import select
 import sys
 import warnings
 from contextlib import suppress
@@ -21,6 +23,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from util.runtime.system import require_no_pipe
+
 log = logging.getLogger("amformer")
 """The project's logger."""
 
@@ -28,27 +32,76 @@ FILE_ONLY = {"file_only": True}
 """`extra=FILE_ONLY` keeps a message out of the console: a progress bar shows it there."""
 
 
+_CONTROL = re.compile("[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+PATIENCE = 5.0
+"""Seconds that a run with a log file waits for a reader of its output that has stopped."""
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, but for tabs and line ends, are written as escapes.
+
+    Names of files and keys may hold some, and a terminal would obey: erase lines, or turn the order
+    of characters.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def takes_text(stream: TextIO, seconds: float | None = None) -> bool:
+    """Return whether a short write to a stream will end; wait for that up to `PATIENCE`, or less.
+
+    A pipe whose reader has stopped is full, and a write to it never ends.
+    """
+    try:
+        return bool(select.select([], [stream], [], PATIENCE if seconds is None else seconds)[1])
+    except (OSError, ValueError, TypeError):  # no open file; Windows asks sockets only
+        return True
+
+
 class _Console(logging.Handler):
-    """Writes to the current stdout or stderr, above a progress bar if one is drawn."""
+    """Writes to the current stdout or stderr, above a progress bar if one is drawn.
+
+    With a log file, a line that has no reader is left out.
+    """
+
+    _left_out = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno == logging.INFO else sys.stderr
-        text = record.getMessage()
+        text = printable(record.getMessage())
         if record.levelno != logging.INFO:
             name = record.name if record.levelno < logging.INFO else record.levelname.lower()
             text = f"{name}: {text}"
+        if self._has_no_reader(stream):
+            return
         try:
             with tqdm.external_write_mode(stream, nolock=True):
                 print(text, file=stream, flush=True)
         except BrokenPipeError:  # `main` ends the command
             raise
         except OSError as error:
-            if not any(isinstance(handler, _LogFile) for handler in log.handlers):
+            if not _has_log_file():
                 raise
             _give_up(stream, error)
 
+    def _has_no_reader(self, stream: TextIO) -> bool:
+        """Return whether to leave a line out, as the log file has it; count and tell these."""
+        if not _has_log_file():
+            return False
+        if not takes_text(stream, 0.0 if self._left_out else None):
+            self._left_out += 1
+            return True
+        if self._left_out:
+            count, self._left_out = self._left_out, 0
+            log.warning("%d lines are only in the log file: nobody read the output", count)
+        return False
+
     def filter(self, record: logging.LogRecord) -> bool:
         return not getattr(record, "file_only", False)
+
+
+def _has_log_file() -> bool:
+    return any(isinstance(handler, _LogFile) for handler in log.handlers)
 
 
 def _give_up(stream: TextIO, error: OSError) -> None:
@@ -62,6 +115,13 @@ def _give_up(stream: TextIO, error: OSError) -> None:
 
 class _Libraries(logging.StreamHandler):
     """Messages of libraries, on stderr. A type of its own: mmcv silences plain root handlers."""
+
+
+class _Printable(logging.Formatter):
+    """Lines that a terminal can show."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -103,16 +163,17 @@ def configure(verbose: bool = False) -> None:
 def add_log_file(path: Path) -> None:
     """Append every message from `info` up to a file, with its time; replaces an earlier file.
 
-    A disk that fails costs the log, not the run.
+    A disk that fails costs the log, not the run. Raises `UserError` if the file is a pipe.
     """
     close_log_file()
+    require_no_pipe(path)
     try:
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         log.warning("%s: the log cannot be written (%s)", path, error.strerror)
         return
     handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
 
 

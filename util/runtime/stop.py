@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from util.runtime.log import takes_text
+
 ASK: Any = getattr(signal, "SIGUSR1", None)  # Windows has none
 """What `util.runtime.launch` and Slurm's `--signal=USR1` send; never counts as a second signal."""
 
@@ -115,6 +117,8 @@ class Stop:
                 self.speaks = False
                 # print, not log: this is a thread, and the log's console may be busy.
                 text = "finishing this iteration and saving; send the signal again to exit at once"
+                if not takes_text(sys.stderr, 0.0):  # nobody reads it, and printing may never end
+                    continue
                 with suppress(OSError):  # the terminal may be gone
                     print(f"\n{signal.Signals(number).name}: {text}", file=sys.stderr, flush=True)
 

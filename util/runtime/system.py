@@ -86,6 +86,12 @@ def require_linux(what: str, remedy: str) -> None:
         raise UserError(f"{what} need Linux, and this is {platform.system()}; {remedy}")
 
 
+def require_no_pipe(path: Path) -> None:
+    """Raise `UserError` if a file to write is a pipe: opening it waits for a reader."""
+    if path.is_fifo():
+        raise UserError(f"{path}: is a pipe; delete it, or name another place")
+
+
 def flush_folder(folder: Path) -> None:
     """Write a folder's entries to the disk."""
     if os.name == "nt":  # Windows opens no folders

@@ -25,6 +25,7 @@ from util.runtime.files import atomic_write, require_alone, require_not_held, sw
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import STOPPED, resume_command
+from util.runtime.system import require_no_pipe
 from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.curves import Curves
@@ -184,6 +185,8 @@ class Run:
     def _open(self) -> None:
         """Prepare the folder, on rank 0, and open log and curves; refuse one of something else."""
         config = self.path / "config.yaml"
+        for name in (config.name, LOG, SOURCE):
+            require_no_pipe(self.path / name)
         if config.exists() and "\nTrain:\n" not in config.read_text(errors="replace"):
             raise UserError(f"{config}: is not of a run; name another {self.key}")
         if not config.exists():  # checkpoints alone may be a run that was copied there

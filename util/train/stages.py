@@ -89,7 +89,8 @@ class BaseLearnerRun(Run):
                 images=self.setting["images"],
             )
             result = {"base_learner": scores | {"epoch": self.best_epoch or self.epoch}, **record}
-            atomic_write(self.path / "result.json", json.dumps(result, indent=1).encode())
+            content = json.dumps(result, indent=1, allow_nan=False).encode()
+            atomic_write(self.path / "result.json", content)
             for name in resume.CHECKPOINTS:
                 (self.path / name).unlink(missing_ok=True)
             text = f"base mIoU {scores['miou']:.1f}" if scores else "not validated"
