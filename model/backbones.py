@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.constants import IMAGENET_MEAN, IMAGENET_STD
 from model.errors import UserError
+from model.resize import bilinear_ac, grid_size
 from model.weight_file import read_weights
 
 LITE0 = "timm/tf_efficientnet_lite0"
@@ -41,11 +42,15 @@ class Backbone(nn.Module):
     layer3: nn.Module
     layer4: nn.Module
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+    def forward(self, image: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S].
+
+        With a `weight` [N,1,S,S], f4 is that of f3 times the weight, resized bilinear_ac.
+        """
         f2 = self.layer2(self.layer1(self.layer0(image)))
         f3 = self.layer3(f2)
-        return f2, f3, self.layer4(f3)
+        weighted = f3 if weight is None else f3 * bilinear_ac(weight, grid_size(f3))
+        return f2, f3, self.layer4(weighted)
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -159,8 +164,9 @@ class TimmBackbone(Backbone):
         self.smallest = 3 * stride + 1 if patches else 4 * stride + 1  # G needs 4 cells a side
         self.channels_last = self._try_out(name)  # which maps come as [N,h,w,C]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+    def forward(self, image: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]. A `weight` is not possible here."""
+        assert weight is None
         maps = zip(self.net(self._pad_to_patches(image)), self.channels_last, strict=True)
         f2, f3, f4 = (f.permute(0, 3, 1, 2) if last else f for f, last in maps)
         return f2, f3, f4

@@ -1,6 +1,6 @@
 """The base learner: a PSPNet of the fold's base classes, trained in stage one (method 1; BAM)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ BINS = (1, 2, 3, 6)
 
 @dataclass
 class Features:
-    """Feature maps [N,C,h,w] of N images: f2, f3, f4 of stages 2 to 4, and f5 before its ReLU."""
+    """Feature maps [N,C,h,w] of N images: f2, f3, f4 of stages 2 to 4, and f5 before its ReLU.
+
+    f5 has no channels where nothing reads it.
+    """
 
     f2: Tensor
     f3: Tensor
@@ -50,12 +53,30 @@ class PyramidPooling(nn.Module):
         return [pool(x) for pool in self.features]
 
 
-class BaseLearner(nn.Module):
-    """Backbone (as `Method.backbone`), pyramid pooling, classifier of `classes` and background."""
+class FrozenBackbone(nn.Module):
+    """A backbone (as `Method.backbone`) whose maps have one grid."""
 
-    def __init__(self, backbone: str, classes: int) -> None:
+    def __init__(self, backbone: str) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone)
+
+    def features(self, image: Tensor, weight: Tensor | None = None) -> Features:
+        """Compute f2, f3 and f4 of images [N,3,S,S], on the grid of f3; `plain.features`.
+
+        Resized are VGG's f2 and the maps of a backbone that is not dilated. With a `weight`
+        [N,1,S,S], f4 is that of the weighted f3.
+        """
+        f2, f3, f4 = self.backbone(image, weight)
+        grid = grid_size(f3)
+        f2, f4 = (f if grid_size(f) == grid else bilinear_ac(f, grid) for f in (f2, f4))
+        return Features(f2, f3, f4, f4[:, :0])
+
+
+class BaseLearner(FrozenBackbone):
+    """Backbone, pyramid pooling, classifier of `classes` and background."""
+
+    def __init__(self, backbone: str, classes: int) -> None:
+        super().__init__(backbone)
         channels = self.backbone.channels[-1]
         self.ppm = PyramidPooling(channels)
         pooled = channels // len(BINS) * len(BINS)
@@ -64,15 +85,10 @@ class BaseLearner(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(512, classes + 1, 1)
 
-    def features(self, image: Tensor) -> Features:
-        """Compute all four maps of images [N,3,S,S], on the grid of f3; `plain.features`.
-
-        Resized are VGG's f2 and the maps of a backbone that is not dilated.
-        """
-        f2, f3, f4 = self.backbone(image)
-        grid = grid_size(f3)
-        f2, f4 = (f if grid_size(f) == grid else bilinear_ac(f, grid) for f in (f2, f4))
-        return Features(f2, f3, f4, self.context(f4))
+    def features(self, image: Tensor, weight: Tensor | None = None) -> Features:
+        """Compute the maps as `FrozenBackbone.features`; without a weight, f5 too."""
+        maps = super().features(image, weight)
+        return replace(maps, f5=self.context(maps.f4)) if weight is None else maps
 
     def context(self, f4: Tensor) -> Tensor:
         """Return f5 = BN(conv3x3([f4, its pooled cells enlarged])): [N,512,h,w].

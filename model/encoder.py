@@ -1,11 +1,14 @@
 """The frozen encoder: the base learner as stage one trained it (method 1)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from model.backbones import TimmBackbone
 from model.base_learner import BaseLearner, Features
+from model.errors import UserError
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, grid_size
@@ -20,13 +23,21 @@ class Encoder(nn.Module):
     parameters, state dict and checkpoints are those of the base learner as it was trained.
 
     `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
-    (as published). `low_fea` is the stage whose Gram matrices are compared.
+    (as published). `low_fea` is the stage whose Gram matrices are compared. Supports are masked as
+    `mask` says: image, pixels outside the object are 0; or features, f3 is multiplied by the mask
+    before stage 4, and f4 after it.
     """
 
-    def __init__(self, base: BaseLearner, *, dropout: bool = True, low_fea: str = "layer2") -> None:
+    def __init__(
+        self, base: BaseLearner, *, dropout: bool = True, low_fea: str = "layer2",
+        mask: Literal["image", "features"] = "image",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.base, self.low_fea = base.requires_grad_(False), low_fea
-        self.keep_dropout = dropout
+        self.keep_dropout, self.masks_features = dropout, mask == "features"
+        if self.masks_features and isinstance(base.backbone, TimmBackbone):
+            remedy = "set resnet50, resnet101 or vgg16"
+            raise UserError(f"Method.backbone: this Method.name masks features within it; {remedy}")
         self._features = WeightCache()
         self._compiler: Callable[[Callable], Callable] | None = None
         self.train()
@@ -47,13 +58,17 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Features:
         """Compute the features of images [N,3,S,S].
 
-        Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone.
+        Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone, or
+        its last stage.
         """
-        if mask is not None:
+        weight = None
+        if mask is not None and self.masks_features:
+            weight = (mask == 1)[:, None].to(image.dtype)
+        elif mask is not None:
             image = image * (mask == 1)[:, None]
-        return self._features(self.base, self._folded_features)(image)
+        return self._features(self.base, self._folded_features)(image, weight)
 
-    def _folded_features(self) -> Callable[[Tensor], Features]:
+    def _folded_features(self) -> Callable[[Tensor, Tensor | None], Features]:
         compute = fold_batch_norms(self.base).features
         return self._compiler(compute) if self._compiler else compute
 
@@ -61,11 +76,19 @@ class Encoder(nn.Module):
         """Encode query images [N,3,S,S]."""
         return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
-    def supports(self, image: Tensor, mask: Tensor) -> list[list[SupportFeatures]]:
-        """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K."""
+    def supports(
+        self, image: Tensor, mask: Tensor, *, keep_map: bool = False
+    ) -> list[list[SupportFeatures]]:
+        """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K.
+
+        `keep_map` keeps all of f4, if features are masked.
+        """
         shot, masks = mask.shape[1], mask.flatten(0, 1)
         features = self(image.flatten(0, 1), masks)
-        supports = SupportFeatures.from_features(features, masks, self.low_fea)
+        supports = SupportFeatures.from_features(
+            features, masks, self.low_fea,
+            weigh_f4=self.masks_features, keep_map=keep_map and self.masks_features,
+        )  # fmt: skip
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 
     @torch.no_grad()

@@ -61,34 +61,41 @@ class SupportFeatures:
     f2: Tensor  # [C2,n], at the n positions where the mask, resized bilinear_ac, is not 0
     f3: Tensor  # [C3,n]
     weight: Tensor  # the mask's values there, [n]
-    f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1
+    f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1, or see weigh_f4
     f5: Tensor  # [C5,m]
-    mask_is_full: bool  # the mask, resized nearest, is 1 everywhere
+    mask_is_full: bool  # m is the whole grid
     gram: Tensor  # cosines between the channels of the full f2, or another map, [C2,C2]
+    f4_map: Tensor | None = None  # f4 everywhere [C4,h,w], where a caller looks at it
 
     @staticmethod
     @torch.no_grad()
     def from_features(
-        features: Features, mask: Tensor, low_fea: str = "layer2"
-    ) -> list["SupportFeatures"]:
+        features: Features, mask: Tensor, low_fea: str = "layer2", *,
+        weigh_f4: bool = False, keep_map: bool = False,
+    ) -> list["SupportFeatures"]:  # fmt: skip
         """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}.
 
-        Their Gram matrices are those of the stage `low_fea`.
+        Their Gram matrices are those of the stage `low_fea`. With `weigh_f4`, f4 is cut where the
+        mask, resized bilinear_ac, is not 0, and multiplied by it. `keep_map` keeps `f4_map`.
         """
         low = features.of_layer(low_fea)
+        f4 = features.f4
         inside = at_least_float32((mask == 1)[:, None].to(features.f3.dtype))
         grid = grid_size(features.f3)
         soft, hard = bilinear_ac(inside, grid)[:, 0], nearest(inside, grid)[:, 0] == 1
         weighted = soft != 0
+        if weigh_f4:
+            f4, hard = f4 * soft[:, None], weighted
         return [
             SupportFeatures(
                 f2=features.f2[i][:, weighted[i]],
                 f3=features.f3[i][:, weighted[i]],
                 weight=soft[i][weighted[i]],
-                f4=features.f4[i][:, hard[i]],
+                f4=f4[i][:, hard[i]],
                 f5=features.f5[i][:, hard[i]],
                 mask_is_full=bool(hard[i].all()),
                 gram=gram_matrix(low[i : i + 1])[0],
+                f4_map=features.f4[i] if keep_map else None,
             )
             for i in range(len(mask))
         ]

@@ -36,7 +36,7 @@ from model.amformer.attention import MaskedMiningAttention, MixFFN, ReducedAtten
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import HEADS, DetailMining, DiscriminatorOutputs, PartAttention
 from model.amformer.object_mining import MiningStep, ObjectMining, PyramidStage
-from model.amformer.system import AMFormer, Prediction
+from model.amformer.system import AMFormer, MiningPrediction
 from model.base_learner import BaseLearner, Features
 from model.constants import TEMPERATURE
 from model.ensemble import Ensemble
@@ -46,7 +46,7 @@ from model.resize import bilinear, bilinear_ac, grid_size, nearest, to_map, to_t
 def predict(
     model: AMFormer, query: Tensor, support: Tensor, support_mask: Tensor,
     *, class_index: Tensor | None = None,
-) -> Prediction:  # fmt: skip
+) -> MiningPrediction:  # fmt: skip
     """Segment each query [B,3,S,S] by its K supports [B,K,3,S,S]: `AMFormer.forward`, literally.
 
     Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index` [B]
@@ -60,7 +60,7 @@ def predict(
 def match(
     model: AMFormer, query: Features, support: Features, support_mask: Tensor,
     *, class_index: Tensor | None = None,
-) -> Prediction:  # fmt: skip
+) -> MiningPrediction:  # fmt: skip
     """Segment queries, given the encoder's maps: [B,C,h,w] of queries, [B*K,C,h,w] of supports."""
     clue, g, ensemble = model.clue, model.object_mining, model.ensemble
 
@@ -95,7 +95,7 @@ def match(
         logits.append(chain(head, maps[-1]))  # [B,2,h,w]
 
     final, foreground = merge(ensemble, logits[-1], base, psi)
-    return Prediction(
+    return MiningPrediction(
         size=grid_size(support_mask), prior=similarity, psi=psi, initial_mask=m0,
         query_scales=scales, correlations=correlations, features=maps, logits=logits, masks=masks,
         base_logits=base_logits, final=final, foreground=foreground,

@@ -224,7 +224,7 @@ class QueryScorer:
             return self.resize(scores[row : row + 1])
 
         scores = resized(prediction.final)
-        final, meta = argmax_channels(scores), argmax_channels(resized(prediction.logits[-1]))
+        final, meta = argmax_channels(scores), argmax_channels(resized(prediction.meta_logits))
         totals, index = tally.totals[task.seed], self.classes.index(plan.class_id)
         if task.control:
             found = [areas(final, target), areas(meta, target)]
