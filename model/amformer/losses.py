@@ -11,17 +11,6 @@ from model.resize import bilinear, bilinear_ac
 REAL_LABEL = 0.9  # one-sided smoothing, as published
 
 
-def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-    """Return the cross entropy of scores [B,C,h,w], resized to the target [B,S,S].
-
-    It is summed over labeled pixels (not 255) and divided by `pixels`: their number, or on several
-    ranks the mean number per rank.
-    """
-    if scores.shape[-2:] != target.shape[-2:]:
-        scores = bilinear_ac(scores, target.shape[-2:])
-    return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
-
-
 def dice(scores: Tensor, target: Tensor) -> Tensor:
     """Return 1 - Dice of scores [B,2,h,w], resized to the target [B,S,S], mean over the batch.
 

@@ -159,7 +159,7 @@ class DataSection:
 class MethodSection:
     """The network, and the oddities of the published one (docs/deviations.md)."""
 
-    name: Literal["amformer"] = key("amformer", "the system")
+    name: Literal["amformer", "bam"] = key("amformer", "the system")
     backbone: str = key(
         "resnet50",
         "network that encodes the images",
@@ -183,7 +183,7 @@ class MethodSection:
     kshot_trans_dim: int = key(
         2, "hidden channels of the K-shot weights; 0: no such layer", ge=0, le=1000
     )
-    fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode")
+    fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode", systems=AMFORMER)
     mining_softmax: Literal["query", "key"] = key(
         "query", "axis of the mining softmax", systems=AMFORMER
     )
@@ -247,10 +247,13 @@ class TrainSection:
     batch_size: int = key(8, "episodes per step, over all ranks", ge=1)
     lr: Number = key(2e-4, "learning rate of the transformers", gt=0)
     lr_multiplier: Number = key(10.0, "multiple of lr for the other parts", gt=0)
-    merge_lr_multiplier: Number = key(10.0, "multiple of lr for the ensemble's weights", gt=0)
-    weight_decay: Number = key(
-        0.01, "weight decay of AdamW (generator), Adam (discriminator)", ge=0
+    merge_lr_multiplier: Number = key(
+        10.0, "multiple of lr for the ensemble's weights", systems=AMFORMER, gt=0
     )
+    weight_decay: Number = key(
+        0.01, "weight decay: of AdamW (AMFormer's generator), Adam (discriminator), SGD (BAM)", ge=0
+    )
+    momentum: Fraction = key(0.9, "momentum of SGD", systems=("bam",))
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
     epochs: int = key(300, "passes over the training list", ge=1)
     max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", ge=0)

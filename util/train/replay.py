@@ -27,7 +27,8 @@ from util.reproduce.environment import list_crc
 from util.runtime import Ranks, RunStopped, UserError, distributed
 from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.train.adversarial import AdversarialTrainer, NonFiniteStep, Pixels
+from util.train.adversarial import AdversarialTrainer
+from util.train.trainer import NonFiniteStep, Pixels
 
 
 @contextmanager

@@ -50,8 +50,8 @@ MODEL = [
     Fault(
         "maximum instead of mean of the shots' priors",
         "model/prior.py",
-        "for shot in episode]).mean(0)",
-        "for shot in episode]).amax(0)",
+        "f5.mean(1)",
+        "f5.amax(1)",
         "model/test_folding.py::test_prior_is_from_f5_then_f4_averaged_over_shots",
     ),
     Fault(
@@ -92,8 +92,8 @@ MODEL = [
     Fault(
         "K-shot weights from unsorted distances",
         "model/ensemble.py",
-        "distances.sort(dim=1).values",
-        "distances",
+        "self.kshot(ordered[",
+        "self.kshot(distances[",
         "model/test_parts.py::test_shot_weights_come_from_sorted_distances_and_apply_in_shot_order",
     ),
     Fault(

@@ -1,0 +1,181 @@
+"""Numbers of the published BAM, with the same weights and episodes: evaluation and training.
+
+As in `test_golden.py`, a tolerance hides no mistake: the README of the golden files says how close
+a correct implementation comes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from golden import golden
+from torch import Tensor, nn
+
+from model import System, build_model
+from model.published import from_published, published_name, to_published
+from util.config import Config
+from util.data.dataset import EpisodeBatch
+from util.features import encode
+from util.runtime.distributed import Ranks
+from util.train.supervised import SupervisedTrainer
+
+BASE_CLASSES, CPU = 15, Ranks(0, 1, torch.device("cpu"))
+AUX_WEIGHT2 = 1.3  # of the published code: multiplies the base learner's loss, which is constant
+EPISODES = {1: "public/eval", 5: "public/5shot"}
+TRAINING = {1: ("public/train", range(8)), 5: ("public/train5", range(4))}
+CASES = [("bam", 1), ("bam", 5)]
+SEEDS = {"bam": 8}
+RATES = {"bam": 5e-4}
+HIDDEN = {  # array -> its channel axis; the files hold every n-th channel from channel 0 on
+    **{name: 1 for name in ("query_reduced", "merged", "aspp", "reduced", "refined")},
+    "support_f4": 2,
+}
+
+
+@cache
+def weights(system: str, shot: int) -> dict[str, Tensor]:
+    """Return the weights of a golden file, under published names."""
+    shapes = json.loads((golden.GOLDEN / f"{system}_shapes_resnet50_{shot}shot.json").read_text())
+    return golden.fill_state(shapes, seed=SEEDS[system])
+
+
+def config(system: str, shot: int) -> Config:
+    """Return the config of the golden runs."""
+    made = Config()
+    return replace(
+        made,
+        Method=replace(made.Method, name=system),
+        Data=replace(made.Data, shot=shot),
+        Train=replace(
+            made.Train, lr=RATES[system], aux_weight1=0.7, batch_size=2, weight_decay=1e-4
+        ),
+    )
+
+
+def built(system: str, shot: int) -> System:
+    """Return a system with the weights of a golden file."""
+    model = build_model(config(system, shot))
+    model.load_state_dict(from_published(weights(system, shot), system=system))
+    return model
+
+
+def episode(name: str, shot: int, size: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a golden episode; of five shots, one has no object."""
+    drawn = golden.episode(name, 2, shot, size, BASE_CLASSES)
+    if shot == 5:
+        drawn["support_mask"][0, 4] = 0
+    return drawn | {key: drawn[key].to(dtype) for key in ("query", "support")}
+
+
+@pytest.mark.parametrize(("system", "shot"), CASES)
+def test_published_names_of_a_system_survive_a_round_trip(system: str, shot: int) -> None:
+    state = weights(system, shot)
+    prefixed = {f"module.{name}": value for name, value in state.items()}
+    back = to_published(from_published(prefixed, system=system), system=system)
+    assert back.keys() == state.keys() and all(back[name] is state[name] for name in state)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-4)], ids=["f64", "f32"]
+)
+@pytest.mark.parametrize(("system", "shot"), CASES)
+def test_every_array_of_an_evaluation_equals_the_published_one(
+    system: str, shot: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    expected = golden.arrays(f"{system}_resnet50_{shot}shot_eval")
+    drawn = episode(EPISODES[shot], shot, 129, dtype)
+    with torch.no_grad():
+        prediction = (
+            built(system, shot)
+            .eval()
+            .to(dtype)(drawn["query"], drawn["support"], drawn["support_mask"])
+        )
+    wrong = {}
+    for name, array in expected.items():
+        got = getattr(prediction, "scores" if name == "final" else name)
+        assert got.dtype == dtype, name
+        error = np.abs(thinned(name, got, array.shape).double().numpy() - array).max()
+        if not error <= tolerance * np.abs(array).max():
+            wrong[name] = error / np.abs(array).max()
+    assert not wrong
+
+
+def thinned(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return what the file holds of an array: every n-th channel, or every fourth pixel."""
+    if name == "base":
+        value = value[..., ::4, ::4]
+    if name in HIDDEN:
+        axis = HIDDEN[name]
+        step = value.shape[axis] // shape[axis]
+        value = value.movedim(axis, 0)[::step].movedim(0, axis)
+    assert value.shape == shape, name
+    return value
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A training run as the golden ones, by published names; see `test_golden.Run`."""
+
+    published: dict[str, np.ndarray]
+    losses: list[list[float]]
+    rates: list[float]
+    gradients: dict[str, float]  # as "grad0/NAME"
+    norms: dict[str, float]
+    changes: dict[str, float]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["-".join(map(str, c)) for c in CASES])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Train in float64 without dropout, as the golden runs did."""
+    system, shot = request.param
+    name, iterations = TRAINING[shot]
+    published = golden.arrays(f"{system}_resnet50_{shot}shot_train")
+    model = built(system, shot).double().train()
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            module.p = 0.0
+    trainer = SupervisedTrainer(model, config(system, shot), 40, CPU)
+    trained = {published_name(n, system): p for n, p in model.named_parameters() if p.requires_grad}
+    start = {n: p.detach().clone() for n, p in trained.items()}
+    made = Run(published, [], [], {}, {}, {})
+    for i in iterations:
+        batch = episode(f"{name}/{i}", shot, 97, torch.float64)
+        losses = trainer.step(encode(model.encoder, EpisodeBatch(**batch, plans=[])), i, i)
+        losses["backward"] = losses["loss"] + AUX_WEIGHT2 * losses["base"]
+        made.losses.append([float(losses[n]) for n in published["loss_names"]])
+        made.rates.append(trainer.main_optimizer.param_groups[0]["lr"])
+        made.gradients |= {f"grad{i}/{n}": p.grad.norm().item() for n, p in trained.items()}
+    made.norms = {n: p.detach().norm().item() for n, p in trained.items()}
+    made.changes = {n: (p.detach() - start[n]).norm().item() for n, p in trained.items()}
+    yield made
+
+
+def assert_equal(got: dict[str, float], names: np.ndarray, values: np.ndarray) -> None:
+    expected = dict(zip(names.tolist(), values.tolist(), strict=True))
+    assert set(expected) <= set(got)
+    errors = {name: abs(got[name] / value - 1) for name, value in expected.items() if value}
+    assert max(errors.values()) <= 1e-6
+    assert all(got[name] == 0 for name in set(expected) - set(errors))
+
+
+def test_losses_and_rates_of_a_run_equal_the_published_ones(run: Run) -> None:
+    np.testing.assert_allclose(run.losses, run.published["losses"], rtol=1e-6, atol=0)
+    np.testing.assert_allclose(run.rates, run.published["lrs"][:, 0], rtol=1e-12)
+
+
+def test_gradients_of_a_run_equal_the_published_ones(run: Run) -> None:
+    assert_equal(run.gradients, run.published["grad_names"], run.published["grad_norms"])
+
+
+def test_a_run_trains_the_published_parameters_as_published(run: Run) -> None:
+    names = run.published["param_names"]
+    assert set(run.changes) == set(names.tolist())
+    assert_equal(run.norms, names, run.published["param_norms"])
+    assert_equal(run.changes, names, run.published["param_delta"])
