@@ -6,9 +6,10 @@ from typing import Any
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 from model.bam.system import BAM
+from model.pfenet.system import PFENet
 from model.system import System
 
-SYSTEMS: dict[str, type[System]] = {"amformer": AMFormer, "bam": BAM}
+SYSTEMS: dict[str, type[System]] = {"amformer": AMFormer, "bam": BAM, "pfenet": PFENet}
 """`Method.name` -> class. To add a system, write its class and add it here."""
 
 

@@ -1,4 +1,4 @@
-"""The frozen encoder: the base learner as stage one trained it (method 1)."""
+"""The frozen encoder: the base learner as stage one trained it, or a backbone (method 1)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.backbones import TimmBackbone
-from model.base_learner import BaseLearner, Features
+from model.base_learner import BaseLearner, Features, FrozenBackbone
 from model.errors import UserError
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
@@ -17,24 +17,27 @@ from model.resize import at_least_float32, grid_size
 class Encoder(nn.Module):
     """Compute features and base logits of images, without gradient, batch norms in eval mode.
 
-    Equals `plain.features` and `plain.classify`. Images run through a copy of the base learner
-    whose batch norms are folded into its convolutions (`fold_batch_norms`). The copy is made at the
-    first image, and again when a weight, its type or its device has changed. It is not a submodule:
-    parameters, state dict and checkpoints are those of the base learner as it was trained.
+    Equals `plain.features` and `plain.classify`. Images run through a copy of `base`, a base
+    learner or a backbone, whose batch norms are folded into its convolutions (`fold_batch_norms`).
+    The copy is made at the first image, and again when a weight, its type or its device has
+    changed. It is not a submodule: parameters, state dict and checkpoints are those of `base`.
 
     `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
     (as published). `low_fea` is the stage whose Gram matrices are compared. Supports are masked as
     `mask` says: image, pixels outside the object are 0; or features, f3 is multiplied by the mask
-    before stage 4, and f4 after it.
+    before stage 4, and f4 after it. With `train_norms`, the batch norms of the backbone train with
+    the rest: they use and track the statistics of the batch, so features do change; `changes`
+    counts how often they did.
     """
 
     def __init__(
-        self, base: BaseLearner, *, dropout: bool = True, low_fea: str = "layer2",
-        mask: Literal["image", "features"] = "image",
+        self, base: FrozenBackbone, *, dropout: bool = True, low_fea: str = "layer2",
+        mask: Literal["image", "features"] = "image", train_norms: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.base, self.low_fea = base.requires_grad_(False), low_fea
         self.keep_dropout, self.masks_features = dropout, mask == "features"
+        self.train_norms, self.changes = train_norms, 0
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
             remedy = "set resnet50, resnet101 or vgg16"
             raise UserError(f"Method.backbone: this Method.name masks features within it; {remedy}")
@@ -43,10 +46,16 @@ class Encoder(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Set the mode of the classifier's dropout; everything else stays in eval mode."""
+        """Set the mode of the classifier's dropout and, with `train_norms`, of the batch norms."""
         super().train(False)
         self.training = mode
-        self.base.dropout.train(mode and self.keep_dropout)
+        if isinstance(self.base, BaseLearner):
+            self.base.dropout.train(mode and self.keep_dropout)
+        if self.train_norms:
+            self._features.clear()  # folded batch norms are those of eval mode
+            for module in self.base.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.train(mode)
         return self
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
@@ -61,6 +70,7 @@ class Encoder(nn.Module):
         Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone, or
         its last stage.
         """
+        self.changes += self.train_norms and self.training
         weight = None
         if mask is not None and self.masks_features:
             weight = (mask == 1)[:, None].to(image.dtype)
@@ -99,6 +109,7 @@ class Encoder(nn.Module):
         base class, and each that is not below that of the background. The background, number 0,
         never is. Equals `plain.shown_classes`.
         """
+        assert isinstance(self.base, BaseLearner)
         rows, weight = [], self.base.classifier.weight.flatten(1)
         for shots in supports:
             f5 = at_least_float32(torch.cat([support.f5 for support in shots], dim=1))
@@ -113,4 +124,5 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:
         """Return the base learner's logits [N,classes+1,h,w], channel 0 the background."""
+        assert isinstance(self.base, BaseLearner)
         return self.base.classify(features.f5)

@@ -49,11 +49,12 @@ class Prediction:
         return self.logits[-1] if isinstance(self.logits, list) else self.logits
 
     def __getattr__(self, name: str) -> Tensor:
-        """Return `logits0` = logits[0] and so on; masks count from 1, as the refinements do."""
-        maps = vars(self).get(name[:-1].removesuffix("s") + "s")
+        """Return `logits0` = logits[0] and so on; masks and alphas count from 1."""
+        fields, stem = vars(self), name[:-1]
+        maps = fields.get(stem, fields.get(f"{stem}s"))
         if not isinstance(maps, list) or not name[-1].isdigit():
             raise AttributeError(name)
-        return maps[int(name[-1]) - name.startswith("mask")]
+        return maps[int(name[-1]) - name.startswith(("mask", "alpha"))]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Numbers of the published BAM, with the same weights and episodes: evaluation and training.
+"""Numbers of the published BAM and PFENet with the same weights and episodes, also in training.
 
 As in `test_golden.py`, a tolerance hides no mistake: the README of the golden files says how close
 a correct implementation comes.
@@ -27,28 +27,29 @@ BASE_CLASSES, CPU = 15, Ranks(0, 1, torch.device("cpu"))
 AUX_WEIGHT2 = 1.3  # of the published code: multiplies the base learner's loss, which is constant
 EPISODES = {1: "public/eval", 5: "public/5shot"}
 TRAINING = {1: ("public/train", range(8)), 5: ("public/train5", range(4))}
-CASES = [("bam", 1), ("bam", 5)]
-SEEDS = {"bam": 8}
-RATES = {"bam": 5e-4}
-HIDDEN = {  # array -> its channel axis; the files hold every n-th channel from channel 0 on
-    **{name: 1 for name in ("query_reduced", "merged", "aspp", "reduced", "refined")},
-    "support_f4": 2,
-}
+CASES = [("bam", 1), ("bam", 5), ("pfenet", 1), ("pfenet", 5)]
+RUNS = [("bam", 1, "train"), ("bam", 5, "train"), ("pfenet", 1, "train"), ("pfenet", 1, "train_bn")]
+SEEDS = {"bam": 8, "pfenet": 0}
+RATES = {"bam": 5e-4, "pfenet": 1e-4}
+SHARES = (1.0, 0.5, 0.25, 0.125)  # ppm_scales of all files but one
+WHOLE = {"prototype", "prior", "prior_shots", "distances", "shot_weights", "psi", "final", "meta"}
+WHOLE |= {"logits", "base_logits", "base_map", "foreground", "background"}
 
 
 @cache
 def weights(system: str, shot: int) -> dict[str, Tensor]:
     """Return the weights of a golden file, under published names."""
-    shapes = json.loads((golden.GOLDEN / f"{system}_shapes_resnet50_{shot}shot.json").read_text())
+    shots = "" if system == "pfenet" else f"_{shot}shot"
+    shapes = json.loads((golden.GOLDEN / f"{system}_shapes_resnet50{shots}.json").read_text())
     return golden.fill_state(shapes, seed=SEEDS[system])
 
 
-def config(system: str, shot: int) -> Config:
-    """Return the config of the golden runs."""
+def config(system: str, shot: int, **method: object) -> Config:
+    """Return the config of the golden runs, with these keys of `Method`."""
     made = Config()
     return replace(
         made,
-        Method=replace(made.Method, name=system),
+        Method=replace(made.Method, name=system, **method),
         Data=replace(made.Data, shot=shot),
         Train=replace(
             made.Train, lr=RATES[system], aux_weight1=0.7, batch_size=2, weight_decay=1e-4
@@ -56,9 +57,9 @@ def config(system: str, shot: int) -> Config:
     )
 
 
-def built(system: str, shot: int) -> System:
+def built(system: str, shot: int, **method: object) -> System:
     """Return a system with the weights of a golden file."""
-    model = build_model(config(system, shot))
+    model = build_model(config(system, shot, **method))
     model.load_state_dict(from_published(weights(system, shot), system=system))
     return model
 
@@ -88,12 +89,10 @@ def test_every_array_of_an_evaluation_equals_the_published_one(
 ) -> None:
     expected = golden.arrays(f"{system}_resnet50_{shot}shot_eval")
     drawn = episode(EPISODES[shot], shot, 129, dtype)
+    scales = {"ppm_scales": SHARES} if (system, shot) == ("pfenet", 5) else {}
+    model = built(system, shot, **scales).eval().to(dtype)
     with torch.no_grad():
-        prediction = (
-            built(system, shot)
-            .eval()
-            .to(dtype)(drawn["query"], drawn["support"], drawn["support_mask"])
-        )
+        prediction = model(drawn["query"], drawn["support"], drawn["support_mask"])
     wrong = {}
     for name, array in expected.items():
         got = getattr(prediction, "scores" if name == "final" else name)
@@ -108,8 +107,8 @@ def thinned(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return what the file holds of an array: every n-th channel, or every fourth pixel."""
     if name == "base":
         value = value[..., ::4, ::4]
-    if name in HIDDEN:
-        axis = HIDDEN[name]
+    elif name not in WHOLE:
+        axis = value.dim() - 3
         step = value.shape[axis] // shape[axis]
         value = value.movedim(axis, 0)[::step].movedim(0, axis)
     assert value.shape == shape, name
@@ -129,31 +128,37 @@ class Run:
     gradients: dict[str, float]  # as "grad0/NAME"
     norms: dict[str, float]
     changes: dict[str, float]
+    buffers: dict[str, tuple[float, float]]  # norm of the change, norm
 
 
-@pytest.fixture(scope="module", params=CASES, ids=["-".join(map(str, c)) for c in CASES])
+@pytest.fixture(scope="module", params=RUNS, ids=["-".join(map(str, c)) for c in RUNS])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Train in float64 without dropout, as the golden runs did."""
-    system, shot = request.param
+    system, shot, kind = request.param
     name, iterations = TRAINING[shot]
-    published = golden.arrays(f"{system}_resnet50_{shot}shot_train")
-    model = built(system, shot).double().train()
+    published = golden.arrays(f"{system}_resnet50_{shot}shot_{kind}")
+    own = {"ppm_scales": SHARES, "train_backbone_norms": kind == "train_bn"}
+    model = built(system, shot, **(own if system == "pfenet" else {})).double().train()
     for module in model.modules():
         if isinstance(module, (nn.Dropout, nn.Dropout2d)):
             module.p = 0.0
     trainer = SupervisedTrainer(model, config(system, shot), 40, CPU)
     trained = {published_name(n, system): p for n, p in model.named_parameters() if p.requires_grad}
     start = {n: p.detach().clone() for n, p in trained.items()}
-    made = Run(published, [], [], {}, {}, {})
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    made = Run(published, [], [], {}, {}, {}, {})
     for i in iterations:
         batch = episode(f"{name}/{i}", shot, 97, torch.float64)
         losses = trainer.step(encode(model.encoder, EpisodeBatch(**batch, plans=[])), i, i)
-        losses["backward"] = losses["loss"] + AUX_WEIGHT2 * losses["base"]
+        losses["backward"] = losses["loss"] + AUX_WEIGHT2 * losses.get("base", 0)
         made.losses.append([float(losses[n]) for n in published["loss_names"]])
         made.rates.append(trainer.main_optimizer.param_groups[0]["lr"])
         made.gradients |= {f"grad{i}/{n}": p.grad.norm().item() for n, p in trained.items()}
     made.norms = {n: p.detach().norm().item() for n, p in trained.items()}
     made.changes = {n: (p.detach() - start[n]).norm().item() for n, p in trained.items()}
+    for n, buffer in model.named_buffers():
+        change = (buffer - buffers[n]).double().norm().item()
+        made.buffers[published_name(n, system)] = change, buffer.double().norm().item()
     yield made
 
 
@@ -179,3 +184,14 @@ def test_a_run_trains_the_published_parameters_as_published(run: Run) -> None:
     assert set(run.changes) == set(names.tolist())
     assert_equal(run.norms, names, run.published["param_norms"])
     assert_equal(run.changes, names, run.published["param_delta"])
+
+
+def test_batch_norms_track_statistics_only_where_the_published_ones_do(run: Run) -> None:
+    names = run.published.get("buffer_names")
+    if names is None:
+        assert not any(change for change, _ in run.buffers.values())
+        return
+    changes = {name: change for name, (change, _) in run.buffers.items()}
+    norms = {name: norm for name, (_, norm) in run.buffers.items()}
+    assert_equal(changes, names, run.published["buffer_delta"])
+    assert_equal(norms, names, run.published["buffer_norms"])

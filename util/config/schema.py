@@ -47,6 +47,7 @@ Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Weights = Annotated[tuple[Annotated[float, Ge(0), _EXPONENT], ...], _LIST]
+Scales = Annotated[tuple[Positive, ...], MinLen(1), _LIST]
 Range = Annotated[tuple[Positive, Positive], _LIST]
 Share = Annotated[float, Gt(0), Le(1), _EXPONENT]
 Shares = Annotated[tuple[Share, Share], _LIST]
@@ -159,7 +160,7 @@ class DataSection:
 class MethodSection:
     """The network, and the oddities of the published one (docs/deviations.md)."""
 
-    name: Literal["amformer", "bam"] = key("amformer", "the system")
+    name: Literal["amformer", "bam", "pfenet"] = key("amformer", "the system")
     backbone: str = key(
         "resnet50",
         "network that encodes the images",
@@ -197,6 +198,16 @@ class MethodSection:
     )
     train_kshot: bool = key(
         False, "train the K-shot weights (as published: not trained)", systems=AMFORMER
+    )
+    ppm_scales: Scales = key(
+        (60.0, 30.0, 15.0, 8.0),
+        "cells a side of each scale of the enrichment; at most 1.0: as a share of the grid",
+        systems=("pfenet",),
+    )
+    train_backbone_norms: bool = key(
+        True,
+        "the frozen backbone's batch norms use and track the statistics of the training batches",
+        systems=("pfenet",),
     )
     base_map: Literal["all", "unshown", "none"] = key(
         "all",
@@ -251,9 +262,9 @@ class TrainSection:
         10.0, "multiple of lr for the ensemble's weights", systems=AMFORMER, gt=0
     )
     weight_decay: Number = key(
-        0.01, "weight decay: of AdamW (AMFormer's generator), Adam (discriminator), SGD (BAM)", ge=0
+        0.01, "weight decay: of AdamW (AMFormer's generator), Adam (discriminator), or SGD", ge=0
     )
-    momentum: Fraction = key(0.9, "momentum of SGD", systems=("bam",))
+    momentum: Fraction = key(0.9, "momentum of SGD", systems=("bam", "pfenet"))
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
     epochs: int = key(300, "passes over the training list", ge=1)
     max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", ge=0)
