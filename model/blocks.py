@@ -1,4 +1,4 @@
-"""Convolutions that the meta learners of PFENet and BAM share; maps are [B,256,h,w]."""
+"""Convolutions that systems share; maps are [B,256,h,w] if nothing else is said."""
 
 from torch import Tensor, nn
 
@@ -10,9 +10,9 @@ def conv3x3() -> nn.Conv2d:
     return nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
 
 
-def reduce_to_256(channels: int) -> nn.Sequential:
+def reduce_to(out: int, channels: int) -> nn.Sequential:
     """Return conv1x1 without bias, ReLU."""
-    return nn.Sequential(nn.Conv2d(channels, CHANNELS, 1, bias=False), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.ReLU())
 
 
 class Refinement(nn.Sequential):

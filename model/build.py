@@ -6,10 +6,16 @@ from typing import Any
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 from model.bam.system import BAM
+from model.hdmnet.system import HDMNet
 from model.pfenet.system import PFENet
 from model.system import System
 
-SYSTEMS: dict[str, type[System]] = {"amformer": AMFormer, "bam": BAM, "pfenet": PFENet}
+SYSTEMS: dict[str, type[System]] = {
+    "amformer": AMFormer,
+    "bam": BAM,
+    "hdmnet": HDMNet,
+    "pfenet": PFENet,
+}
 """`Method.name` -> class. To add a system, write its class and add it here."""
 
 

@@ -27,17 +27,18 @@ class Encoder(nn.Module):
     `mask` says: image, pixels outside the object are 0; or features, f3 is multiplied by the mask
     before stage 4, and f4 after it. With `train_norms`, the batch norms of the backbone train with
     the rest: they use and track the statistics of the batch, so features do change; `changes`
-    counts how often they did.
+    counts how often they did. `keep` says what supports keep whole, see `SupportFeatures`.
     """
 
     def __init__(
         self, base: FrozenBackbone, *, dropout: bool = True, low_fea: str = "layer2",
         mask: Literal["image", "features"] = "image", train_norms: bool = False,
+        keep: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.base, self.low_fea = base.requires_grad_(False), low_fea
         self.keep_dropout, self.masks_features = dropout, mask == "features"
-        self.train_norms, self.changes = train_norms, 0
+        self.train_norms, self.changes, self.keep = train_norms, 0, keep
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
             remedy = "set resnet50, resnet101 or vgg16"
             raise UserError(f"Method.backbone: this Method.name masks features within it; {remedy}")
@@ -87,17 +88,17 @@ class Encoder(nn.Module):
         return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
     def supports(
-        self, image: Tensor, mask: Tensor, *, keep_map: bool = False
+        self, image: Tensor, mask: Tensor, *, keep: tuple[str, ...] = ()
     ) -> list[list[SupportFeatures]]:
         """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K.
 
-        `keep_map` keeps all of f4, if features are masked.
+        `keep` names what they keep whole, beside that of the encoder.
         """
         shot, masks = mask.shape[1], mask.flatten(0, 1)
         features = self(image.flatten(0, 1), masks)
         supports = SupportFeatures.from_features(
             features, masks, self.low_fea,
-            weigh_f4=self.masks_features, keep_map=keep_map and self.masks_features,
+            weigh_f4=self.masks_features, keep=(*self.keep, *keep),
         )  # fmt: skip
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 

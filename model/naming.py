@@ -15,6 +15,21 @@ BASE_LEARNER: list[Rule] = [
     (r"encoder\.base\.fuse\.", r"cls."),
     (r"encoder\.base\.classifier\.", CLASSIFIER),
 ]
+MIX = "transformer.mix_transformer."
+PYRAMID: list[Rule] = [
+    (r"pyramid\.(\d)\.embed\.", MIX + r"down_sample_layers.\1.0."),
+    (r"pyramid\.(\d)\.layers\.0\.", MIX + r"down_sample_layers.\1.1."),
+    (r"pyramid\.(\d)\.layers\.1\.", MIX + r"down_sample_layers.\1.2."),
+    (r"pyramid\.(\d)\.norm\.", MIX + r"down_sample_layers.\1.3."),
+]
+IN_ENCODER_LAYER: list[Rule] = [
+    (r"\.attention\.reduce\.", ".attn.sr."),
+    (r"\.attention\.norm\.", ".attn.norm."),
+    (r"\.attention\.([qkvo])\.", r".attn.attn.linear_\1."),
+    (r"\.ffn\.expand\.", ".ffn.layers.0."),
+    (r"\.ffn\.depthwise\.", ".ffn.layers.1."),
+    (r"\.ffn\.project\.", ".ffn.layers.4."),
+]
 ENSEMBLE: list[Rule] = [(r"ensemble\.kshot\.", r"kshot_rw."), (r"ensemble\.", r"")]
 
 

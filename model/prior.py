@@ -61,11 +61,17 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
 
     f2, f3 = padded([s.f2 for s in shots]), padded([s.f3 for s in shots])  # [B*K,C,n]
     weight = padded([s.weight for s in shots])  # [B*K,n]
-    reduced = at_least_float32(reduce_channels(down, f2[..., None], f3[..., None])[..., 0])
-    with autocast_disabled(reduced):
-        total = torch.einsum("bcn,bn->bc", reduced, weight)
-    means = total / (weight.sum(1, keepdim=True) + 0.0005)
+    reduced = reduce_channels(down, f2[..., None], f3[..., None])[..., 0]
+    means = masked_mean(reduced, weight)
     return means.view(len(supports), -1, means.shape[1])
+
+
+def masked_mean(s: Tensor, weight: Tensor) -> Tensor:
+    """Return sum(s m) / (sum(m) + 0.0005) of features s [N,C,n] and weights m [N,n]: [N,C]."""
+    s = at_least_float32(s)
+    with autocast_disabled(s):
+        total = torch.einsum("bcn,bn->bc", s, weight)
+    return total / (weight.sum(1, keepdim=True) + 0.0005)
 
 
 @torch.no_grad()

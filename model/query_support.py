@@ -3,6 +3,7 @@
 Both depend on frozen features alone. They never change and may be stored.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -65,18 +66,23 @@ class SupportFeatures:
     f5: Tensor  # [C5,m]
     mask_is_full: bool  # m is the whole grid
     gram: Tensor  # cosines between the channels of the full f2, or another map, [C2,C2]
-    f4_map: Tensor | None = None  # f4 everywhere [C4,h,w], where a caller looks at it
+    # Kept only where a system or a caller reads them: maps everywhere [C,h,w], the mask.
+    f2_map: Tensor | None = None
+    f3_map: Tensor | None = None
+    f4_map: Tensor | None = None
+    mask: Tensor | None = None  # bool [S,S]
 
     @staticmethod
     @torch.no_grad()
     def from_features(
         features: Features, mask: Tensor, low_fea: str = "layer2", *,
-        weigh_f4: bool = False, keep_map: bool = False,
+        weigh_f4: bool = False, keep: Collection[str] = (),
     ) -> list["SupportFeatures"]:  # fmt: skip
         """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}.
 
         Their Gram matrices are those of the stage `low_fea`. With `weigh_f4`, f4 is cut where the
-        mask, resized bilinear_ac, is not 0, and multiplied by it. `keep_map` keeps `f4_map`.
+        mask, resized bilinear_ac, is not 0, and multiplied by it. `keep` names the maps to keep
+        whole, of "f2", "f3" and "f4", and "mask".
         """
         low = features.of_layer(low_fea)
         f4 = features.f4
@@ -95,7 +101,8 @@ class SupportFeatures:
                 f5=features.f5[i][:, hard[i]],
                 mask_is_full=bool(hard[i].all()),
                 gram=gram_matrix(low[i : i + 1])[0],
-                f4_map=features.f4[i] if keep_map else None,
+                **{f"{name}_map": getattr(features, name)[i] for name in keep if name != "mask"},
+                mask=mask[i] == 1 if "mask" in keep else None,
             )
             for i in range(len(mask))
         ]

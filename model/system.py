@@ -61,6 +61,9 @@ class System(nn.Module):
     GROUPS: ClassVar[Mapping[str, OfParameter]]  # start of a parameter's name -> kind, first wins
     LOSSES: ClassVar[Mapping[str, str]]  # loss that is trained on -> key of `Train` that weighs it
     PUBLISHED: ClassVar[Naming]
+    SHOWN: ClassVar[
+        tuple[str, ...]
+    ] = ()  # maps of supports that `forward` keeps for its prediction
 
     def __init__(self, encoder: Encoder, shot: int, *, fix_bn: bool) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class System(nn.Module):
         was built for another K.
         """
         queries = self.encoder.query(query)  # first, as published: batch norms may be in train mode
-        supports = self.encoder.supports(support, support_mask, keep_map=True)
+        supports = self.encoder.supports(support, support_mask, keep=self.SHOWN)
         return self.match(queries, supports, class_index=class_index)
 
     def match(
@@ -142,8 +145,7 @@ def kind_of(system: type[System], parameter: str) -> OfParameter | None:
     return next(kinds, None)
 
 
-@torch.no_grad()
-def stack_maps(supports: list[list[SupportFeatures]]) -> Tensor | None:
-    """Return the maps f4 of B lists of K supports [B,K,C4,h,w]; None if they were not kept."""
-    rows = [[s.f4_map for s in shots if s.f4_map is not None] for shots in supports]
-    return torch.stack([torch.stack(row) for row in rows]) if all(rows) else None
+def stack_kept(supports: list[list[SupportFeatures]], name: str) -> Tensor | None:
+    """Return a field of B lists of K supports [B,K,...], such as `f4_map`; None if not kept."""
+    rows = [[getattr(support, name) for support in shots] for shots in supports]
+    return None if rows[0][0] is None else torch.stack([torch.stack(row) for row in rows])

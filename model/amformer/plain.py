@@ -32,14 +32,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import MaskedMiningAttention, MixFFN, ReducedAttention
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import HEADS, DetailMining, DiscriminatorOutputs, PartAttention
-from model.amformer.object_mining import MiningStep, ObjectMining, PyramidStage
+from model.amformer.object_mining import ObjectMining
 from model.amformer.system import AMFormer, MiningPrediction
+from model.attention import MaskedMiningAttention, MixFFN, ReducedAttention
 from model.base_learner import BaseLearner, Features
 from model.constants import TEMPERATURE
 from model.ensemble import Ensemble
+from model.mining import MiningStep, PyramidStage
 from model.resize import bilinear, bilinear_ac, grid_size, nearest, to_map, to_tokens
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.amformer.attention import Projections
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import DetailMining
 from model.amformer.names import PUBLISHED
 from model.amformer.object_mining import GeneratorOutputs, ObjectMining
+from model.attention import Projections
 from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner
-from model.blocks import CHANNELS, Refinement, mask_head, reduce_to_256
+from model.blocks import CHANNELS, Refinement, mask_head, reduce_to
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
 from model.losses import cross_entropy
@@ -26,7 +26,7 @@ from model.prior import (
 )
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32
-from model.system import System, Truth, stack_maps
+from model.system import System, Truth, stack_kept
 
 RATES = (6, 12, 18)  # dilations of the ASPP
 
@@ -76,6 +76,7 @@ class BAM(System):
     classes of the fold, without background.
     """
 
+    SHOWN = ("f4",)
     OPTIMIZER = "sgd"
     # As published: `index_split: -1` puts all parameters into the group of the tenfold rate.
     GROUPS = {"encoder.": "frozen", "": "other"}
@@ -103,9 +104,9 @@ class BAM(System):
         super().__init__(encoder, shot, fix_bn=True)
         channels = base.backbone.channels
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
-        self.init_merge = reduce_to_256(2 * CHANNELS + 1)
+        self.init_merge = reduce_to(CHANNELS, 2 * CHANNELS + 1)
         self.aspp = ASPP()
-        self.reduce = reduce_to_256(5 * CHANNELS)
+        self.reduce = reduce_to(CHANNELS, 5 * CHANNELS)
         self.refine = Refinement()
         self.head = mask_head()
         self.ensemble = Ensemble(shot, kshot_trans_dim)
@@ -136,7 +137,7 @@ class BAM(System):
         return BAMPrediction(
             size=query.size, final=final, logits=logits, prior=prior, psi=psi,
             base_logits=base_logits.expand(batch, -1, -1, -1), foreground=foreground,
-            query_reduced=q, support_f4=stack_maps(supports), prototype=prototype,
+            query_reduced=q, support_f4=stack_kept(supports, "f4_map"), prototype=prototype,
             prior_shots=prior_shots, distances=distances, shot_weights=weights, merged=merged,
             aspp=aspp, reduced=reduced, refined=refined, base_map=base, background=final[:, :1],
         )  # fmt: skip

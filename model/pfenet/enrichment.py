@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import CHANNELS, Refinement, mask_head, reduce_to_256
+from model.blocks import CHANNELS, Refinement, mask_head, reduce_to
 from model.prior import merge
 from model.resize import bilinear_ac, grid_size
 
@@ -32,8 +32,8 @@ class Enrichment(nn.Module):
     def __init__(self, scales: Sequence[float]) -> None:
         super().__init__()
         self.scales = tuple(scales)
-        self.init_merge = nn.ModuleList(reduce_to_256(2 * CHANNELS + 1) for _ in scales)
-        self.alpha_conv = nn.ModuleList(reduce_to_256(2 * CHANNELS) for _ in scales[1:])
+        self.init_merge = nn.ModuleList(reduce_to(CHANNELS, 2 * CHANNELS + 1) for _ in scales)
+        self.alpha_conv = nn.ModuleList(reduce_to(CHANNELS, 2 * CHANNELS) for _ in scales[1:])
         self.beta_conv = nn.ModuleList(Refinement() for _ in scales)
         self.inner_cls = nn.ModuleList(mask_head() for _ in scales)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.base_learner import FrozenBackbone
-from model.blocks import CHANNELS, Refinement, mask_head, reduce_to_256
+from model.blocks import CHANNELS, Refinement, mask_head, reduce_to
 from model.encoder import Encoder
 from model.losses import cross_entropy
 from model.naming import BACKBONE, Naming
@@ -20,7 +20,7 @@ from model.prediction import Prediction
 from model.prior import normalized_prior, prototypes, reduce_channels, reduction
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32
-from model.system import System, Truth, stack_maps
+from model.system import System, Truth, stack_kept
 
 
 @dataclass
@@ -44,6 +44,7 @@ class PFENet(System):
     effect, and `shot` adds no weights.
     """
 
+    SHOWN = ("f4",)
     OPTIMIZER = "sgd"
     # As published: `index_split` of -1 puts all parameters into the group of the tenfold rate.
     GROUPS = {"encoder.": "frozen", "": "other"}
@@ -68,7 +69,7 @@ class PFENet(System):
         channels = base.backbone.channels
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
         self.enrichment = Enrichment(ppm_scales)
-        self.reduce = reduce_to_256(len(ppm_scales) * CHANNELS)
+        self.reduce = reduce_to(CHANNELS, len(ppm_scales) * CHANNELS)
         self.refine = Refinement()
         self.head = mask_head()
         self.train()
@@ -90,7 +91,7 @@ class PFENet(System):
         logits = at_least_float32(self.head(refined))
         return PFENetPrediction(
             size=query.size, final=logits, logits=logits, query_reduced=q,
-            support_f4=stack_maps(supports), prototype=prototype, prior=prior,
+            support_f4=stack_kept(supports, "f4_map"), prototype=prototype, prior=prior,
             prior_shots=prior_shots, reduced=reduced, refined=refined, **vars(enriched),
         )  # fmt: skip
 

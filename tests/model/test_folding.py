@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import (
+from model.amformer.clue import ClueExtractor
+from model.attention import (
     MaskedMiningAttention,
     ReducedAttention,
     mining_attention,
     soft_correlation,
 )
-from model.amformer.clue import ClueExtractor
 from model.backbones import LITE0
 from model.base_learner import BaseLearner, Features
 from model.folding import LinearChain, conv3x3_of_enlarged, fold_batch_norms

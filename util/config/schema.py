@@ -60,7 +60,7 @@ _WORD = BeforeValidator(
 Control = Literal["other_class", "blank_support", "shuffled_mask", "random_support"]
 Controls = Annotated[tuple[Control, ...], _LIST, _WORD]
 Precision = Literal["fp32", "bf16", "fp16"]
-AMFORMER = ("amformer",)
+AMFORMER, TRANSFORMERS = ("amformer",), ("amformer", "hdmnet")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -160,7 +160,7 @@ class DataSection:
 class MethodSection:
     """The network, and the oddities of the published one (docs/deviations.md)."""
 
-    name: Literal["amformer", "bam", "pfenet"] = key("amformer", "the system")
+    name: Literal["amformer", "hdmnet", "bam", "pfenet"] = key("amformer", "the system")
     backbone: str = key(
         "resnet50",
         "network that encodes the images",
@@ -184,7 +184,9 @@ class MethodSection:
     kshot_trans_dim: int = key(
         2, "hidden channels of the K-shot weights; 0: no such layer", ge=0, le=1000
     )
-    fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode", systems=AMFORMER)
+    fix_bn: bool = key(
+        True, "all batch norms, also new ones, stay in eval mode", systems=TRANSFORMERS
+    )
     mining_softmax: Literal["query", "key"] = key(
         "query", "axis of the mining softmax", systems=AMFORMER
     )
@@ -259,11 +261,9 @@ class TrainSection:
     lr: Number = key(2e-4, "learning rate of the transformers", gt=0)
     lr_multiplier: Number = key(10.0, "multiple of lr for the other parts", gt=0)
     merge_lr_multiplier: Number = key(
-        10.0, "multiple of lr for the ensemble's weights", systems=AMFORMER, gt=0
+        10.0, "multiple of lr for the ensemble's weights", systems=TRANSFORMERS, gt=0
     )
-    weight_decay: Number = key(
-        0.01, "weight decay: of AdamW (AMFormer's generator), Adam (discriminator), or SGD", ge=0
-    )
+    weight_decay: Number = key(0.01, "weight decay: of AdamW, Adam (discriminator), or SGD", ge=0)
     momentum: Fraction = key(0.9, "momentum of SGD", systems=("bam", "pfenet"))
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
     epochs: int = key(300, "passes over the training list", ge=1)

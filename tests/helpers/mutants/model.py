@@ -7,21 +7,21 @@ PLAIN = "model/test_plain.py::test_every_array_equals_the_plain_formulation"
 MODEL = [
     Fault(
         "softmax of the mining attention over the other axis",
-        "model/amformer/attention.py",
+        "model/attention.py",
         'over_keys=self.softmax == "key"',
         'over_keys=self.softmax != "key"',
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",
     ),
     Fault(
         "temperature of the correlation dropped",
-        "model/amformer/attention.py",
+        "model/attention.py",
         "/ (q.shape[1] * TEMPERATURE)",
         "/ q.shape[1]",
         "model/test_folding.py -k correlation",
     ),
     Fault(
         "backward of the mining attention without its inner sum",
-        "model/amformer/attention.py",
+        "model/attention.py",
         "inner -= (value * dvalue)",
         "inner -= 0 * (value * dvalue)",
         "model/test_folding.py -k mining",
@@ -126,7 +126,7 @@ MODEL = [
     ),
     Fault(
         "pyramid ordered from fine to coarse",
-        "model/amformer/object_mining.py",
+        "model/mining.py",
         "scales.insert(0, x)",
         "scales.append(x)",
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",

@@ -17,7 +17,7 @@ GROUPS = (
 TRAINING = [
     Fault(
         "softmax of the distillation over the batch",
-        "model/amformer/losses.py",
+        "model/losses.py",
         "correlation.flatten(1).softmax(1)",
         "correlation.flatten(1).softmax(0)",
         "model/test_parts.py::test_distillation_is_the_kl_divergence_over_positions_of_each_scale",
