@@ -19,6 +19,7 @@ import torch
 
 from model import build_model
 from model.backbones import pixel_statistics
+from model.build import require_amformer
 from util import speed
 from util.checkpoint.load import load_base_learner
 from util.data import Batches, open_episodes, skipped_by_all_ranks
@@ -55,8 +56,8 @@ def train() -> None:
     batches = Batches(len(episodes), size, epochs, ranks, limit)
 
     torch.manual_seed(options.seed)  # the same weights on every rank ...
-    model = build_model(cfg)
-    base_learner = load_base_learner(model.encoder.base, cfg)
+    model = require_amformer(build_model(cfg))
+    base_learner = load_base_learner(model.encoder.base_learner, cfg)
     model.to(ranks.device)
     report += more + speed.set_up(model, cfg, ranks.device)
     if base_learner is None:

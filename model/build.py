@@ -1,11 +1,13 @@
 """Build a system from a config."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 from model.bam.system import BAM
+from model.errors import UserError
 from model.hdmnet.system import HDMNet
 from model.pfenet.system import PFENet
 from model.system import System
@@ -33,7 +35,19 @@ def build_model(cfg: Any) -> System:
     """
     method, system = cfg.Method, SYSTEMS[cfg.Method.name]
     options = {key: getattr(method, key) for key in options_of(system)}
-    model = system(method.backbone, cfg.num_base_classes, cfg.Data.shot, **options)
+    constructor: Callable[..., System] = system
+    model = constructor(method.backbone, cfg.num_base_classes, cfg.Data.shot, **options)
     for key in ("Data.size", "Eval.val_size"):
         check_size(model.encoder.base.backbone, cfg.sizes[key], key)
+    return model
+
+
+def require_amformer(model: System) -> AMFormer:
+    """Return the model if it is AMFormer, the one system that the commands can run.
+
+    Raises `UserError` otherwise.
+    """
+    if not isinstance(model, AMFormer):
+        what = f"this command runs amformer only, not {type(model).__name__}"
+        raise UserError(f"Method.name: {what}; train it by util.train.supervised from Python")
     return model

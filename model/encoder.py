@@ -110,11 +110,11 @@ class Encoder(nn.Module):
         base class, and each that is not below that of the background. The background, number 0,
         never is. Equals `plain.shown_classes`.
         """
-        assert isinstance(self.base, BaseLearner)
-        rows, weight = [], self.base.classifier.weight.flatten(1)
+        classifier = self.base_learner.classifier
+        rows, weight = [], classifier.weight.flatten(1)
         for shots in supports:
             f5 = at_least_float32(torch.cat([support.f5 for support in shots], dim=1))
-            logits = nn.functional.linear(torch.relu(f5).T, weight, self.base.classifier.bias)
+            logits = nn.functional.linear(torch.relu(f5).T, weight, classifier.bias)
             probability = torch.softmax(at_least_float32(logits), dim=1).mean(0)
             background, classes = probability[:1], probability[1:]
             # Without any position, these are NaN, and no class is shown.
@@ -122,8 +122,13 @@ class Encoder(nn.Module):
             rows.append(torch.cat((torch.zeros_like(shown[:1]), shown)))
         return torch.stack(rows)
 
+    @property
+    def base_learner(self) -> BaseLearner:
+        """The base learner, of a system that has one."""
+        assert isinstance(self.base, BaseLearner)
+        return self.base
+
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:
         """Return the base learner's logits [N,classes+1,h,w], channel 0 the background."""
-        assert isinstance(self.base, BaseLearner)
-        return self.base.classify(features.f5)
+        return self.base_learner.classify(features.f5)

@@ -5,7 +5,7 @@ GPUs. A BAM base learner is the encoder's part of it, with another name for its 
 `System.PUBLISHED` says which names a system's checkpoints have.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from model.build import SYSTEMS, options_of
 from model.errors import UserError
 from model.naming import BAM_HEAD, CLASSIFIER
+from model.system import System
 
 _BASE = "encoder.base."
 _BAM_CLASSIFIER = "cls.4."
@@ -93,7 +94,8 @@ def _our_names(published: dict[str, Tensor], system: str) -> set[str]:
         backbone, classes, shot, hidden = infer_architecture(published)
         has_kshot = "kshot_trans_dim" in options_of(SYSTEMS[system])
         options = {"kshot_trans_dim": hidden} if has_kshot else {}
-        model = SYSTEMS[system](backbone, classes, shot, **options)
+        constructor: Callable[..., System] = SYSTEMS[system]
+        model = constructor(backbone, classes, shot, **options)
     return set(model.state_dict())
 
 

@@ -7,7 +7,7 @@ published checkpoints hold its weights (`PUBLISHED`). Everything else is shared.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -134,8 +134,11 @@ class System(nn.Module):
         """Segment as `match`, with K-shot weights if they are `learned`, else with 1 / K."""
         raise NotImplementedError
 
-    def losses(self, prediction: Prediction, truth: Truth) -> dict[str, Tensor]:
-        """Return the losses by name: those of `LOSSES`, and others that are only shown."""
+    def losses(self, prediction: Any, truth: Truth) -> dict[str, Tensor]:
+        """Return the losses by name: those of `LOSSES`, and others that are only shown.
+
+        `prediction` is what `segment` returned.
+        """
         raise NotImplementedError
 
 

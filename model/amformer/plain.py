@@ -53,7 +53,7 @@ def predict(
     Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index` [B]
     is the episode's class among the base classes, from 0.
     """
-    base = model.encoder.base
+    base = model.encoder.base_learner
     seen = features(base, support.flatten(0, 1), support_mask.flatten(0, 1))
     return match(model, features(base, query), seen, support_mask, class_index=class_index)
 
@@ -77,10 +77,10 @@ def match(
 
     # Method 4, which the refinements of G need: psi and the base learner's opinion.
     psi = weigh_shots(ensemble, distances)  # [B]
-    base_logits = classify(model.encoder.base, query)  # [B,classes+1,h,w]
+    base_logits = classify(model.encoder.base_learner, query)  # [B,classes+1,h,w]
     base = base_probability(base_logits, class_index)  # [B,1,h,w]
     if model.base_map == "unshown":  # not as published
-        shown = shown_classes(model.encoder.base, support, support_mask)  # [B,classes]
+        shown = shown_classes(model.encoder.base_learner, support, support_mask)  # [B,classes]
         base = base_probability(base_logits, class_index, shown)
     elif model.base_map == "none":
         base = torch.zeros_like(base)
@@ -207,6 +207,7 @@ def pyramid(g: ObjectMining, x: Tensor) -> list[Tensor]:
     """Encode x [B,64,h,w] fine to coarse; return the three scales [B,64,h_i,w_i], coarse first."""
     scales: list[Tensor] = []
     for stage in g.pyramid:
+        assert isinstance(stage, PyramidStage)
         x = pyramid_stage(stage, x)
         scales.insert(0, x)
     return scales

@@ -59,8 +59,8 @@ class ASPP(nn.Module):
         for rate in RATES:
             conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=rate, dilation=rate)
             self.branches.append(conv)
-        for conv in self.branches:
-            nn.init.kaiming_normal_(conv.get_parameter("weight"))
+        for branch in self.branches:
+            nn.init.kaiming_normal_(branch.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the joined branches [B,1280,h,w] of a map [B,256,h,w]."""

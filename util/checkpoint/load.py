@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model import AMFormer, build_model
 from model.base_learner import BaseLearner
+from model.build import require_amformer
 from model.published import base_from_published
 from util.checkpoint.file import (
     load_state_dict_strictly,
@@ -86,7 +87,7 @@ def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
     with torch.device("meta"):  # takes no memory, whatever sizes a stranger's config asks for
         expected = build_model(cfg).state_dict()
     require_same_weights(expected, weights, path)
-    model = build_model(cfg)
+    model = require_amformer(build_model(cfg))
     load_state_dict_strictly(model, weights, path)
     return model
 

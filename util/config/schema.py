@@ -29,8 +29,8 @@ def key(
     record by other means, and not on the path. `systems`: values of Method.name for which the key
     has an effect; (): all.
     """
-    facts = {"neutral": neutral, "names_input": names_input, "systems": list(systems)}
-    return Field(default, description=description, json_schema_extra={**facts}, **limits)
+    facts: Any = {"neutral": neutral, "names_input": names_input, "systems": list(systems)}
+    return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
 # Values are not converted to another type, except where YAML has no better way to write them.

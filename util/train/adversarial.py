@@ -115,6 +115,12 @@ class AdversarialTrainer(Trainer):
         weights = {"dice": self.cfg.dice_weight, "balanced": self.cfg.balanced_weight}
         return {name: weight for name, weight in weights.items() if weight}
 
+    def predict(self, batch: EncodedBatch) -> MiningPrediction:
+        """Predict encoded episodes; see `Trainer.predict`."""
+        prediction = super().predict(batch)
+        assert isinstance(prediction, MiningPrediction)
+        return prediction
+
     def discriminator_outputs(
         self, prediction: MiningPrediction, batch: EncodedBatch
     ) -> list[DiscriminatorOutputs]:

@@ -75,7 +75,7 @@ def build_optimizer(model: System, cfg: Config) -> Optimizer:
     Kinds of parameters are those of `System.GROUPS`; "frozen" ones are frozen here. Raises
     `UserError` if a parameter has no kind.
     """
-    train, groups = cfg.Train, {}
+    train, found = cfg.Train, dict[str, dict[str, Any]]()
     rates = {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
     for name, parameter in model.named_parameters():
         kind = kind_of(type(model), name)
@@ -85,8 +85,8 @@ def build_optimizer(model: System, cfg: Config) -> Optimizer:
             parameter.requires_grad_(False)
             continue
         start = {"params": [], "multiplier": rates[kind], "lr": train.lr * rates[kind]}
-        groups.setdefault(kind, start)["params"].append(parameter)
-    groups = list(groups.values())
+        found.setdefault(kind, start)["params"].append(parameter)
+    groups = list(found.values())
     if model.OPTIMIZER == "sgd":
         return SGD(groups, momentum=train.momentum, weight_decay=train.weight_decay, fused=True)
     return AdamW(groups, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model import build_model
 from model.backbones import pixel_statistics
+from model.build import require_amformer
 from util import speed
 from util.checkpoint.file import load_state_dict_strictly, read_checkpoint, write_checkpoint
 from util.config import Config, to_dict
@@ -82,7 +83,7 @@ def replay(cfg: Config, gpus: int) -> None:
     episodes, _ = open_episodes(cfg, "train", cfg.Train.seed, *statistics)
     if list_crc(episodes.sampler.fold) != state["list"]:
         raise UserError(f"Train.replay: {path} is of other images than Data.data_root holds")
-    model = build_model(cfg)
+    model = require_amformer(build_model(cfg))
     load_state_dict_strictly(model, state["model"], path, finite=False)
     speed.set_up(model.to(device), cfg, device)
     model.train()

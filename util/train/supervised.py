@@ -30,8 +30,8 @@ class SupervisedTrainer(Trainer):
         def losses_of(part: EncodedBatch) -> Losses:
             with self.autocast():
                 prediction = self.predict(part)
-            masks = part.query_mask, part.query_base_mask
-            truth = Truth(*masks, *pixels, share=self.loss_weight(part, batch))
+            masks, share = (part.query_mask, part.query_base_mask), self.loss_weight(part, batch)
+            truth = Truth(*masks, pixels[0], pixels[1], share)
             terms = self.model.losses(prediction, truth)
             total = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
             return terms | {"loss": total, "areas": final_areas(prediction, part)}
