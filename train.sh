@@ -9,8 +9,8 @@ set -eu
 . "$(dirname "$0")/util/runtime/launch.sh"
 
 pre_weight=$("$python" -m util.config "$config" "$@" --get Method.pre_weight)
-[ -n "$pre_weight" ] || fail "error: $config: Method.pre_weight is empty; name the base learner's file"
-if [ ! -f "$pre_weight" ]; then
+# Without a name there is no base learner; train.py says so if the system needs one.
+if [ -n "$pre_weight" ] && [ ! -f "$pre_weight" ]; then
     echo "$pre_weight is absent: stage one trains the base learner first"
     run train_base.py "$@"
     [ -f "$pre_weight" ] || exit 0 # asked to stop, it has said how to go on

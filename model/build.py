@@ -7,7 +7,6 @@ from typing import Any
 from model.amformer.system import AMFormer
 from model.backbones import check_size
 from model.bam.system import BAM
-from model.errors import UserError
 from model.hdmnet.system import HDMNet
 from model.pfenet.system import PFENet
 from model.system import System
@@ -39,15 +38,4 @@ def build_model(cfg: Any) -> System:
     model = constructor(method.backbone, cfg.num_base_classes, cfg.Data.shot, **options)
     for key in ("Data.size", "Eval.val_size"):
         check_size(model.encoder.base.backbone, cfg.sizes[key], key)
-    return model
-
-
-def require_amformer(model: System) -> AMFormer:
-    """Return the model if it is AMFormer, the one system that the commands can run.
-
-    Raises `UserError` otherwise.
-    """
-    if not isinstance(model, AMFormer):
-        what = f"this command runs amformer only, not {type(model).__name__}"
-        raise UserError(f"Method.name: {what}; train it by util.train.supervised from Python")
     return model

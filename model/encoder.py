@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from model.backbones import TimmBackbone
 from model.base_learner import BaseLearner, Features, FrozenBackbone
-from model.errors import UserError
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, grid_size
@@ -40,8 +39,7 @@ class Encoder(nn.Module):
         self.keep_dropout, self.masks_features = dropout, mask == "features"
         self.train_norms, self.changes, self.keep = train_norms, 0, keep
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
-            remedy = "set resnet50, resnet101 or vgg16"
-            raise UserError(f"Method.backbone: this Method.name masks features within it; {remedy}")
+            base.backbone.stage_of_f3()  # a model without it is refused
         self._features = WeightCache()
         self._compiler: Callable[[Callable], Callable] | None = None
         self.train()

@@ -38,10 +38,12 @@ class Naming:
     """Rules that turn our names into published ones.
 
     The first pattern of `starts` that matches the start of a name is replaced. Then every pattern
-    of `inside` is, in names that now begin with its key.
+    of `inside` is, in names that now begin with its key. `marks` are starts of names, ours and the
+    published one, that no other system has.
     """
 
     starts: Sequence[Rule]
+    marks: tuple[str, str]
     inside: Mapping[str, Sequence[Rule]] = field(default_factory=dict)
 
     def published(self, ours: str) -> str:

@@ -20,6 +20,7 @@ class Prediction:
     size: tuple[int, int]  # (S, S)
     final: Tensor  # [B,2,h,w]
     logits: Any  # of the meta learner [B,2,h,w], or a list of them, of which the last counts
+    prior: Tensor  # where the query is like the object, 0..1, found without training [B,n,h,w]
 
     @staticmethod
     def mean(parts: "list[Prediction]") -> "Prediction":
@@ -46,7 +47,12 @@ class Prediction:
     @property
     def meta_logits(self) -> Tensor:
         """Scores of the meta learner alone on the feature grid: [B,2,h,w]."""
-        return self.logits[-1] if isinstance(self.logits, list) else self.logits
+        return self.stages[-1]
+
+    @property
+    def stages(self) -> list[Tensor]:
+        """Scores of the meta learner, from its first to its last mask [B,2,h,w]."""
+        return self.logits if isinstance(self.logits, list) else [self.logits]
 
     def __getattr__(self, name: str) -> Tensor:
         """Return `logits0` = logits[0] and so on; masks and alphas count from 1."""
@@ -61,7 +67,6 @@ class Prediction:
 class EnsemblePrediction(Prediction):
     """Results of a meta learner and a base learner that are merged (method 4)."""
 
-    prior: Tensor  # [B,2 or 1,h,w]
     psi: Tensor  # Gram distance [B]
     base_logits: Tensor  # [B,classes+1,h,w]
     foreground: Tensor  # fg' [B,1,h,w]

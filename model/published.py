@@ -5,6 +5,7 @@ GPUs. A BAM base learner is the encoder's part of it, with another name for its 
 `System.PUBLISHED` says which names a system's checkpoints have.
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 import torch
@@ -30,7 +31,7 @@ def from_published(state: dict[str, Tensor], system: str = "amformer") -> dict[s
     `system` is a value of `Method.name`. Raises `UserError`, which names it, if a name is missing
     or surplus.
     """
-    state = strip_module_prefix(state)
+    state = clean_names(state)
     names = {published_name(name, system): name for name in _our_names(state, system)}
     _check(set(state), set(names))
     return {names[key]: value for key, value in state.items()}
@@ -53,7 +54,7 @@ def base_from_published(state: dict[str, Tensor], our_names: Iterable[str]) -> d
     `our_names` are those of a `BaseLearner`'s state dict. An unknown name stays as it is.
     """
     names = {published_name(_BASE + name): name for name in our_names}
-    state = strip_module_prefix(state)
+    state = clean_names(state)
     state = {k.replace(_BAM_CLASSIFIER, CLASSIFIER): v for k, v in state.items()}
     return {names.get(key, key): value for key, value in state.items()}
 
@@ -64,9 +65,13 @@ def base_to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {names[k].replace(CLASSIFIER, _BAM_CLASSIFIER): v for k, v in state.items()}
 
 
-def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the `module.` that training on several GPUs puts before each name."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def clean_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what names have in addition: `module.` of several GPUs, and copies.
+
+    BAM's base learners hold the backbone twice, as `layer0.` and as `encoder.0.`, and so on.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not re.match(r"encoder\.\d\.", key)}
 
 
 def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int]:
@@ -91,12 +96,16 @@ def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int
 def _our_names(published: dict[str, Tensor], system: str) -> set[str]:
     """Return all our names for the architecture of a published state dict."""
     with torch.device("meta"):
-        backbone, classes, shot, hidden = infer_architecture(published)
-        has_kshot = "kshot_trans_dim" in options_of(SYSTEMS[system])
-        options = {"kshot_trans_dim": hidden} if has_kshot else {}
-        constructor: Callable[..., System] = SYSTEMS[system]
-        model = constructor(backbone, classes, shot, **options)
-    return set(model.state_dict())
+        return set(build(system, *infer_architecture(published)).state_dict())
+
+
+def build(system: str, backbone: str, classes: int, shot: int, kshot_trans_dim: int) -> System:
+    """Build a system, a value of `Method.name`, of an architecture of `infer_architecture`."""
+    constructor: Callable[..., System] = SYSTEMS[system]
+    takes = "kshot_trans_dim" in options_of(SYSTEMS[system])
+    return constructor(
+        backbone, classes, shot, **({"kshot_trans_dim": kshot_trans_dim} if takes else {})
+    )
 
 
 def _check(given: set[str], expected: set[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.errors import UserError
 from model.folding import ComposedChain, LinearChain
@@ -61,13 +62,17 @@ class System(nn.Module):
     GROUPS: ClassVar[Mapping[str, OfParameter]]  # start of a parameter's name -> kind, first wins
     LOSSES: ClassVar[Mapping[str, str]]  # loss that is trained on -> key of `Train` that weighs it
     PUBLISHED: ClassVar[Naming]
-    SHOWN: ClassVar[
-        tuple[str, ...]
-    ] = ()  # maps of supports that `forward` keeps for its prediction
+    PRIORS: ClassVar[tuple[str, ...]] = ("f5", "f4")  # what each map of its prior compares
+    SHOWN: ClassVar[tuple[str, ...]] = ()  # maps of supports that `forward` keeps for its results
 
     def __init__(self, encoder: Encoder, shot: int, *, fix_bn: bool) -> None:
         super().__init__()
         self.encoder, self.shot, self.fix_bn = encoder, shot, fix_bn
+
+    @property
+    def has_base_learner(self) -> bool:
+        """Whether predictions hold the scores of the base classes, too."""
+        return isinstance(self.encoder.base, BaseLearner)
 
     def train(self, mode: bool = True) -> "System":
         """Set the mode; frozen parts and, with `fix_bn`, all batch norms stay in eval mode."""

@@ -3,6 +3,7 @@
 from model.naming import BASE_LEARNER, ENSEMBLE, IN_ENCODER_LAYER, MIX, PYRAMID, Naming
 
 PUBLISHED = Naming(
+    marks=("object_mining.", MIX + "match_layers1."),
     starts=[
         *BASE_LEARNER,
         *ENSEMBLE,

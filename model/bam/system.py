@@ -76,12 +76,13 @@ class BAM(System):
     classes of the fold, without background.
     """
 
-    SHOWN = ("f4",)
+    PRIORS, SHOWN = ("f4",), ("f4",)
     OPTIMIZER = "sgd"
     # As published: `index_split: -1` puts all parameters into the group of the tenfold rate.
     GROUPS = {"encoder.": "frozen", "": "other"}
     LOSSES = {"main": "", "meta": "aux_weight1"}
     PUBLISHED = Naming(
+        marks=("aspp.", "ASPP_meta."),
         starts=[
             BACKBONE,
             (r"encoder\.base\.ppm\.", r"learner_base.0."),
@@ -92,7 +93,7 @@ class BAM(System):
             (r"reduce\.", r"res1_meta."),
             (r"refine\.", r"res2_meta."),
             (r"head\.", r"cls_meta."),
-        ]
+        ],
     )
 
     def __init__(

@@ -13,6 +13,7 @@ def _turned(ours: str, theirs: str) -> list[tuple[str, str]]:
 
 
 PUBLISHED = Naming(
+    marks=("matching.", MIX + "match_layers."),
     starts=[
         *BASE_LEARNER,
         *ENSEMBLE,

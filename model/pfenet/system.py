@@ -31,7 +31,6 @@ class PFENetPrediction(Prediction, Enriched):
     query_reduced: Tensor  # q [B or 1,256,h,w]
     support_f4: Tensor | None  # [B,K,C4,h,w], of `System.forward` only
     prototype: Tensor  # mean over the shots [B,256]
-    prior: Tensor  # mean over the shots [B,1,h,w]
     prior_shots: Tensor  # [B,K,h,w]
     reduced: Tensor  # [B,256,h,w]
     refined: Tensor  # [B,256,h,w]
@@ -44,19 +43,20 @@ class PFENet(System):
     effect, and `shot` adds no weights.
     """
 
-    SHOWN = ("f4",)
+    PRIORS, SHOWN = ("f4",), ("f4",)
     OPTIMIZER = "sgd"
     # As published: `index_split` of -1 puts all parameters into the group of the tenfold rate.
     GROUPS = {"encoder.": "frozen", "": "other"}
     LOSSES = {"main": "", "aux": "aux_weight1"}
     PUBLISHED = Naming(
+        marks=("enrichment.", "alpha_conv."),
         starts=[
             BACKBONE,
             (r"enrichment\.", r""),
             (r"reduce\.", r"res1."),
             (r"refine\.", r"res2."),
             (r"head\.", r"cls."),
-        ]
+        ],
     )
 
     def __init__(

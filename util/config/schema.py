@@ -171,7 +171,10 @@ class MethodSection:
         "download", "ImageNet weights: download, package, none, or a file"
     )
     pre_weight: File = key(
-        "", "file of the base learner; train.sh trains it if it is missing", names_input=True
+        "",
+        "file of the base learner; train.sh trains it if it is missing; pfenet: it takes only the"
+        " backbone from it, or, if empty, the weights of pretrained",
+        names_input=True,
     )
     projection_init: Literal["linear", "trunc_normal"] = key(
         "linear",

@@ -190,6 +190,9 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
     if train.adversarial_period % 2 == 0:
         # Else each weighted iteration is a discriminator step: the two take turns.
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
+    if train.feature_store and method.name == "pfenet" and method.train_backbone_norms:
+        what = "keeps features that never change; set Method.train_backbone_norms false"
+        yield f"Train.feature_store {what}, or Train.feature_store false"
     if train.feature_store and data.augment:
         yield "Train.feature_store keeps features of unchanged images; set Data.augment false"
     if data.crop[0] < 1 and not data.augment:

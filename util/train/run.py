@@ -25,12 +25,11 @@ from util.runtime.files import atomic_write, require_alone, require_not_held, sw
 from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import STOPPED, resume_command
-from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.curves import Curves
+from util.train.trainer import Trainer
 
 LOG, SOURCE = "log.txt", "source.txt"
-Trainer = AdversarialTrainer | BaseLearnerTrainer
 
 
 class Run:
@@ -50,8 +49,9 @@ class Run:
     kinds: resume.Kinds  # what a checkpoint must hold
 
     def __init__(
-        self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
-    ) -> None:
+        self, trainer: Trainer | BaseLearnerTrainer, cfg: Config, ranks: Ranks,
+        batches: Batches, path: Path,
+    ) -> None:  # fmt: skip
         self.trainer, self.cfg, self.ranks, self.batches = trainer, cfg, ranks, batches
         self.options = getattr(cfg, self.section)
         self.path, self.done = path, 0

@@ -64,6 +64,7 @@ class Trainer:
         self.optimizers, self.main_optimizer = optimizers, next(iter(optimizers.values()))
         half = cfg.Train.precision == "fp16"  # its range is small, so gradients are scaled
         kind = ranks.device.type
+        self.known_pixels: Pixels = ()  # what `count_labeled_pixels` returns, if given
         self.scalers = {o: GradScaler(kind, enabled=half) for o in optimizers.values()}
 
     def step(self, batch: EncodedBatch, iteration: int, in_epoch: int) -> Losses:
@@ -112,6 +113,8 @@ class Trainer:
 
     def count_labeled_pixels(self, batch: EncodedBatch) -> Pixels:
         """Return the labeled pixels of the masks and of the base labels, mean over the ranks."""
+        if self.known_pixels:
+            return self.known_pixels
         masks = batch.query_mask, batch.query_base_mask
         counts = torch.stack([(mask != IGNORE).sum() for mask in masks])
         return tuple(distributed.mean_over_ranks(counts, self.ranks).clamp(min=1))
