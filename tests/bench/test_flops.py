@@ -15,6 +15,7 @@ from util.data.lists import FoldList
 from util.evaluate.order import evaluation_order
 from util.features import FeatureStore
 from util.runtime.distributed import Ranks
+from util.runtime.errors import UserError
 
 SMALL = 129
 GROWTH = 1.02
@@ -29,11 +30,31 @@ AT_129 = {
     ("G", 5): 261.6,
     ("D", 5): 254.083,
 }
+OTHERS_AT_129 = {
+    ("bam", "cold", 1): 38.634,
+    ("bam", "warm", 1): 2.640,
+    ("bam", "G", 1): 87.045,
+    ("bam", "cold", 5): 99.380,
+    ("bam", "warm", 5): 3.026,
+    ("bam", "G", 5): 208.845,
+    ("hdmnet", "cold", 1): 42.658,
+    ("hdmnet", "warm", 1): 0.851,
+    ("hdmnet", "G", 1): 92.918,
+    ("hdmnet", "cold", 5): 127.990,
+    ("hdmnet", "warm", 5): 2.566,
+    ("hdmnet", "G", 5): 274.554,
+    ("pfenet", "cold", 1): 49.574,
+    ("pfenet", "warm", 1): 19.394,
+    ("pfenet", "G", 1): 175.953,
+    ("pfenet", "cold", 5): 110.320,
+    ("pfenet", "warm", 5): 19.780,
+    ("pfenet", "G", 5): 297.754,
+}
 CPU = Ranks(0, 1, torch.device("cpu"))
 
 
-def gflop(work: str, shot: int, size: int) -> float:
-    cfg = load_config(CONFIG, [f"Data.size={size}", f"Data.shot={shot}"])
+def gflop(work: str, shot: int, size: int, *words: str) -> float:
+    cfg = load_config(CONFIG, [f"Data.size={size}", f"Data.shot={shot}", *words])
     return measure.operations(work, cfg) / 1e9
 
 
@@ -58,6 +79,20 @@ def test_counting_without_computing_gives_the_true_number_of_operations() -> Non
 def test_no_operation_count_grows(work: str, shot: int) -> None:
     got = gflop(work, shot, SMALL)
     assert got <= GROWTH * AT_129[work, shot], f"{work}, {shot}-shot: {got:.3f} GFLOP"
+
+
+@pytest.mark.parametrize(("system", "work", "shot"), OTHERS_AT_129)
+def test_no_operation_count_of_another_system_grows(system: str, work: str, shot: int) -> None:
+    got = gflop(work, shot, SMALL, f"Method.name={system}")
+    expected = OTHERS_AT_129[system, work, shot]
+    assert got <= GROWTH * expected, f"{system}, {work}, {shot}-shot: {got:.3f} GFLOP"
+
+
+def test_plain_formulation_and_steps_of_d_are_of_amformer_only() -> None:
+    cfg = load_config(CONFIG, ["Method.name=bam", "Data.size=65"])
+    for work, plain in (("D", False), ("cold", True)):
+        with pytest.raises(UserError, match=r"amformer only, not bam"):
+            measure.operations(work, cfg, plain)
 
 
 def test_cost_of_an_evaluation_stays_below_its_limits(at_473: tuple[float, float]) -> None:
