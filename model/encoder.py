@@ -1,7 +1,7 @@
 """The frozen encoder: the base learner as stage one trained it, or a backbone (method 1)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,14 @@ from model.base_learner import BaseLearner, Features, FrozenBackbone
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, grid_size
+
+
+class _Folded(NamedTuple):
+    """What a base learner or a backbone computes with its batch norms folded."""
+
+    features: Callable[[Tensor], Features]
+    maps: Callable[[Tensor, Tensor | None], Features]
+    context_inside: Callable[[Tensor, Tensor], list[Tensor]] | None
 
 
 class Encoder(nn.Module):
@@ -24,23 +32,26 @@ class Encoder(nn.Module):
     `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
     (as published). `low_fea` is the stage whose Gram matrices are compared. Supports are masked as
     `mask` says: image, pixels outside the object are 0; or features, f3 is multiplied by the mask
-    before stage 4, and f4 after it. With `train_norms`, the batch norms of the backbone train with
-    the rest: they use and track the statistics of the batch, so features do change; `changes`
-    counts how often they did. `keep` says what supports keep whole, see `SupportFeatures`.
+    before stage 4, and f4 after it. `support_f5` tells whether the system reads f5 of supports;
+    then it is computed inside their masks only. With `train_norms`, the batch norms of the backbone
+    train with the rest: they use and track the statistics of the batch, so features do change;
+    `changes` counts how often they did. `keep` says what supports keep whole, see
+    `SupportFeatures`.
     """
 
     def __init__(
         self, base: FrozenBackbone, *, dropout: bool = True, low_fea: str = "layer2",
         mask: Literal["image", "features"] = "image", train_norms: bool = False,
-        keep: tuple[str, ...] = (),
+        keep: tuple[str, ...] = (), support_f5: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.base, self.low_fea = base.requires_grad_(False), low_fea
         self.keep_dropout, self.masks_features = dropout, mask == "features"
         self.train_norms, self.changes, self.keep = train_norms, 0, keep
+        self.support_f5 = support_f5
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
             base.backbone.stage_of_f3()  # a model without it is refused
-        self._features = WeightCache()
+        self._folded = WeightCache()
         self._compiler: Callable[[Callable], Callable] | None = None
         self.train()
 
@@ -51,7 +62,7 @@ class Encoder(nn.Module):
         if isinstance(self.base, BaseLearner):
             self.base.dropout.train(mode and self.keep_dropout)
         if self.train_norms:
-            self._features.clear()  # folded batch norms are those of eval mode
+            self._folded.clear()  # folded batch norms are those of eval mode
             for module in self.base.backbone.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.train(mode)
@@ -60,43 +71,41 @@ class Encoder(nn.Module):
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
         """Run the features' computation through a compiler such as `torch.compile`."""
         self._compiler = compiler
-        self._features.clear()
+        self._folded.clear()
 
     @torch.no_grad()
-    def forward(self, image: Tensor, mask: Tensor | None = None) -> Features:
-        """Compute the features of images [N,3,S,S].
-
-        Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone, or
-        its last stage.
-        """
+    def forward(self, image: Tensor) -> Features:
+        """Compute the features of images [N,3,S,S]."""
         self.changes += self.train_norms and self.training
-        weight = None
-        if mask is not None and self.masks_features:
-            weight = (mask == 1)[:, None].to(image.dtype)
-        elif mask is not None:
-            image = image * (mask == 1)[:, None]
-        return self._features(self.base, self._folded_features)(image, weight)
+        return self._folded(self.base, self._fold).features(image)
 
-    def _folded_features(self) -> Callable[[Tensor, Tensor | None], Features]:
-        compute = fold_batch_norms(self.base).features
-        return self._compiler(compute) if self._compiler else compute
+    def _fold(self) -> "_Folded":
+        base, compiled = fold_batch_norms(self.base), self._compiler or (lambda compute: compute)
+        context = base.context_inside if isinstance(base, BaseLearner) else None
+        return _Folded(compiled(base.features), compiled(base.maps), context)
 
     def query(self, image: Tensor) -> QueryFeatures:
         """Encode query images [N,3,S,S]."""
         return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
+    @torch.no_grad()
     def supports(
         self, image: Tensor, mask: Tensor, *, keep: tuple[str, ...] = ()
     ) -> list[list[SupportFeatures]]:
         """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K.
 
-        `keep` names what they keep whole, beside that of the encoder.
+        Only pixels where the mask is 1 enter the backbone, or its last stage. `keep` names what
+        supports keep whole, beside that of the encoder.
         """
-        shot, masks = mask.shape[1], mask.flatten(0, 1)
-        features = self(image.flatten(0, 1), masks)
+        self.changes += self.train_norms and self.training
+        shot, masks, images = mask.shape[1], mask.flatten(0, 1), image.flatten(0, 1)
+        inside = (masks == 1)[:, None].to(image.dtype)
+        folded = self._folded(self.base, self._fold)
+        masked = (images, inside) if self.masks_features else (images * inside, None)
         supports = SupportFeatures.from_features(
-            features, masks, self.low_fea,
+            folded.maps(*masked), masks, self.low_fea,
             weigh_f4=self.masks_features, keep=(*self.keep, *keep),
+            context=folded.context_inside if self.support_f5 else None,
         )  # fmt: skip
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 

@@ -3,7 +3,7 @@
 Both depend on frozen features alone. They never change and may be stored.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -77,12 +77,14 @@ class SupportFeatures:
     def from_features(
         features: Features, mask: Tensor, low_fea: str = "layer2", *,
         weigh_f4: bool = False, keep: Collection[str] = (),
+        context: Callable[[Tensor, Tensor], list[Tensor]] | None = None,
     ) -> list["SupportFeatures"]:  # fmt: skip
         """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}.
 
         Their Gram matrices are those of the stage `low_fea`. With `weigh_f4`, f4 is cut where the
         mask, resized bilinear_ac, is not 0, and multiplied by it. `keep` names the maps to keep
-        whole, of "f2", "f3" and "f4", and "mask".
+        whole, of "f2", "f3" and "f4", and "mask". Given `context`
+        (`BaseLearner.context_inside`), f5 is computed only where it is read.
         """
         low = features.of_layer(low_fea)
         f4 = features.f4
@@ -92,13 +94,15 @@ class SupportFeatures:
         weighted = soft != 0
         if weigh_f4:
             f4, hard = f4 * soft[:, None], weighted
+        cut = [f5[:, here] for f5, here in zip(features.f5, hard, strict=True)]
+        f5 = context(features.f4, hard) if context else cut
         return [
             SupportFeatures(
                 f2=features.f2[i][:, weighted[i]],
                 f3=features.f3[i][:, weighted[i]],
                 weight=soft[i][weighted[i]],
                 f4=f4[i][:, hard[i]],
-                f5=features.f5[i][:, hard[i]],
+                f5=f5[i],
                 mask_is_full=bool(hard[i].all()),
                 gram=gram_matrix(low[i : i + 1])[0],
                 **{f"{name}_map": getattr(features, name)[i] for name in keep if name != "mask"},

@@ -101,7 +101,9 @@ class BAM(System):
         *, base_dropout: bool = True, low_fea: str = "layer2", kshot_trans_dim: int = 2,
     ) -> None:  # fmt: skip
         base = BaseLearner(backbone, classes)
-        encoder = Encoder(base, dropout=base_dropout, low_fea=low_fea, mask="features")
+        encoder = Encoder(
+            base, dropout=base_dropout, low_fea=low_fea, mask="features", support_f5=False
+        )
         super().__init__(encoder, shot, fix_bn=True)
         channels = base.backbone.channels
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))

@@ -64,7 +64,7 @@ class PFENet(System):
         *, ppm_scales: Sequence[float] = (60, 30, 15, 8), train_backbone_norms: bool = True,
     ) -> None:  # fmt: skip
         base = FrozenBackbone(backbone)
-        encoder = Encoder(base, mask="features", train_norms=train_backbone_norms)
+        encoder = Encoder(base, mask="features", support_f5=False, train_norms=train_backbone_norms)
         super().__init__(encoder, shot, fix_bn=True)
         channels = base.backbone.channels
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
