@@ -69,7 +69,7 @@ class HDMNet(System):
     ) -> None:  # fmt: skip
         base = BaseLearner(backbone, classes)
         kept = ("f2", "f3", "mask")
-        encoder = Encoder(base, dropout=base_dropout, low_fea=low_fea, keep=kept, support_f5=False)
+        encoder = Encoder(base, dropout=base_dropout, low_fea=low_fea, keep=kept)
         super().__init__(encoder, shot, fix_bn=fix_bn)
         channels = base.backbone.channels
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
