@@ -111,7 +111,7 @@ class Counter(FeatureStore):
     """
 
     def __init__(self, gigabytes: float):
-        super().__init__(None, None, gigabytes)
+        super().__init__(SimpleNamespace(changes=0), None, gigabytes)
 
     def _encode_support(self, name: str, class_id: int, flipped: bool) -> SimpleNamespace:
         self.passes += 1
