@@ -1,4 +1,4 @@
-"""Stage two: train AMFormer's generator G and discriminator D in turn, and validate.
+"""Stage two: train a system, by default AMFormer (G and D in turn), and validate.
 
 sh train.sh split0 pascal 4                  # fold 0 on four GPUs; stage one first if needed
 sh train.sh split0 pascal 0 Train.max_iterations=4 Eval.val_episodes=2          # on the CPU
@@ -30,10 +30,10 @@ from util.features import encoded_batches
 from util.runtime import Progress, Stop, UserError, distributed, main
 from util.runtime.log import log
 from util.runtime.rng import seed_everything
-from util.train.adversarial import AdversarialTrainer
 from util.train.optimizers import count_parameters, warmup_iterations
 from util.train.replay import dump_nonfinite_step, replay
-from util.train.stages import AdversarialRun
+from util.train.stages import SystemRun
+from util.train.trainers import build_trainer
 
 STRIPS = 4  # episodes drawn per validation
 
@@ -59,7 +59,7 @@ def train() -> None:
     base_learner = load_base_learner(model.encoder.base, cfg)
     model.to(ranks.device)
     report += more + speed.set_up(model, cfg, ranks.device)
-    if base_learner is None:
+    if cfg.Method.pre_weight and base_learner is None:
         what = "does not say on which classes it was trained"
         report.append(f"Method.pre_weight: {cfg.Method.pre_weight} {what}")
     seed_everything(options.seed + ranks.rank)  # ... and different dropout
@@ -67,8 +67,8 @@ def train() -> None:
     warmup = warmup_iterations("Train", batches) if options.warmup else 0
     if options.sub_epoch_val and not any(map(batches.is_middle, range(batches.total + 1))):
         raise UserError("Train.sub_epoch_val: no epoch of this run has a middle; remove it")
-    trainer = AdversarialTrainer(model, cfg, batches.total, ranks, warmup)
-    run = AdversarialRun(trainer, cfg, ranks, batches, base_learner)
+    trainer = build_trainer(model, cfg, batches.total, ranks, warmup)
+    run = SystemRun(trainer, cfg, ranks, batches, base_learner)
     report += [*run.start(), count_parameters(model)]
     evaluator = Evaluator(model, tests, cfg, ranks)
     progress = Progress(batches.total, options.print_freq, batches.start, ranks.is_main)
@@ -102,7 +102,7 @@ def train() -> None:
     distributed.close()
 
 
-def validate(run: AdversarialRun, evaluator: Evaluator, stop: Stop) -> None:
+def validate(run: SystemRun, evaluator: Evaluator, stop: Stop) -> None:
     """Score the first validation episodes and write the checkpoints, unless asked to stop."""
     cfg = evaluator.cfg
     count, seeds = cfg.Eval.val_episodes, [cfg.Eval.val_seed]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.constants import IMAGENET_MEAN, IMAGENET_STD
 from model.errors import UserError
+from model.resize import bilinear_ac, grid_size
 from model.weight_file import read_weights
 
 LITE0 = "timm/tf_efficientnet_lite0"
@@ -41,11 +42,15 @@ class Backbone(nn.Module):
     layer3: nn.Module
     layer4: nn.Module
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+    def forward(self, image: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S].
+
+        With a `weight` [N,1,S,S], f4 is that of f3 times the weight, resized bilinear_ac.
+        """
         f2 = self.layer2(self.layer1(self.layer0(image)))
         f3 = self.layer3(f2)
-        return f2, f3, self.layer4(f3)
+        weighted = f3 if weight is None else f3 * bilinear_ac(weight, grid_size(f3))
+        return f2, f3, self.layer4(weighted)
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -159,11 +164,41 @@ class TimmBackbone(Backbone):
         self.smallest = 3 * stride + 1 if patches else 4 * stride + 1  # G needs 4 cells a side
         self.channels_last = self._try_out(name)  # which maps come as [N,h,w,C]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]."""
+    def forward(self, image: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f2, f3, f4 [N,C,h,w] of images [N,3,S,S]; see `Backbone.forward`."""
+        if weight is not None:
+            return self._weighted(image, weight)
         maps = zip(self.net(self._pad_to_patches(image)), self.channels_last, strict=True)
         f2, f3, f4 = (f.permute(0, 3, 1, 2) if last else f for f, last in maps)
         return f2, f3, f4
+
+    def stage_of_f3(self) -> nn.Module:
+        """Return the module whose output is f3 and enters the last stage.
+
+        Raises `UserError` if the model has none that gives maps [N,C,h,w].
+        """
+        names = self.net.feature_info.module_name()
+        found = dict(self.net.named_modules())
+        stage = found.get(names[1], found.get(names[1].replace(".", "_")))
+        if stage is None or any(self.channels_last):
+            remedy = "set resnet50, or a convolutional network of timm"
+            what = "this Method.name masks features before the last stage"
+            raise UserError(f"Method.backbone: {what}, which this model has not; {remedy}")
+        return stage
+
+    def _weighted(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found: list[Tensor] = []
+
+        def weigh(stage: nn.Module, given: tuple, f3: Tensor) -> Tensor:
+            found.append(f3)
+            return f3 * bilinear_ac(weight, grid_size(f3))
+
+        hook = self.stage_of_f3().register_forward_hook(weigh)
+        try:
+            f2, _, f4 = self.net(image)
+        finally:
+            hook.remove()
+        return f2, found[0], f4
 
     def _pad_to_patches(self, image: Tensor) -> Tensor:
         extra = [-side % self.multiple for side in (image.shape[3], image.shape[2])]

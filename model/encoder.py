@@ -1,71 +1,112 @@
-"""The frozen encoder: the base learner as stage one trained it (method 1)."""
+"""The frozen encoder: the base learner as stage one trained it, or a backbone (method 1)."""
 
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.base_learner import BaseLearner, Features
+from model.backbones import TimmBackbone
+from model.base_learner import BaseLearner, Features, FrozenBackbone
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, grid_size
 
 
+class _Folded(NamedTuple):
+    """What a base learner or a backbone computes with its batch norms folded."""
+
+    features: Callable[[Tensor], Features]
+    maps: Callable[[Tensor, Tensor | None], Features]
+    context_inside: Callable[[Tensor, Tensor], list[Tensor]] | None
+
+
 class Encoder(nn.Module):
     """Compute features and base logits of images, without gradient, batch norms in eval mode.
 
-    Equals `plain.features` and `plain.classify`. Images run through a copy of the base learner
-    whose batch norms are folded into its convolutions (`fold_batch_norms`). The copy is made at the
-    first image, and again when a weight, its type or its device has changed. It is not a submodule:
-    parameters, state dict and checkpoints are those of the base learner as it was trained.
+    Equals `plain.features` and `plain.classify`. Images run through a copy of `base`, a base
+    learner or a backbone, whose batch norms are folded into its convolutions (`fold_batch_norms`).
+    The copy is made at the first image, and again when a weight, its type or its device has
+    changed. It is not a submodule: parameters, state dict and checkpoints are those of `base`.
 
     `base` is frozen here. With `dropout`, the classifier's dropout stays on while the rest trains
-    (as published). `low_fea` is the stage whose Gram matrices are compared.
+    (as published). `low_fea` is the stage whose Gram matrices are compared. Supports are masked as
+    `mask` says: image, pixels outside the object are 0; or features, f3 is multiplied by the mask
+    before stage 4, and f4 after it. `support_f5` tells whether the system reads f5 of supports;
+    then it is computed inside their masks only. With `train_norms`, the batch norms of the backbone
+    train with the rest: they use and track the statistics of the batch, so features do change;
+    `changes` counts how often they did. `keep` says what supports keep whole, see
+    `SupportFeatures`.
     """
 
-    def __init__(self, base: BaseLearner, *, dropout: bool = True, low_fea: str = "layer2") -> None:
+    def __init__(
+        self, base: FrozenBackbone, *, dropout: bool = True, low_fea: str = "layer2",
+        mask: Literal["image", "features"] = "image", train_norms: bool = False,
+        keep: tuple[str, ...] = (), support_f5: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.base, self.low_fea = base.requires_grad_(False), low_fea
-        self.keep_dropout = dropout
-        self._features = WeightCache()
+        self.keep_dropout, self.masks_features = dropout, mask == "features"
+        self.train_norms, self.changes, self.keep = train_norms, 0, keep
+        self.support_f5 = support_f5
+        if self.masks_features and isinstance(base.backbone, TimmBackbone):
+            base.backbone.stage_of_f3()  # a model without it is refused
+        self._folded = WeightCache()
         self._compiler: Callable[[Callable], Callable] | None = None
         self.train()
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Set the mode of the classifier's dropout; everything else stays in eval mode."""
+        """Set the mode of the classifier's dropout and, with `train_norms`, of the batch norms."""
         super().train(False)
         self.training = mode
-        self.base.dropout.train(mode and self.keep_dropout)
+        if isinstance(self.base, BaseLearner):
+            self.base.dropout.train(mode and self.keep_dropout)
+        if self.train_norms:
+            self._folded.clear()  # folded batch norms are those of eval mode
+            for module in self.base.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.train(mode)
         return self
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
         """Run the features' computation through a compiler such as `torch.compile`."""
         self._compiler = compiler
-        self._features.clear()
+        self._folded.clear()
 
     @torch.no_grad()
-    def forward(self, image: Tensor, mask: Tensor | None = None) -> Features:
-        """Compute the features of images [N,3,S,S].
+    def forward(self, image: Tensor) -> Features:
+        """Compute the features of images [N,3,S,S]."""
+        self.changes += self.train_norms and self.training
+        return self._folded(self.base, self._fold).features(image)
 
-        Of a support, only pixels where its mask [N,S,S] in {0,1,255} is 1 enter the backbone.
-        """
-        if mask is not None:
-            image = image * (mask == 1)[:, None]
-        return self._features(self.base, self._folded_features)(image)
-
-    def _folded_features(self) -> Callable[[Tensor], Features]:
-        compute = fold_batch_norms(self.base).features
-        return self._compiler(compute) if self._compiler else compute
+    def _fold(self) -> "_Folded":
+        base, compiled = fold_batch_norms(self.base), self._compiler or (lambda compute: compute)
+        context = base.context_inside if isinstance(base, BaseLearner) else None
+        return _Folded(compiled(base.features), compiled(base.maps), context)
 
     def query(self, image: Tensor) -> QueryFeatures:
         """Encode query images [N,3,S,S]."""
         return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
-    def supports(self, image: Tensor, mask: Tensor) -> list[list[SupportFeatures]]:
-        """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K."""
-        shot, masks = mask.shape[1], mask.flatten(0, 1)
-        features = self(image.flatten(0, 1), masks)
-        supports = SupportFeatures.from_features(features, masks, self.low_fea)
+    @torch.no_grad()
+    def supports(
+        self, image: Tensor, mask: Tensor, *, keep: tuple[str, ...] = ()
+    ) -> list[list[SupportFeatures]]:
+        """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K.
+
+        Only pixels where the mask is 1 enter the backbone, or its last stage. `keep` names what
+        supports keep whole, beside that of the encoder.
+        """
+        self.changes += self.train_norms and self.training
+        shot, masks, images = mask.shape[1], mask.flatten(0, 1), image.flatten(0, 1)
+        inside = (masks == 1)[:, None].to(image.dtype)
+        folded = self._folded(self.base, self._fold)
+        masked = (images, inside) if self.masks_features else (images * inside, None)
+        supports = SupportFeatures.from_features(
+            folded.maps(*masked), masks, self.low_fea,
+            weigh_f4=self.masks_features, keep=(*self.keep, *keep),
+            context=folded.context_inside if self.support_f5 else None,
+        )  # fmt: skip
         return [supports[i : i + shot] for i in range(0, len(supports), shot)]
 
     @torch.no_grad()
@@ -76,10 +117,11 @@ class Encoder(nn.Module):
         base class, and each that is not below that of the background. The background, number 0,
         never is. Equals `plain.shown_classes`.
         """
-        rows, weight = [], self.base.classifier.weight.flatten(1)
+        classifier = self.base_learner.classifier
+        rows, weight = [], classifier.weight.flatten(1)
         for shots in supports:
             f5 = at_least_float32(torch.cat([support.f5 for support in shots], dim=1))
-            logits = nn.functional.linear(torch.relu(f5).T, weight, self.base.classifier.bias)
+            logits = nn.functional.linear(torch.relu(f5).T, weight, classifier.bias)
             probability = torch.softmax(at_least_float32(logits), dim=1).mean(0)
             background, classes = probability[:1], probability[1:]
             # Without any position, these are NaN, and no class is shown.
@@ -87,7 +129,13 @@ class Encoder(nn.Module):
             rows.append(torch.cat((torch.zeros_like(shown[:1]), shown)))
         return torch.stack(rows)
 
+    @property
+    def base_learner(self) -> BaseLearner:
+        """The base learner, of a system that has one."""
+        assert isinstance(self.base, BaseLearner)
+        return self.base
+
     @torch.no_grad()
     def base_logits(self, features: Features) -> Tensor:
         """Return the base learner's logits [N,classes+1,h,w], channel 0 the background."""
-        return self.base.classify(features.f5)
+        return self.base_learner.classify(features.f5)

@@ -9,8 +9,8 @@ from model.resize import autocast_disabled
 class Ensemble(nn.Module):
     """Gram merge, base merge and, for K > 1, the K-shot weights.
 
-    The K-shot weights have a hidden layer of `kshot_trans_dim` channels, as in BAM none for 0. They
-    learn only with `Method.train_kshot` (util/train/optimizers.py).
+    The K-shot weights have a hidden layer of `kshot_trans_dim` channels, as in BAM none for 0.
+    AMFormer's learn only with `Method.train_kshot` (util/train/optimizers.py).
     """
 
     def __init__(self, shot: int, kshot_trans_dim: int = 2) -> None:
@@ -37,9 +37,23 @@ class Ensemble(nn.Module):
         """
         if self.kshot is None or not learned:
             return distances.mean(1)
+        return (self.shot_weights(distances, unsort=False) * distances).sum(1)
+
+    def shot_weights(self, distances: Tensor, *, unsort: bool, learned: bool = True) -> Tensor:
+        """Return the K-shot weights of the Gram distances [B,K], whose sum is 1: [B,K].
+
+        They are computed from the sorted distances. With `unsort`, each goes back to the shot of
+        its distance; as AMFormer does it, the first goes to the first shot. Without learned
+        weights, all are 1 / K.
+        """
+        if self.kshot is None or not learned:
+            return torch.full_like(distances, 1 / distances.shape[1])
+        ordered, order = distances.sort(dim=1)
         with autocast_disabled(distances):
-            weights = self.kshot(distances.sort(dim=1).values[..., None, None])
-        return (torch.softmax(weights.flatten(1), dim=1) * distances).sum(1)
+            weights = self.kshot(ordered[..., None, None]).flatten(1)
+        if unsort:
+            weights = torch.empty_like(weights).scatter(1, order, weights)
+        return torch.softmax(weights, dim=1)
 
     def forward(self, logits: Tensor, base: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Merge G's logits z [B,2,h,w], the base probability [B,1,h,w] and psi [B]; `plain.merge`.

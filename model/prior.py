@@ -16,6 +16,26 @@ from model.resize import at_least_float32, autocast_disabled
 SIMILARITIES_PER_BLOCK = 2**22  # of a query's positions, computed at a time
 
 
+def reduction(channels: tuple[int, ...]) -> nn.Sequential:
+    """Return the layers of `reduce_channels`; `channels` are those of f2 and f3, and others."""
+    conv = nn.Conv2d(channels[0] + channels[1], 256, 1, bias=False)
+    return nn.Sequential(conv, nn.ReLU(), nn.Dropout2d(0.5))
+
+
+def merge(layers: nn.Sequential, q: Tensor, prototype: Tensor, *maps: Tensor) -> Tensor:
+    """Return ReLU(conv1x1([q, prototype everywhere, maps])): [B,C,h,w].
+
+    Here the prototype [B,256] meets its weights once per query, not once per position. q is
+    [B or 1,256,h,w], a further map [B,n,h,w]; `layers` are conv1x1 without bias, ReLU.
+    """
+    weight, relu = layers[0].get_parameter("weight"), layers[1]
+    sizes = [x.shape[1] for x in (q, prototype, *maps)]
+    of_q, of_prototype, *of_maps = weight.split(sizes, dim=1)
+    spread = F.linear(prototype, of_prototype.flatten(1))[..., None, None]
+    parts = [F.conv2d(x, of_x) for x, of_x in zip(maps, of_maps, strict=True)]
+    return relu(sum(parts, start=F.conv2d(q, of_q)) + spread)
+
+
 def reduce_channels(down: nn.Sequential, f2: Tensor, f3: Tensor) -> Tensor:
     """Return Dropout2d(ReLU(W [f3, f2])): [B,256,h,w].
 
@@ -28,10 +48,10 @@ def reduce_channels(down: nn.Sequential, f2: Tensor, f3: Tensor) -> Tensor:
 
 
 def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Tensor:
-    """Return the mean over the shots of sum(s m) / (sum(m) + 0.0005): [B,256].
+    """Return the prototypes sum(s m) / (sum(m) + 0.0005) of the shots: [B,K,256].
 
-    Equals `plain.prototype`; here only positions with m != 0 are computed. Shorter supports of the
-    batch are padded with m = 0. `down` is that of `reduce_channels`.
+    Their mean equals `plain.prototype`; here only positions with m != 0 are computed. Shorter
+    supports of the batch are padded with m = 0. `down` is that of `reduce_channels`.
     """
     shots = [shot for episode in supports for shot in episode]
     longest = max(1, *(len(shot.weight) for shot in shots))
@@ -41,11 +61,17 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
 
     f2, f3 = padded([s.f2 for s in shots]), padded([s.f3 for s in shots])  # [B*K,C,n]
     weight = padded([s.weight for s in shots])  # [B*K,n]
-    reduced = at_least_float32(reduce_channels(down, f2[..., None], f3[..., None])[..., 0])
-    with autocast_disabled(reduced):
-        total = torch.einsum("bcn,bn->bc", reduced, weight)
-    means = total / (weight.sum(1, keepdim=True) + 0.0005)
-    return means.view(len(supports), -1, means.shape[1]).mean(1)
+    reduced = reduce_channels(down, f2[..., None], f3[..., None])[..., 0]
+    means = masked_mean(reduced, weight)
+    return means.view(len(supports), -1, means.shape[1])
+
+
+def masked_mean(s: Tensor, weight: Tensor) -> Tensor:
+    """Return sum(s m) / (sum(m) + 0.0005) of features s [N,C,n] and weights m [N,n]: [N,C]."""
+    s = at_least_float32(s)
+    with autocast_disabled(s):
+        total = torch.einsum("bcn,bn->bc", s, weight)
+    return total / (weight.sum(1, keepdim=True) + 0.0005)
 
 
 @torch.no_grad()
@@ -54,16 +80,39 @@ def training_free_prior(query: Features, supports: list[list[SupportFeatures]]) 
 
     Equals `plain.prior`; here only positions inside a support's mask are compared.
     """
-    f5, f4 = (f.expand(len(supports), -1, -1, -1) for f in (query.f5, query.f4))
+    f5 = similarities(query.f5, [[shot.f5 for shot in episode] for episode in supports], supports)
+    return torch.stack([f5.mean(1), similarities_of_f4(query, supports).mean(1)], dim=1)
 
-    def of_shot(i: int, shot: SupportFeatures) -> Tensor:
-        pairs = ((f5[i], shot.f5), (f4[i], shot.f4))
-        return torch.stack([max_similarity(q, s, mask_is_full=shot.mask_is_full) for q, s in pairs])
 
-    episodes = enumerate(supports)
-    return torch.stack(
-        [torch.stack([of_shot(i, shot) for shot in episode]).mean(0) for i, episode in episodes]
-    )
+@torch.no_grad()
+def similarities_of_f4(query: Features, supports: list[list[SupportFeatures]]) -> Tensor:
+    """Return `max_similarity` of f4 for each shot: [B,K,h,w]."""
+    f4 = [[shot.f4 for shot in episode] for episode in supports]
+    return similarities(query.f4, f4, supports)
+
+
+def similarities(
+    query: Tensor, shots: list[list[Tensor]], supports: list[list[SupportFeatures]]
+) -> Tensor:
+    """Return `max_similarity` of a query map [B or 1,C,h,w] with each shot's [C,m]: [B,K,h,w]."""
+    rows = []
+    for q, own, episode in zip(
+        query.expand(len(supports), -1, -1, -1), shots, supports, strict=True
+    ):
+        pairs = zip(own, episode, strict=True)
+        rows.append([max_similarity(q, s, mask_is_full=shot.mask_is_full) for s, shot in pairs])
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+@torch.no_grad()
+def normalized_prior(query: Features, supports: list[list[SupportFeatures]]) -> Tensor:
+    """Return the prior of each shot from f4, spread to 0..1 over the positions: [B,K,h,w] (BAM 2).
+
+    (r - min r) / (max r - min r + 1e-7), with r of `similarities_of_f4`.
+    """
+    r = similarities_of_f4(query, supports)
+    low, high = r.amin((2, 3), keepdim=True), r.amax((2, 3), keepdim=True)
+    return (r - low) / (high - low + 1e-7)
 
 
 def max_similarity(query: Tensor, support: Tensor, *, mask_is_full: bool) -> Tensor:

@@ -1,98 +1,50 @@
 """Rename weights between published checkpoints and ours, both ways.
 
-A published AMNet checkpoint is a flat state dict. Names start with `module.` if it was trained on
-several GPUs. A BAM base learner is the encoder's part of it, with another name for its classifier.
+A published checkpoint is a flat state dict. Names start with `module.` if it was trained on several
+GPUs. A BAM base learner is the encoder's part of it, with another name for its classifier.
+`System.PUBLISHED` says which names a system's checkpoints have.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from model.amformer.system import AMFormer
+from model.build import SYSTEMS, options_of
 from model.errors import UserError
+from model.naming import BAM_HEAD, CLASSIFIER
+from model.system import System
 
 _BASE = "encoder.base."
-_BAM_CLASSIFIER, _CLASSIFIER = "cls.4.", "base_learnear.2."
-_MIX = "transformer.mix_transformer."
-# Our names -> published ones. The first pattern that matches the start of a name is replaced ...
-_STARTS = [
-    (r"encoder\.base\.backbone\.", r""),
-    (r"encoder\.base\.ppm\.", r"ppm."),
-    (r"encoder\.base\.fuse\.", r"cls."),
-    (r"encoder\.base\.classifier\.", _CLASSIFIER),
-    (r"clue\.supp_merge$", r"supp_merge.0.weight"),
-    (r"clue\.", r""),
-    (r"ensemble\.kshot\.", r"kshot_rw."),
-    (r"ensemble\.", r""),
-    (r"object_mining\.pyramid\.(\d)\.embed\.", _MIX + r"down_sample_layers.\1.0."),
-    (r"object_mining\.pyramid\.(\d)\.layers\.0\.", _MIX + r"down_sample_layers.\1.1."),
-    (r"object_mining\.pyramid\.(\d)\.layers\.1\.", _MIX + r"down_sample_layers.\1.2."),
-    (r"object_mining\.pyramid\.(\d)\.norm\.", _MIX + r"down_sample_layers.\1.3."),
-    (r"object_mining\.mining\.(\d)\.layer\.", _MIX + r"match_layers1.\1.0."),
-    (r"object_mining\.mining\.(\d)\.fuse\.", _MIX + r"match_layers1.\1.1."),
-    (r"object_mining\.refine_mining\.0\.layer\.", _MIX + r"match_layers_r1.0.0."),
-    (r"object_mining\.refine_mining\.0\.fuse\.", _MIX + r"match_layers_r1.0.1."),
-    (r"object_mining\.refine_mining\.1\.layer\.", _MIX + r"match_layers_r2.0.0."),
-    (r"object_mining\.refine_mining\.1\.fuse\.", _MIX + r"match_layers_r2.0.1."),
-    (r"object_mining\.parse\.", _MIX + r"parse_layers."),
-    (r"object_mining\.refine_parse\.0\.", _MIX + r"parse_layer_r1."),
-    (r"object_mining\.refine_parse\.1\.", _MIX + r"parse_layer_r2."),
-    (r"object_mining\.heads\.0\.", _MIX + r"cls."),
-    (r"object_mining\.heads\.(\d)\.", _MIX + r"cls_r\1."),
-    (r"detail_mining\.attention\.(\d)\.", r"part.\1."),
-    (r"detail_mining\.discriminators\.(\d)\.", r"binary_cls.\1.conv."),
-]
-# ... and then every pattern inside an encoder layer (_MIX) or a part attention.
-_INSIDE = {
-    _MIX: [
-        (r"\.attention\.reduce\.", ".attn.sr."),
-        (r"\.attention\.norm\.", ".attn.norm."),
-        (r"\.attention\.([qkvo])\.", r".attn.attn.linear_\1."),
-        (r"\.ffn\.expand\.", ".ffn.layers.0."),
-        (r"\.ffn\.depthwise\.", ".ffn.layers.1."),
-        (r"\.ffn\.project\.", ".ffn.layers.4."),
-    ],
-    "part.": [
-        (r"\.([qkv])\.", r".\1_fc."),
-        (r"\.norm\.", ".layer_norms."),
-        (r"\.expand\.", ".ffn.layers.0.0."),
-        (r"\.contract\.", ".ffn.layers.1."),
-    ],
-}
+_BAM_CLASSIFIER = "cls.4."
 
 
-def published_name(ours: str) -> str:
+def published_name(ours: str, system: str = "amformer") -> str:
     """Return the published name of one of our weights; those of timm backbones keep their names."""
-    matching = (rule for rule in _STARTS if re.match(rule[0], ours))
-    pattern, replacement = next(matching, ("$", ""))  # an unknown name stays and is refused later
-    name = re.sub("^" + pattern, replacement, ours)
-    for start, rules in _INSIDE.items():
-        if name.startswith(start):
-            for old, new in rules:
-                name = re.sub(old, new, name)
-    return name
+    return SYSTEMS[system].PUBLISHED.published(ours)
 
 
-def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_published(state: dict[str, Tensor], system: str = "amformer") -> dict[str, Tensor]:
     """Convert the state dict of a published checkpoint (with or without `module.`) to ours.
 
-    Raises `UserError`, which names it, if a name is missing or surplus.
+    `system` is a value of `Method.name`. Raises `UserError`, which names it, if a name is missing
+    or surplus.
     """
-    state = strip_module_prefix(state)
-    names = {published_name(name): name for name in _our_names(state)}
+    state = clean_names(state)
+    names = {published_name(name, system): name for name in _our_names(state, system)}
     _check(set(state), set(names))
     return {names[key]: value for key, value in state.items()}
 
 
-def to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_published(state: dict[str, Tensor], system: str = "amformer") -> dict[str, Tensor]:
     """Convert our state dict to published names.
 
-    Raises `UserError` if a name is missing or surplus (timm backbones have no published names).
+    `system` is a value of `Method.name`. Raises `UserError` if a name is missing or surplus (timm
+    backbones have no published names).
     """
-    published = {published_name(name): value for name, value in state.items()}
-    _check(set(state), _our_names(published))
+    published = {published_name(name, system): value for name, value in state.items()}
+    _check(set(state), _our_names(published, system))
     return published
 
 
@@ -102,24 +54,28 @@ def base_from_published(state: dict[str, Tensor], our_names: Iterable[str]) -> d
     `our_names` are those of a `BaseLearner`'s state dict. An unknown name stays as it is.
     """
     names = {published_name(_BASE + name): name for name in our_names}
-    state = strip_module_prefix(state)
-    state = {k.replace(_BAM_CLASSIFIER, _CLASSIFIER): v for k, v in state.items()}
+    state = clean_names(state)
+    state = {k.replace(_BAM_CLASSIFIER, CLASSIFIER): v for k, v in state.items()}
     return {names.get(key, key): value for key, value in state.items()}
 
 
 def base_to_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert the state dict of a `BaseLearner` to BAM's names; timm backbones keep theirs."""
     names = {key: published_name(_BASE + key) for key in state}
-    return {names[k].replace(_CLASSIFIER, _BAM_CLASSIFIER): v for k, v in state.items()}
+    return {names[k].replace(CLASSIFIER, _BAM_CLASSIFIER): v for k, v in state.items()}
 
 
-def strip_module_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the `module.` that training on several GPUs puts before each name."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def clean_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what names have in addition: `module.` of several GPUs, and copies.
+
+    BAM's base learners hold the backbone twice, as `layer0.` and as `encoder.0.`, and so on.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not re.match(r"encoder\.\d\.", key)}
 
 
 def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int]:
-    """Infer backbone, base classes, shots and `kshot_trans_dim` of an AMFormer or base learner.
+    """Infer backbone, base classes, shots and `kshot_trans_dim` of a system or base learner.
 
     They follow from names and shapes; resnet50, 15, 1 and 2 if unknown.
     """
@@ -127,7 +83,8 @@ def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int
         backbone = "resnet101" if "layer3.22.conv1.weight" in published else "resnet50"
     else:
         backbone = "vgg16" if "layer4.0.weight" in published else "resnet50"
-    classifier = published.get(_CLASSIFIER + "bias", published.get(_BAM_CLASSIFIER + "bias"))
+    names = CLASSIFIER, _BAM_CLASSIFIER, BAM_HEAD
+    classifier = next((published[n + "bias"] for n in names if n + "bias" in published), None)
     classes = 15 if classifier is None else len(classifier) - 1
     hidden, direct = published.get("kshot_rw.0.weight"), published.get("kshot_rw.weight")
     if direct is not None:
@@ -136,12 +93,19 @@ def infer_architecture(published: dict[str, Tensor]) -> tuple[str, int, int, int
     return backbone, classes, shot, width
 
 
-def _our_names(published: dict[str, Tensor]) -> set[str]:
+def _our_names(published: dict[str, Tensor], system: str) -> set[str]:
     """Return all our names for the architecture of a published state dict."""
     with torch.device("meta"):
-        backbone, classes, shot, hidden = infer_architecture(published)
-        model = AMFormer(backbone, classes, shot, kshot_trans_dim=hidden)
-    return set(model.state_dict())
+        return set(build(system, *infer_architecture(published)).state_dict())
+
+
+def build(system: str, backbone: str, classes: int, shot: int, kshot_trans_dim: int) -> System:
+    """Build a system, a value of `Method.name`, of an architecture of `infer_architecture`."""
+    constructor: Callable[..., System] = SYSTEMS[system]
+    takes = "kshot_trans_dim" in options_of(SYSTEMS[system])
+    return constructor(
+        backbone, classes, shot, **({"kshot_trans_dim": kshot_trans_dim} if takes else {})
+    )
 
 
 def _check(given: set[str], expected: set[str]) -> None:

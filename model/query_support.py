@@ -3,6 +3,7 @@
 Both depend on frozen features alone. They never change and may be stored.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -61,34 +62,51 @@ class SupportFeatures:
     f2: Tensor  # [C2,n], at the n positions where the mask, resized bilinear_ac, is not 0
     f3: Tensor  # [C3,n]
     weight: Tensor  # the mask's values there, [n]
-    f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1
+    f4: Tensor  # [C4,m], at the m positions where the mask, resized nearest, is 1, or see weigh_f4
     f5: Tensor  # [C5,m]
-    mask_is_full: bool  # the mask, resized nearest, is 1 everywhere
+    mask_is_full: bool  # m is the whole grid
     gram: Tensor  # cosines between the channels of the full f2, or another map, [C2,C2]
+    # Kept only where a system or a caller reads them: maps everywhere [C,h,w], the mask.
+    f2_map: Tensor | None = None
+    f3_map: Tensor | None = None
+    f4_map: Tensor | None = None
+    mask: Tensor | None = None  # bool [S,S]
 
     @staticmethod
     @torch.no_grad()
     def from_features(
-        features: Features, mask: Tensor, low_fea: str = "layer2"
-    ) -> list["SupportFeatures"]:
+        features: Features, mask: Tensor, low_fea: str = "layer2", *,
+        weigh_f4: bool = False, keep: Collection[str] = (),
+        context: Callable[[Tensor, Tensor], list[Tensor]] | None = None,
+    ) -> list["SupportFeatures"]:  # fmt: skip
         """Cut N supports out of N maps by their masks [N,S,S] in {0,1,255}.
 
-        Their Gram matrices are those of the stage `low_fea`.
+        Their Gram matrices are those of the stage `low_fea`. With `weigh_f4`, f4 is cut where the
+        mask, resized bilinear_ac, is not 0, and multiplied by it. `keep` names the maps to keep
+        whole, of "f2", "f3" and "f4", and "mask". Given `context`
+        (`BaseLearner.context_inside`), f5 is computed only where it is read.
         """
         low = features.of_layer(low_fea)
+        f4 = features.f4
         inside = at_least_float32((mask == 1)[:, None].to(features.f3.dtype))
         grid = grid_size(features.f3)
         soft, hard = bilinear_ac(inside, grid)[:, 0], nearest(inside, grid)[:, 0] == 1
         weighted = soft != 0
+        if weigh_f4:
+            f4, hard = f4 * soft[:, None], weighted
+        cut = [f5[:, here] for f5, here in zip(features.f5, hard, strict=True)]
+        f5 = context(features.f4, hard) if context else cut
         return [
             SupportFeatures(
                 f2=features.f2[i][:, weighted[i]],
                 f3=features.f3[i][:, weighted[i]],
                 weight=soft[i][weighted[i]],
-                f4=features.f4[i][:, hard[i]],
-                f5=features.f5[i][:, hard[i]],
+                f4=f4[i][:, hard[i]],
+                f5=f5[i],
                 mask_is_full=bool(hard[i].all()),
                 gram=gram_matrix(low[i : i + 1])[0],
+                **{f"{name}_map": getattr(features, name)[i] for name in keep if name != "mask"},
+                mask=mask[i] == 1 if "mask" in keep else None,
             )
             for i in range(len(mask))
         ]

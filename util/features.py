@@ -55,8 +55,8 @@ class EncodedBatch:
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     """Encode a batch of images: B + B*K passes through the encoder."""
+    query = encoder.query(batch.query)  # first, as published: batch norms may be in train mode
     supports = encoder.supports(batch.support, batch.support_mask)
-    query = encoder.query(batch.query)
     masks = batch.query_mask, batch.query_base_mask
     return EncodedBatch(query, supports, *masks, batch.class_index, batch.plans)
 
@@ -103,7 +103,7 @@ class FeatureStore:
     def __init__(self, encoder: Encoder, episodes: EpisodeDataset, gigabytes: float | None = None):
         self.encoder, self.episodes = encoder, episodes
         self.budget = float("inf") if gigabytes is None else gigabytes * 1e9
-        self.used, self.passes = 0, 0
+        self.used, self.passes, self._changes = 0, 0, encoder.changes
         # (image, class if it is a support, flipped) -> EncodedQuery or SupportFeatures.
         # Not a cachetools.LRUCache: that has a fixed size and refuses an entry which exceeds it.
         self._entries: OrderedDict[tuple[str, int | None, bool], Any] = OrderedDict()
@@ -199,6 +199,9 @@ class FeatureStore:
         return (image.flip(-1), label.flip(-1), original) if flipped else (image, label, original)
 
     def _cached(self, key: tuple[str, int | None, bool], make: Callable[[], Any]) -> Any:
+        if self._changes != self.encoder.changes:  # stored features are out of date
+            self._entries.clear()
+            self.used, self._changes = 0, self.encoder.changes
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from model import AMFormer
+from model import System
 from util.config import Config
 from util.runtime.errors import UserError
 
@@ -35,7 +35,7 @@ def set_kernels(cfg: Config) -> None:
     torch.backends.cudnn.benchmark = cfg.Speed.cudnn_benchmark
 
 
-def set_up(model: AMFormer, cfg: Config, device: torch.device) -> list[str]:
+def set_up(model: System, cfg: Config, device: torch.device) -> list[str]:
     """Apply `Speed` to a model on its device; return a line for each option that is on.
 
     Raises `UserError` if an option would have no effect on this device.

@@ -1,3 +1,3 @@
-from .system import KSHOT, AMFormer, Prediction
+from .system import AMFormer, MiningPrediction
 
-__all__ = ["KSHOT", "AMFormer", "Prediction"]
+__all__ = ["AMFormer", "MiningPrediction"]

@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.constants import TEMPERATURE
-from model.prior import gram_distances, prototypes, reduce_channels, training_free_prior
+from model.prior import (
+    gram_distances,
+    merge,
+    prototypes,
+    reduce_channels,
+    reduction,
+    training_free_prior,
+)
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, autocast_disabled
 
@@ -30,11 +37,7 @@ class ClueExtractor(nn.Module):
 
     def __init__(self, channels: tuple[int, int, int], *, threshold: float = 0.7) -> None:
         super().__init__()
-        middle = channels[0] + channels[1]
-        self.down_query, self.down_supp = (
-            nn.Sequential(nn.Conv2d(middle, 256, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5))
-            for _ in range(2)
-        )
+        self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
         self.query_merge = nn.Sequential(nn.Conv2d(256 + 256 + 2, 64, 1, bias=False), nn.ReLU())
         # Unused. Published checkpoints hold it, so ours must have it to be written back.
         self.register_buffer("supp_merge", torch.zeros(64, 512, 1, 1))
@@ -44,11 +47,11 @@ class ClueExtractor(nn.Module):
         """Compute the clue of B episodes: B queries, or one for all, and B lists of K supports."""
         maps = query.features
         q = reduce_channels(self.down_query, maps.f2, maps.f3)
-        prototype = prototypes(supports, self.down_supp)
+        prototype = prototypes(supports, self.down_supp).mean(1)
         with torch.no_grad():
             prior = training_free_prior(maps, supports)
             distances = gram_distances(query.gram, supports)
-        tokens = self.generator_input(q, prototype, prior)
+        tokens = merge(self.query_merge, q, prototype, prior * 10)
         return Clue(tokens, prior, self.initial_mask(q, prototype), distances)
 
     def initial_mask(self, q: Tensor, prototype: Tensor) -> Tensor:
@@ -62,14 +65,3 @@ class ClueExtractor(nn.Module):
             dot = torch.einsum("bchw,bc->bhw", q.expand(len(unit), -1, -1, -1), unit)
         cosine = (dot / q.norm(dim=1).clamp(min=1e-8))[:, None] / TEMPERATURE
         return torch.where(cosine < self.threshold, 0, cosine)
-
-    def generator_input(self, q: Tensor, prototype: Tensor, prior: Tensor) -> Tensor:
-        """Return ReLU(conv1x1([q, prototype everywhere, 10 * prior])): [B,64,h,w].
-
-        Equals `plain.generator_input`; here the prototype [B,256] meets its weights once per query,
-        not once per position. q is [B or 1,256,h,w].
-        """
-        weight, relu = self.query_merge[0].get_parameter("weight"), self.query_merge[1]
-        of_q, of_prototype, of_prior = weight.split((256, 256, 2), dim=1)
-        spread = F.linear(prototype, of_prototype.flatten(1))[..., None, None]
-        return relu(F.conv2d(q, of_q) + F.conv2d(prior * 10, of_prior) + spread)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import module_list
+from model.attention import module_list
 from model.constants import TEMPERATURE
 from model.resize import to_tokens
 

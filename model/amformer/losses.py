@@ -6,20 +6,10 @@ from torch import Tensor
 
 from model.amformer.detail_mining import DiscriminatorOutputs
 from model.constants import IGNORE
-from model.resize import bilinear, bilinear_ac
+from model.losses import divergence, object_map
+from model.resize import bilinear_ac
 
 REAL_LABEL = 0.9  # one-sided smoothing, as published
-
-
-def cross_entropy(scores: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-    """Return the cross entropy of scores [B,C,h,w], resized to the target [B,S,S].
-
-    It is summed over labeled pixels (not 255) and divided by `pixels`: their number, or on several
-    ranks the mean number per rank.
-    """
-    if scores.shape[-2:] != target.shape[-2:]:
-        scores = bilinear_ac(scores, target.shape[-2:])
-    return F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="sum") / pixels
 
 
 def dice(scores: Tensor, target: Tensor) -> Tensor:
@@ -65,14 +55,9 @@ def distillation(correlations: list[Tensor], target: Tensor, *, skip_empty: bool
     place to place. With `skip_empty`, such an episode counts as 0.
     """
     counts = _holds_object(target) if skip_empty else torch.ones_like(target[:, 0, 0])
-    wanted = torch.where(target == 1, 1.0, -1e9).to(correlations[0].dtype)[:, None]
-    divergences = []
-    for correlation in correlations:
-        s = correlation.flatten(1).softmax(1)
-        t = bilinear(wanted, correlation.shape[-2:]).flatten(1).softmax(1)
-        terms = t * torch.log(t + 1e-12) - t * torch.log(s + 1e-12)
-        divergences.append((terms.sum(1) * counts).mean())
-    return torch.stack(divergences).mean()
+    wanted = object_map(target, correlations[0].dtype)
+    each = [(divergence(correlation, wanted) * counts).mean() for correlation in correlations]
+    return torch.stack(each).mean()
 
 
 def generator(outputs: list[DiscriminatorOutputs]) -> Tensor:

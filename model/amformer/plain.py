@@ -32,27 +32,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import MaskedMiningAttention, MixFFN, ReducedAttention
 from model.amformer.clue import ClueExtractor
 from model.amformer.detail_mining import HEADS, DetailMining, DiscriminatorOutputs, PartAttention
-from model.amformer.object_mining import MiningStep, ObjectMining, PyramidStage
-from model.amformer.system import AMFormer, Prediction
+from model.amformer.object_mining import ObjectMining
+from model.amformer.system import AMFormer, MiningPrediction
+from model.attention import MaskedMiningAttention, MixFFN, ReducedAttention
 from model.base_learner import BaseLearner, Features
 from model.constants import TEMPERATURE
 from model.ensemble import Ensemble
+from model.mining import MiningStep, PyramidStage
 from model.resize import bilinear, bilinear_ac, grid_size, nearest, to_map, to_tokens
 
 
 def predict(
     model: AMFormer, query: Tensor, support: Tensor, support_mask: Tensor,
     *, class_index: Tensor | None = None,
-) -> Prediction:  # fmt: skip
+) -> MiningPrediction:  # fmt: skip
     """Segment each query [B,3,S,S] by its K supports [B,K,3,S,S]: `AMFormer.forward`, literally.
 
     Images are normalized, support masks [B,K,S,S] in {0,1,255}. In training only, `class_index` [B]
     is the episode's class among the base classes, from 0.
     """
-    base = model.encoder.base
+    base = model.encoder.base_learner
     seen = features(base, support.flatten(0, 1), support_mask.flatten(0, 1))
     return match(model, features(base, query), seen, support_mask, class_index=class_index)
 
@@ -60,7 +61,7 @@ def predict(
 def match(
     model: AMFormer, query: Features, support: Features, support_mask: Tensor,
     *, class_index: Tensor | None = None,
-) -> Prediction:  # fmt: skip
+) -> MiningPrediction:  # fmt: skip
     """Segment queries, given the encoder's maps: [B,C,h,w] of queries, [B*K,C,h,w] of supports."""
     clue, g, ensemble = model.clue, model.object_mining, model.ensemble
 
@@ -76,10 +77,10 @@ def match(
 
     # Method 4, which the refinements of G need: psi and the base learner's opinion.
     psi = weigh_shots(ensemble, distances)  # [B]
-    base_logits = classify(model.encoder.base, query)  # [B,classes+1,h,w]
+    base_logits = classify(model.encoder.base_learner, query)  # [B,classes+1,h,w]
     base = base_probability(base_logits, class_index)  # [B,1,h,w]
     if model.base_map == "unshown":  # not as published
-        shown = shown_classes(model.encoder.base, support, support_mask)  # [B,classes]
+        shown = shown_classes(model.encoder.base_learner, support, support_mask)  # [B,classes]
         base = base_probability(base_logits, class_index, shown)
     elif model.base_map == "none":
         base = torch.zeros_like(base)
@@ -95,7 +96,7 @@ def match(
         logits.append(chain(head, maps[-1]))  # [B,2,h,w]
 
     final, foreground = merge(ensemble, logits[-1], base, psi)
-    return Prediction(
+    return MiningPrediction(
         size=grid_size(support_mask), prior=similarity, psi=psi, initial_mask=m0,
         query_scales=scales, correlations=correlations, features=maps, logits=logits, masks=masks,
         base_logits=base_logits, final=final, foreground=foreground,
@@ -206,6 +207,7 @@ def pyramid(g: ObjectMining, x: Tensor) -> list[Tensor]:
     """Encode x [B,64,h,w] fine to coarse; return the three scales [B,64,h_i,w_i], coarse first."""
     scales: list[Tensor] = []
     for stage in g.pyramid:
+        assert isinstance(stage, PyramidStage)
         x = pyramid_stage(stage, x)
         scales.insert(0, x)
     return scales

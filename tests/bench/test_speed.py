@@ -139,7 +139,7 @@ def test_channels_last_changes_no_score_and_no_weight() -> None:
 def pyramid_and_gradients(made: AMFormer) -> dict[str, Tensor]:
     """Return the scales of the pyramid and the gradients of its weights."""
     g = made.object_mining
-    scales = g.scales(torch.randn(2, 64, 9, 9, generator=torch.Generator().manual_seed(1)))
+    scales = g.pyramid(torch.randn(2, 64, 9, 9, generator=torch.Generator().manual_seed(1)))
     sum(scale.cos().sum() for scale in scales).backward()
     found = {name: weight.grad.clone() for name, weight in g.pyramid.named_parameters()}
     made.zero_grad()

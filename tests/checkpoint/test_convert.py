@@ -67,7 +67,7 @@ def test_weights_converted_to_published_names_and_back_give_equal_outputs(
     ours, theirs, back = (tmp_path / f"{name}.pth" for name in ("ours", "theirs", "back"))
     write_checkpoint(ours, model=vgg.state_dict(), iteration=7, optimizer_g={}, config={"x": 1})
     run(monkeypatch, ours, theirs)
-    told = "an AMFormer of 15 base classes and 1 shots on vgg16"
+    told = "AMFormer of 15 base classes and 1 shots on vgg16"
     assert f"written: {theirs}, {told}" in capsys.readouterr().out
     assert read_checkpoint(theirs).keys() == to_published(vgg.state_dict()).keys()
     run(monkeypatch, theirs, back, "--to", "ours", "--config", VGG_CONFIG)
@@ -178,7 +178,7 @@ def test_file_without_convertible_weights_is_refused_with_the_reason(
     write_checkpoint(source, state_dict={})
     assert "holds no weights (it is empty)" in refused(source)
     write_checkpoint(source, weight=torch.zeros(1))
-    assert "neither AMFormer's names nor published ones (weight, ...)" in refused(source)
+    assert "neither our names nor published ones (weight, ...)" in refused(source)
     write_checkpoint(source, model=vgg.state_dict() | {"encoder.nonsense": torch.zeros(1)})
     assert "1 surplus (encoder.nonsense)" in refused(source)
     assert "its names are ours already" in refused(source, "--to", "ours")

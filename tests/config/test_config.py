@@ -1,5 +1,6 @@
 """Config files hold the published settings; files, bases and overrides merge; results reload."""
 
+import itertools
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_every_config_file_loads_and_its_header_tells_score_or_cost(path: Path) 
     config = load_config(path, [])
     header = path.read_text()
     assert header.startswith("# ") and ("Cost:" in header or "Published" in header)
-    assert config.Method.pre_weight and config.Train.save_path != "exp/run"
+    assert config.Train.save_path != "exp/run"
+    assert config.Method.pre_weight or config.Method.name == "pfenet"
     if path.stem.endswith("_lite0"):  # for a CPU
         assert config.Base.freeze_backbone
         assert config.Train.feature_store != config.Data.augment
@@ -48,6 +50,23 @@ def test_every_fold_shot_and_network_has_a_config() -> None:
             for shot in ("", "_5shot"):
                 for net in ("resnet50", "resnet101", "vgg16"):
                     assert f"{data_set}_split{fold}{shot}_{net}" in names
+
+
+def test_every_system_has_configs_that_differ_from_those_of_amformer_only_in_the_system() -> None:
+    names = {path.stem for path in FOLD_FILES}
+    own = {"Data.size", "Data.novel_in_training"}  # and what is of the method or of training
+    for system in ("bam", "hdmnet", "pfenet"):
+        for fold in range(4):
+            assert f"demo_split{fold}_{system}_lite0" in names
+            for data_set, shot in itertools.product(("pascal", "coco"), ("", "_5shot")):
+                name = f"{data_set}_split{fold}{shot}_{system}_resnet50"
+                path = ROOT / f"config/{data_set}/{name}.yaml"
+                ours = flatten(to_dict(load_config(path)))
+                other = path.with_name(path.name.replace(f"_{system}", ""))
+                theirs = flatten(to_dict(load_config(other)))
+                changed = {key for key in ours if ours[key] != theirs[key]} - own
+                assert all(key.startswith(("Method.", "Train.", "Eval.resize")) for key in changed)
+                assert system == "pfenet" or "Method.pre_weight" not in changed
 
 
 def test_no_two_configs_write_to_the_same_folder() -> None:

@@ -13,7 +13,7 @@ from util.data.batches import Batches
 from util.evaluate.metrics import ClassTotals, Score
 from util.evaluate.scores import Scores
 from util.runtime.distributed import Ranks
-from util.train.stages import AdversarialRun
+from util.train.stages import SystemRun
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 STRIP = np.zeros((4, 4, 3), np.uint8)
@@ -25,6 +25,7 @@ class SmallTrainer:
     def __init__(self, kilobytes: int):
         self.model, self.state = nn.Linear(2, 2), torch.rand(256 * kilobytes)
         self.areas = ClassTotals(1, torch.device("cpu"))
+        self.optimizers = ("optimizer_g", "optimizer_d")
 
     def state_dict(self) -> dict:
         return {"optimizer_g": {"state": self.state}, "optimizer_d": {}, "scalers": []}
@@ -40,23 +41,23 @@ def start_run(
     split: int = 0,
     data: dict[str, object] | None = None,
     **train: object,
-) -> tuple[AdversarialRun, list[str]]:
+) -> tuple[SystemRun, list[str]]:
     """Start a small run; return it and its lines about where it starts."""
     cfg = Config()
     cfg = replace(cfg, Train=replace(cfg.Train, save_path=str(folder), **train))
     cfg = replace(cfg, Data=replace(cfg.Data, split=split, **(data or {})))
-    run = AdversarialRun(SmallTrainer(kilobytes), cfg, ALONE, Batches(10, 2, 2, ALONE))
+    run = SystemRun(SmallTrainer(kilobytes), cfg, ALONE, Batches(10, 2, 2, ALONE))
     return run, run.start()
 
 
-def save(run: AdversarialRun, *done: int) -> None:
+def save(run: SystemRun, *done: int) -> None:
     """Save the run as it is after these numbers of iterations, one after the other."""
     for count in done:
         run.done = count
         run.save()
 
 
-def validate(run: AdversarialRun, done: int, miou: float, strip: np.ndarray = STRIP) -> None:
+def validate(run: SystemRun, done: int, miou: float, strip: np.ndarray = STRIP) -> None:
     """Record a validation after `done` iterations."""
     score, run.done = Score(miou, 0.0, 0.0, {}), done
     run.record_validation(Scores(score, score, 0.0, {}, 0.0, score, "f5", 0.5, 1, {}), [strip])

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.amformer.attention import (
+from model.amformer import plain
+from model.amformer.clue import ClueExtractor
+from model.attention import (
     MaskedMiningAttention,
     ReducedAttention,
     mining_attention,
     soft_correlation,
 )
-from model.amformer.clue import ClueExtractor
 from model.backbones import LITE0
 from model.base_learner import BaseLearner, Features
 from model.folding import LinearChain, conv3x3_of_enlarged, fold_batch_norms
@@ -320,3 +321,29 @@ def test_folding_removes_frozen_batch_norms_and_keeps_the_features() -> None:
     assert max(m.padding[0] for m in depthwise) == 4  # 8 before folding
     base.backbone.train()
     assert fold_batch_norms(base) is base
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("grid", [(9, 9), (7, 11)])
+def test_context_inside_equals_the_context_at_each_position_of_the_mask(
+    frozen: bool, grid: tuple[int, int]
+) -> None:
+    base = BaseLearner(LITE0, 15).double().eval()
+    for name, value in base.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif name.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.1)
+    base = fold_batch_norms(base) if frozen else base
+    f4 = draw(5, base.backbone.channels[-1], *grid)
+    inside = torch.rand(5, *grid) < 0.3
+    inside[0], inside[1] = True, False  # everything, nothing
+    inside[2] = False
+    inside[2, 0, 0] = inside[2, -1, -1] = inside[2, 0, -1] = True  # corners meet the padding
+    got = base.context_inside(f4, inside)
+    assert [len(part) for part in got] == [512] * 5
+    assert got[1].shape == (512, 0)
+    whole = plain.context(base, f4)
+    for part, of_image, where in zip(got, whole, inside, strict=True):
+        if where.any():
+            assert_same(part, of_image[:, where])

@@ -11,8 +11,8 @@ from helpers.small import BASE_CLASSES, balance_heads, images
 from torch import Tensor
 
 from model import AMFormer, Prediction, UserError
-from model.amformer.system import KSHOT
 from model.backbones import LITE0
+from model.system import KSHOT
 from util.config import KEYS, Config
 from util.evaluate.metrics import argmax_channels
 

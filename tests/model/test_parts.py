@@ -10,6 +10,7 @@ from model.amformer import losses
 from model.amformer.detail_mining import DetailMining, DiscriminatorOutputs, PartAttention
 from model.constants import IGNORE
 from model.ensemble import Ensemble, base_probability
+from model.losses import cross_entropy
 
 
 @pytest.fixture(autouse=True)
@@ -47,16 +48,14 @@ def test_cross_entropy_counts_only_labeled_pixels() -> None:
         for b, i, j in np.ndindex(2, 5, 5)
         if target[b, i, j] != IGNORE
     ]
-    assert_same(losses.cross_entropy(scores, target, torch.tensor(7.0)), sum(rows) / 7)
+    assert_same(cross_entropy(scores, target, torch.tensor(7.0)), sum(rows) / 7)
 
 
 def test_cross_entropy_resizes_scores_with_aligned_corners() -> None:
     scores, target = draw(1, 2, 3, 3), torch.randint(0, 2, (1, 9, 9))
     large = F.interpolate(scores, (9, 9), mode="bilinear", align_corners=True)
     one = torch.tensor(1.0)
-    assert_same(
-        losses.cross_entropy(scores, target, one), losses.cross_entropy(large, target, one).numpy()
-    )
+    assert_same(cross_entropy(scores, target, one), cross_entropy(large, target, one).numpy())
 
 
 def test_distillation_is_the_kl_divergence_over_positions_of_each_scale() -> None:

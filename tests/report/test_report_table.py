@@ -36,12 +36,13 @@ def test_table_holds_means_and_deviations_computed_by_hand(
         assert float(ours[f"{name} std"]) == pytest.approx(std, abs=1e-9), name
     cells = [published[f"fold {fold}"] for fold in range(4)] + [published["mean"]]
     assert cells == ["71.1", "75.9", "69.7", "63.7", "70.1"] and published["mean std"] == ""
-    row = "| pascal | 1 | resnet50 | - | ours, 4 runs | 62.0 ± 2.0 | 70.5 ± 0.5 | 51.5 ± 1.5 |"
+    means = "62.0 ± 2.0 | 70.5 ± 0.5 | 51.5 ± 1.5"
+    row = f"| pascal | 1 | resnet50 | amformer | - | ours, 4 runs | {means} |"
     markdown = (tmp_path / "out/table.md").read_text()
     assert row in markdown and markdown in printed
     assert "| published | 71.1 | 75.9 | 69.7 | 63.7 | 70.1 | - |" in markdown
     latex = (tmp_path / "out/table.tex").read_text()
-    assert r"62.0 $\pm$ 2.0 & 70.5 $\pm$ 0.5 &" in latex and latex.count("&") == 10 * 3
+    assert r"62.0 $\pm$ 2.0 & 70.5 $\pm$ 0.5 &" in latex and latex.count("&") == 11 * 3
 
 
 def test_training_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
@@ -53,6 +54,15 @@ def test_training_seeds_share_a_row_and_settings_do_not(tmp_path: Path) -> None:
     assert (pooled.runs, pooled.setting) == (2, "Train.lr=0.0002")
     assert other.folds == {0: (10.0, None)} and other.setting == "Train.lr=0.1"
     assert pooled.mean is None and pooled.fb_iou is None  # folds are missing
+
+
+def test_systems_have_rows_of_their_own_in_one_table(tmp_path: Path) -> None:
+    scores = {"amformer": 60.0, "bam": 50.0, "hdmnet": 70.0, "pfenet": 40.0}
+    for name, miou in scores.items():
+        write_result(tmp_path / name, [f"Method.name={name}"], {1: miou})
+    rows = [row for row in gather(tmp_path) if row.runs]
+    assert {row.method: row.folds[0][0] for row in rows} == scores
+    assert not any(row.setting for row in rows)
 
 
 def test_mean_has_no_deviation_if_folds_have_different_seeds(tmp_path: Path) -> None:

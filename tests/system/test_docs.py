@@ -231,6 +231,12 @@ def after_changing_the_model(checkout: Path, said: str) -> None:
     assert "`mining_heads`" in (checkout / "docs/config.md").read_text()
 
 
+def after_new_method(checkout: Path, said: str) -> None:
+    assert "written: exp/demo/split0_prototype_lite0/result.json" in said
+    assert "stage one trains" not in said and "prior mIoU" in said and "base mIoU" not in said
+    assert "tf_efficientnet_lite0 | prototype | " in said
+
+
 def after_faq(checkout: Path, said: str) -> None:
     assert "nothing is wrong" in said and "amformer: evaluation: " in said
     assert (checkout / "exp/demo/split0_lite0/episodes.png").is_file()

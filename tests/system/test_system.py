@@ -31,7 +31,7 @@ from util.features import FeatureStore, encode
 from util.folds import CLASSES
 from util.runtime.cli import main
 from util.runtime.distributed import Ranks
-from util.train.stages import AdversarialRun
+from util.train.stages import SystemRun
 
 CONFIG = ROOT / "config" / "demo" / "demo_split0_lite0.yaml"
 
@@ -161,7 +161,7 @@ def test_new_test_removes_the_pictures_of_the_earlier_one(
 def test_run_resumed_in_the_middle_equals_an_uninterrupted_run(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AdversarialRun, "exhausted", lambda run: run.best_epoch > 0)
+    monkeypatch.setattr(SystemRun, "exhausted", lambda run: run.best_epoch > 0)
     call(train_entry.train, demo, f"Train.save_path={tmp_path}")
     assert read_checkpoint(tmp_path / "last.pth")["iteration"] == epoch_of(demo)
     monkeypatch.undo()

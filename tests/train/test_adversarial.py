@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from model import AMFormer
 from model.backbones import LITE0
 from util.runtime.distributed import Ranks
-from util.train.adversarial import AdversarialTrainer, NonFiniteStep, choose_parts
+from util.train.adversarial import AdversarialTrainer, choose_parts
 from util.train.optimizers import lr_schedule
+from util.train.trainer import NonFiniteStep
 
 TOTAL = 40
 

@@ -63,13 +63,13 @@ def test_warmup_lasts_half_an_epoch(
     words: list[str], train: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    built = train_entry.AdversarialTrainer
+    built = train_entry.build_trainer
 
     def watched(*given: object) -> object:
         seen.append(given[-1])
         return built(*given)
 
-    monkeypatch.setattr(train_entry, "AdversarialTrainer", watched)
+    monkeypatch.setattr(train_entry, "build_trainer", watched)
     for word in ("Train.warmup=true", "Train.warmup=false"):
         train("run", word, "Train.max_iterations=3", "Eval.val_episodes=1")
     assert seen == [2, 0]  # an epoch has five iterations

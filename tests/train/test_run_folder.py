@@ -16,7 +16,7 @@ from util.checkpoint import resume
 from util.checkpoint.file import read_checkpoint, write_checkpoint
 from util.runtime.errors import UserError
 from util.runtime.system import hold, release
-from util.train.stages import AdversarialRun
+from util.train.stages import SystemRun
 
 pytestmark = pytest.mark.usefixtures("console")
 
@@ -154,7 +154,7 @@ def test_best_score_of_other_novel_classes_is_not_compared(
 ) -> None:
     """Both folds train on a and b; the score of the other fold is higher."""
 
-    def start(novel: str, **options: object) -> AdversarialRun:
+    def start(novel: str, **options: object) -> SystemRun:
         classes = {"data_set": "custom", "classes": tuple("abcd"), "base": ("a", "b")}
         return start_run(tmp_path, data=classes | {"novel": (novel,)}, **options)[0]
 

@@ -6,7 +6,8 @@
     python -m util.bench Speed.tf32=true Train.precision=bf16 --gpus 1 --size 473
 
 `cold` evaluates an episode from its images, `warm` from the stored features of the encoder. `G` and
-`D` are training steps of the generator and the discriminator on a batch of two, encoder included.
+`D` are training steps of the generator and the discriminator on a batch of two, encoder included;
+of another system than AMFormer, `G` is its training step, and there is no `D`.
 `--plain` also measures the plain formulation of the same model (model/amformer/plain.py). Images
 are noise. The object covers a fifth of a support (0.13 to 0.22 on average in PASCAL's validation
 lists). The mining attention keeps every key, which is the most it can cost.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch.utils.benchmark import Timer, timer
 
-from model import AMFormer, build_model
+from model import AMFormer, System, build_model
 from model.amformer.plain import predict as plain_predict
 from util import ROOT, speed
 from util.bench.counting import count
@@ -27,6 +27,7 @@ from util.runtime.errors import UserError
 from util.runtime.log import log
 from util.runtime.system import resident_peak
 from util.train.adversarial import AdversarialTrainer, choose_parts
+from util.train.supervised import SupervisedTrainer
 
 OBJECT_SHARE = 0.2  # of an image; 0.13 to 0.22 on average in PASCAL's validation lists
 BATCH_SIZE = 2  # episodes in a training step
@@ -56,19 +57,27 @@ def prepare(
     """Return the work as a function without arguments; `plain`: on the plain formulation."""
     torch.manual_seed(0)
     model = build_model(cfg).to(device)
-    model.ensemble.keep_every_position = True
+    if isinstance(model, AMFormer):
+        model.ensemble.keep_every_position = True
+    elif plain or work == "D":
+        what = "--plain" if plain else "--work D"
+        raise UserError(f"{what}: is of Method.name amformer only, not {cfg.Method.name}")
     speed.set_up(model, cfg, device)
     if work in ("G", "D"):
-        return _training(work, model.train(), cfg, device, plain)
+        model.train()
+        return _training(work, model, cfg, device, plain)
     return _evaluation(work, model.eval(), cfg, device, plain)
 
 
 def _training(
-    work: str, model: AMFormer, cfg: Config, device: torch.device, plain: bool
+    work: str, model: System, cfg: Config, device: torch.device, plain: bool
 ) -> Callable[[], object]:
     batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, BATCH_SIZE, device)
+    ranks = Ranks(0, 1, device)
+    if not isinstance(model, AMFormer):
+        return _supervised(SupervisedTrainer(model, cfg, 100, ranks), batch)
     kind = PlainAdversarialTrainer if plain else AdversarialTrainer
-    trainer = kind(model, cfg, 100, Ranks(0, 1, device))
+    trainer = kind(model, cfg, 100, ranks)
 
     def step() -> object:
         with trainer.autocast():
@@ -80,8 +89,17 @@ def _training(
     return step
 
 
+def _supervised(trainer: SupervisedTrainer, batch: EpisodeBatch) -> Callable[[], object]:
+    def step() -> object:
+        with trainer.autocast():
+            encoded = encode(trainer.model.encoder, batch)
+        return trainer.step(encoded, 0, 0)
+
+    return step
+
+
 def _evaluation(
-    work: str, model: AMFormer, cfg: Config, device: torch.device, plain: bool
+    work: str, model: System, cfg: Config, device: torch.device, plain: bool
 ) -> Callable[[], object]:
     batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, 1, device)
     images = batch.query, batch.support, batch.support_mask
@@ -89,7 +107,9 @@ def _evaluation(
     @torch.no_grad()
     def cold() -> object:
         with speed.autocast(cfg.Eval.precision, device):
-            return plain_predict(model, *images) if plain else model(*images)
+            if plain and isinstance(model, AMFormer):
+                return plain_predict(model, *images)
+            return model(*images)
 
     if work == "cold" or plain:  # the plain formulation stores no features, so warm equals cold
         return cold

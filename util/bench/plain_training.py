@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from model import AMFormer, Prediction
-from model.amformer import losses, plain
+from model import AMFormer
+from model.amformer import MiningPrediction, losses, plain
 from model.amformer.detail_mining import DiscriminatorOutputs
 from model.base_learner import Features
 from model.query_support import QueryFeatures
 from model.resize import grid_size
 from util.data.dataset import EpisodeBatch
 from util.features import EncodedBatch
-from util.train.adversarial import AdversarialTrainer, final_areas
+from util.train.adversarial import AdversarialTrainer
+from util.train.trainer import final_areas
 
 
 @dataclass(kw_only=True)
@@ -38,7 +39,7 @@ class PlainBatch(EncodedBatch):
 
 def encode(model: AMFormer, batch: EpisodeBatch) -> PlainBatch:
     """Encode B queries and B*K supports with `plain.features`."""
-    base, mask = model.encoder.base, batch.support_mask
+    base, mask = model.encoder.base_learner, batch.support_mask
     query = plain.features(base, batch.query)
     return PlainBatch(
         query=QueryFeatures(query, query.f2.new_empty(len(mask), 0, 0), grid_size(batch.query)),
@@ -55,7 +56,7 @@ def encode(model: AMFormer, batch: EpisodeBatch) -> PlainBatch:
 class PlainAdversarialTrainer(AdversarialTrainer):
     """`AdversarialTrainer` on batches of `encode`."""
 
-    def predict(self, batch: EncodedBatch) -> Prediction:
+    def predict(self, batch: EncodedBatch) -> MiningPrediction:
         """Predict with `plain.match`."""
         assert isinstance(batch, PlainBatch)
         return plain.match(
@@ -64,7 +65,7 @@ class PlainAdversarialTrainer(AdversarialTrainer):
         )  # fmt: skip
 
     def discriminator_outputs(
-        self, prediction: Prediction, batch: EncodedBatch
+        self, prediction: MiningPrediction, batch: EncodedBatch
     ) -> list[DiscriminatorOutputs]:
         """Compare the predicted and the true masks with `plain.discriminate`."""
         return plain.discriminate(

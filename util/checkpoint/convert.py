@@ -4,8 +4,8 @@
     python -m util.checkpoint.convert bam.pth base.pth        # then Method.pre_weight=base.pth
     python -m util.checkpoint.convert exp/pascal/split0_resnet50/best.pth published.pth
 
-The names in the file decide the direction; names and shapes tell backbone, classes and shots. See
-docs/weights.md.
+IN may be of any system of `Method.name`. The names in the file decide the direction; names and
+shapes tell system, backbone, classes and shots. See docs/weights.md.
 """
 
 from pathlib import Path

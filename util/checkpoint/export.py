@@ -24,7 +24,7 @@ from util.runtime.log import log
 if TYPE_CHECKING:  # torch takes seconds to load, and `--help` needs none
     from torch import Tensor, nn
 
-    from model import AMFormer
+    from model import System
     from model.backbones import Backbone
     from util.config import Config
 
@@ -104,7 +104,7 @@ def exported(path: Path, scores: Mapping[str, Any], overrides: list[str] | None 
 
 def read_exported(
     content: bytes, path: Path, overrides: list[str] | None = None
-) -> tuple["AMFormer", "Config", float | None]:
+) -> tuple["System", "Config", float | None]:
     """Return model, config and presence threshold of an exported file with these bytes.
 
     Nothing in the file is run. Raises `UserError` if it is no such file, torn, of another

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import AMFormer, build_model
-from model.base_learner import BaseLearner
+from model import System, build_model
+from model.backbones import load_pretrained
+from model.base_learner import BaseLearner, FrozenBackbone
 from model.published import base_from_published
 from util.checkpoint.file import (
     load_state_dict_strictly,
@@ -28,20 +29,29 @@ MAX_PRESENCE = 100.0
 
 
 @timed("base learner read")
-def load_base_learner(base: BaseLearner, cfg: Config) -> dict[str, Any] | None:
+def load_base_learner(base: FrozenBackbone, cfg: Config) -> dict[str, Any] | None:
     """Load the base learner from `Method.pre_weight`: a file of our stage one, or one of BAM.
 
-    Returns what the file says of its training, for `origin.training_of_stages`; None if nothing.
-    Raises `UserError` if the file is missing, torn, of another architecture, or was trained on
-    other classes.
+    Where the system has none, its backbone is taken from that file, or, if no file is named, from
+    the ImageNet weights of `Method.pretrained`. Returns what the file says of its training, for
+    `origin.training_of_stages`; None if nothing. Raises `UserError` if the file is missing, torn,
+    of another architecture, or was trained on other classes.
     """
-    path = cfg.Method.pre_weight
+    path, whole = cfg.Method.pre_weight, base
+    if not isinstance(base, BaseLearner):
+        if not path:
+            load_pretrained(base.backbone, cfg.Method.backbone, cfg.Method.pretrained)
+            return None
+        whole = BaseLearner(cfg.Method.backbone, cfg.num_base_classes)
+    elif not path:
+        raise UserError("Method.pre_weight is empty; name the base learner's file")
     if not Path(path).is_file():
         remedy = "train.sh makes it, or: python train_base.py --config FILE"
         raise UserError(f"Method.pre_weight: there is no file {path!r}; {remedy}")
     content, _ = read_checkpoint_once(path)
     weights = state_dict_in(content, "state_dict", path)
-    load_state_dict_strictly(base, base_from_published(weights, base.state_dict()), path)
+    load_state_dict_strictly(whole, base_from_published(weights, whole.state_dict()), path)
+    base.backbone.load_state_dict(whole.backbone.state_dict())
     trained = trained_config(content, path)
     if trained is None:
         return None
@@ -68,7 +78,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
     return state
 
 
-def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> AMFormer:
+def trained_model(cfg: Config, state: dict[str, Any], path: Path) -> System:
     """Build the model that a config describes, with the weights of a checkpoint, on the CPU.
 
     Only with `Eval.kshot: model` do the trained K-shot weights take part in a prediction. Otherwise

@@ -14,13 +14,15 @@ CHECKPOINTS = LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 Kinds = Mapping[str, type | tuple[type, ...]]
 """Key of a checkpoint -> the types that its value may have."""
 
-_OF_BOTH: Kinds = {
+_OF_BOTH: dict[str, type | tuple[type, ...]] = {
     **{"model": dict, "iteration": int, "random": list},
     **{"best": (int, float), "stale": int, "run": int},
 }
-BASE_LEARNER_STATE: Kinds = {**_OF_BOTH, "optimizer": dict}
-ADVERSARIAL_STATE: Kinds = {**_OF_BOTH, "optimizer_g": dict, "optimizer_d": dict}
-"""What stage one and stage two need to resume."""
+
+
+def state_with(optimizers: Iterable[str]) -> Kinds:
+    """Return what a stage needs to resume whose optimizers have these names."""
+    return _OF_BOTH | dict.fromkeys(optimizers, dict)
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,18 @@ T = TypeVar("T")
 
 
 def key(
-    default: T, description: str, neutral: bool = False, names_input: bool = False, **limits: Any
-) -> T:
+    default: T, description: str, neutral: bool = False, names_input: bool = False,
+    systems: tuple[str, ...] = (), **limits: Any,
+) -> T:  # fmt: skip
     """Define a key of a section; `limits`: of `pydantic.Field`, such as `ge` and `pattern`.
 
     `neutral`: no result depends on the value: it says where output goes, how it is shown, or how
     fast it comes. `names_input`: the value is a path. Results depend on the content, which they
-    record by other means, and not on the path.
+    record by other means, and not on the path. `systems`: values of Method.name for which the key
+    has an effect; (): all.
     """
-    facts = {"neutral": neutral, "names_input": names_input}
-    return Field(default, description=description, json_schema_extra={**facts}, **limits)
+    facts: Any = {"neutral": neutral, "names_input": names_input, "systems": list(systems)}
+    return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
 # Values are not converted to another type, except where YAML has no better way to write them.
@@ -45,6 +47,7 @@ Number = Annotated[float, _EXPONENT]
 Positive = Annotated[float, Gt(0), _EXPONENT]
 Fraction = Annotated[float, Ge(0), Le(1), _EXPONENT]
 Weights = Annotated[tuple[Annotated[float, Ge(0), _EXPONENT], ...], _LIST]
+Scales = Annotated[tuple[Positive, ...], MinLen(1), _LIST]
 Range = Annotated[tuple[Positive, Positive], _LIST]
 Share = Annotated[float, Gt(0), Le(1), _EXPONENT]
 Shares = Annotated[tuple[Share, Share], _LIST]
@@ -57,6 +60,7 @@ _WORD = BeforeValidator(
 Control = Literal["other_class", "blank_support", "shuffled_mask", "random_support"]
 Controls = Annotated[tuple[Control, ...], _LIST, _WORD]
 Precision = Literal["fp32", "bf16", "fp16"]
+AMFORMER, TRANSFORMERS = ("amformer",), ("amformer", "hdmnet")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -156,6 +160,7 @@ class DataSection:
 class MethodSection:
     """The network, and the oddities of the published one (docs/deviations.md)."""
 
+    name: Literal["amformer", "hdmnet", "bam", "pfenet"] = key("amformer", "the system")
     backbone: str = key(
         "resnet50",
         "network that encodes the images",
@@ -166,10 +171,15 @@ class MethodSection:
         "download", "ImageNet weights: download, package, none, or a file"
     )
     pre_weight: File = key(
-        "", "file of the base learner; train.sh trains it if it is missing", names_input=True
+        "",
+        "file of the base learner; train.sh trains it if it is missing; pfenet: it takes only the"
+        " backbone from it, or, if empty, the weights of pretrained",
+        names_input=True,
     )
     projection_init: Literal["linear", "trunc_normal"] = key(
-        "linear", "first weights of G's q, k, v, o: of torch's Linear, or truncated normal 0.02"
+        "linear",
+        "first weights of G's q, k, v, o: of torch's Linear, or truncated normal 0.02",
+        systems=AMFORMER,
     )
     low_fea: Literal["layer2", "layer3", "layer4"] = key(
         "layer2", "stage of the backbone whose Gram matrices are compared"
@@ -177,17 +187,38 @@ class MethodSection:
     kshot_trans_dim: int = key(
         2, "hidden channels of the K-shot weights; 0: no such layer", ge=0, le=1000
     )
-    fix_bn: bool = key(True, "all batch norms, also new ones, stay in eval mode")
-    mining_softmax: Literal["query", "key"] = key("query", "axis of the mining softmax")
-    mask_threshold: Number = key(0.7, "initial mask: smallest cosine / 0.1 kept", ge=-10, le=10)
+    fix_bn: bool = key(
+        True, "all batch norms, also new ones, stay in eval mode", systems=TRANSFORMERS
+    )
+    mining_softmax: Literal["query", "key"] = key(
+        "query", "axis of the mining softmax", systems=AMFORMER
+    )
+    mask_threshold: Number = key(
+        0.7, "initial mask: smallest cosine / 0.1 kept", systems=AMFORMER, ge=-10, le=10
+    )
     base_dropout: bool = key(True, "dropout stays on in the frozen base learner in training")
-    discriminator_sigmoid: bool = key(True, "sigmoid before the BCE with logits")
-    train_parts: bool = key(False, "train the part queries (as published: not trained)")
-    train_kshot: bool = key(False, "train the K-shot weights (as published: not trained)")
+    discriminator_sigmoid: bool = key(True, "sigmoid before the BCE with logits", systems=AMFORMER)
+    train_parts: bool = key(
+        False, "train the part queries (as published: not trained)", systems=AMFORMER
+    )
+    train_kshot: bool = key(
+        False, "train the K-shot weights (as published: not trained)", systems=AMFORMER
+    )
+    ppm_scales: Scales = key(
+        (60.0, 30.0, 15.0, 8.0),
+        "cells a side of each scale of the enrichment; at most 1.0: as a share of the grid",
+        systems=("pfenet",),
+    )
+    train_backbone_norms: bool = key(
+        True,
+        "the frozen backbone's batch norms use and track the statistics of the training batches",
+        systems=("pfenet",),
+    )
     base_map: Literal["all", "unshown", "none"] = key(
         "all",
         "base classes that the ensemble takes for background: all; all but those that the base"
         " learner sees in the supports; or none",
+        systems=AMFORMER,
     )
 
 
@@ -232,23 +263,37 @@ class TrainSection:
     batch_size: int = key(8, "episodes per step, over all ranks", ge=1)
     lr: Number = key(2e-4, "learning rate of the transformers", gt=0)
     lr_multiplier: Number = key(10.0, "multiple of lr for the other parts", gt=0)
-    merge_lr_multiplier: Number = key(10.0, "multiple of lr for the ensemble's weights", gt=0)
-    weight_decay: Number = key(
-        0.01, "weight decay of AdamW (generator), Adam (discriminator)", ge=0
+    merge_lr_multiplier: Number = key(
+        10.0, "multiple of lr for the ensemble's weights", systems=TRANSFORMERS, gt=0
     )
+    weight_decay: Number = key(0.01, "weight decay: of AdamW, Adam (discriminator), or SGD", ge=0)
+    momentum: Fraction = key(0.9, "momentum of SGD", systems=("bam", "pfenet"))
     power: Number = key(0.9, "exponent of the polynomial decay", ge=0)
     epochs: int = key(300, "passes over the training list", ge=1)
     max_iterations: int = key(0, "iterations of the whole run; 0: all epochs", ge=0)
     aux_weight1: Number = key(1.0, "weight of the distillation loss", ge=0)
-    dice_weight: Number = key(0.0, "weight of 1 - Dice of G's masks, a loss of its own", ge=0)
-    balanced_weight: Number = key(
-        0.0, "weight of G's cross entropy with object and background of equal weight", ge=0
+    dice_weight: Number = key(
+        0.0, "weight of 1 - Dice of G's masks, a loss of its own", systems=AMFORMER, ge=0
     )
-    adversarial: bool = key(True, "train with the discriminator; false: the generator alone")
-    adversarial_weight: Number = key(0.1, "weight of the adversarial loss once per period", ge=0)
-    adversarial_rest_weight: Number = key(1e-9, "that weight in other generator steps", ge=0)
-    adversarial_period: int = key(5, "iterations per period, odd", ge=1)
-    diversity_weight: Number = key(0.01, "weight of the diversity loss of the parts", ge=0)
+    balanced_weight: Number = key(
+        0.0,
+        "weight of G's cross entropy with object and background of equal weight",
+        systems=AMFORMER,
+        ge=0,
+    )
+    adversarial: bool = key(
+        True, "train with the discriminator; false: the generator alone", systems=AMFORMER
+    )
+    adversarial_weight: Number = key(
+        0.1, "weight of the adversarial loss once per period", systems=AMFORMER, ge=0
+    )
+    adversarial_rest_weight: Number = key(
+        1e-9, "that weight in other generator steps", systems=AMFORMER, ge=0
+    )
+    adversarial_period: int = key(5, "iterations per period, odd", systems=AMFORMER, ge=1)
+    diversity_weight: Number = key(
+        0.01, "weight of the diversity loss of the parts", systems=AMFORMER, ge=0
+    )
     seed: int = key(321, "seed of weights, episodes and dropout", ge=0)
     seed_deterministic: bool = key(False, "deterministic kernels: slower, repeatable to the bit")
     save_path: NonEmptyFile = key("exp/run", "folder of checkpoints, curves, config", neutral=True)
@@ -374,7 +419,8 @@ class Config:
         shots = f"_{self.Data.shot}shot" if self.Data.shot > 1 else ""
         net = self.Method.backbone.removeprefix("timm/")
         trained_on = f"{self.Data.trained_on}2" if self.Data.trained_on else ""
-        return f"{trained_on}{self.Data.data_set}_split{self.Data.split}{shots}_{net}"
+        system = "" if self.Method.name == "amformer" else f"_{self.Method.name}"
+        return f"{trained_on}{self.Data.data_set}_split{self.Data.split}{shots}{system}_{net}"
 
 
 SECTIONS: dict[str, Any] = {section.name: type(section.default) for section in fields(Config)}
@@ -388,7 +434,13 @@ KEYS: dict[str, FieldInfo] = {
 """`Section.key` -> annotation, default, description, limits and facts of a key."""
 
 
+def facts_of(name: str) -> dict[str, Any]:
+    """Return the facts of the key `Section.key`; see `key`."""
+    facts = KEYS[name].json_schema_extra
+    assert isinstance(facts, dict)
+    return facts
+
+
 def keys_with(fact: Literal["neutral", "names_input"]) -> frozenset[str]:
     """Return the `Section.key` of all keys with a fact; see `key`."""
-    facts = {name: field.json_schema_extra for name, field in KEYS.items()}
-    return frozenset(n for n, known in facts.items() if isinstance(known, dict) and known[fact])
+    return frozenset(name for name in KEYS if facts_of(name)[fact])

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from util.config.schema import KEYS, SECTIONS, Config
+from util.config.schema import KEYS, SECTIONS, Config, facts_of
 from util.folds import FOLDS, OWN_CLASSES, fold_of, mixed_sets
 from util.runtime.errors import UserError
 
@@ -77,7 +77,8 @@ _BOUNDS = {
 
 def check_together(config: Config, source: str) -> None:
     """Raise `UserError` for the first keys that do not go together, or that have no effect."""
-    for mistake in chain(_mistakes_in_data(config), _mistakes_in_training(config)):
+    parts = _mistakes_in_data, _mistakes_in_training, _mistakes_in_system
+    for mistake in chain.from_iterable(find(config) for find in parts):
         raise UserError(f"{source}: {mistake}")
 
 
@@ -189,6 +190,9 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
     if train.adversarial_period % 2 == 0:
         # Else each weighted iteration is a discriminator step: the two take turns.
         yield f"Train.adversarial_period must be odd, given {train.adversarial_period}"
+    if train.feature_store and method.name == "pfenet" and method.train_backbone_norms:
+        what = "keeps features that never change; set Method.train_backbone_norms false"
+        yield f"Train.feature_store {what}, or Train.feature_store false"
     if train.feature_store and data.augment:
         yield "Train.feature_store keeps features of unchanged images; set Data.augment false"
     if data.crop[0] < 1 and not data.augment:
@@ -205,6 +209,15 @@ def _mistakes_in_training(config: Config) -> Iterator[str]:
         yield f"Train.accumulate wants at most {limit}, given {train.accumulate}"
     if train.seed_deterministic and config.Speed.cudnn_benchmark:
         yield "Speed.cudnn_benchmark contradicts Train.seed_deterministic; remove one of them"
+
+
+def _mistakes_in_system(config: Config) -> Iterator[str]:
+    for name, field in KEYS.items():
+        section, _, key = name.partition(".")
+        systems = facts_of(name)["systems"]
+        changed = getattr(getattr(config, section), key) != field.default
+        if systems and config.Method.name not in systems and changed:
+            yield f"{name} has no effect with Method.name {config.Method.name}; remove it"
 
 
 def key_hint(name: str) -> str:

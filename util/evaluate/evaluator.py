@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from model import AMFormer, Prediction
+from model import Prediction, System
 from model.resize import bilinear_ac
 from util import speed
 from util.config import Config
@@ -49,7 +49,7 @@ class Evaluator:
 
     file_name = "result.json"  # of a test
 
-    def __init__(self, model: AMFormer, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):
+    def __init__(self, model: System, episodes: EpisodeDataset, cfg: Config, ranks: Ranks):
         self.model, self.episodes, self.cfg, self.ranks = model, episodes, cfg, ranks
         self.store = FeatureStore(model.encoder, episodes, cfg.Eval.cache_gb)
         self._queries: dict[str, QueryScorer] = {}
@@ -68,7 +68,8 @@ class Evaluator:
     def tally(self, order: EvaluationOrder) -> Tally:
         """Return an empty tally of an evaluation."""
         size = len(self.classes), self.cfg.num_base_classes, self.ranks.device
-        return Tally({seed: ScoreTotals(*size) for seed in order.seeds})
+        scored = self.model.PRIORS, self.model.has_base_learner
+        return Tally({seed: ScoreTotals(*size, *scored) for seed in order.seeds})
 
     def run(
         self,
@@ -123,7 +124,8 @@ class Evaluator:
         restored. Raises `UserError` if scores are not finite.
         """
         was_training = self.model.training
-        if not self.cfg.Method.fix_bn:  # ranks have learned different batch norm statistics
+        # Ranks may have learned different batch norm statistics.
+        if self.model.encoder.train_norms or not self.cfg.Method.fix_bn:
             distributed.broadcast_parameters(self.model)
         self.model.eval()
         done = 0
@@ -190,6 +192,8 @@ class QueryScorer:
         is_novel = (self.base_label == 0) & (self.label != 0)
         self.true_label = torch.where(is_novel, base_classes + 1, self.base_label)
         self.base_prediction: Tensor | None = None  # the same in all episodes of the query
+        if not evaluator.model.has_base_learner:
+            self.base_prediction = torch.zeros_like(self.base_label)  # background everywhere
         self.base_totals = ClassTotals(base_classes, device)
         self.keep_annotated = evaluator.episodes.keep_annotated
         # Four label maps, `base_prediction` among them: of one byte a pixel, or two.
@@ -227,7 +231,7 @@ class QueryScorer:
             return self.resize(scores[row : row + 1])
 
         scores = resized(prediction.final)
-        final, meta = argmax_channels(scores), argmax_channels(resized(prediction.logits[-1]))
+        final, meta = argmax_channels(scores), argmax_channels(resized(prediction.meta_logits))
         totals, index = tally.totals[task.seed], self.classes.index(plan.class_id)
         if task.control:
             found = [areas(final, target), areas(meta, target)]

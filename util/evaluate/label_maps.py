@@ -209,7 +209,7 @@ class MapEvaluator:
         if self.protocol.base:
             below = argmax_channels(query.resize(prediction.base_logits[:1]))
         kinds = tally.totals[group[0].seed].kinds
-        for kind, scores in zip(KINDS, (prediction.final, prediction.logits[-1]), strict=True):
+        for kind, scores in zip(KINDS, (prediction.final, prediction.meta_logits), strict=True):
             resized = [query.resize(scores[row : row + 1]) for row in range(len(group))]
             leads = torch.stack([object_ - background for background, object_ in resized])
             kinds[kind].add(merge(leads, labels, below, self.protocol.tau), target)

@@ -17,10 +17,11 @@ SIMILAR = 0.1  # share of the positions whose similarity counts for the presence
 
 
 def presence(final: Tensor, prior: Tensor) -> float:
-    """Return how surely the object is there, of final scores and prior, [2,h,w] each.
+    """Return how surely the object is there, of final scores [2,h,w] and prior [n,h,w].
 
-    It is the largest lead of the object over the background, plus the mean similarity (the prior
-    from f5) of the tenth of the positions that are most similar to the support.
+    It is the largest lead of the object over the background, plus the mean similarity (the first
+    map of the prior, from f5 if there is one) of the tenth of the positions that are most similar
+    to the support.
     """
     background, foreground = final.float()
     similarity = prior[0].float().flatten()

@@ -20,8 +20,6 @@ from util.evaluate.metrics import (
     sum_over_ranks,
 )
 
-PRIOR_CHANNELS = ("f5", "f4")  # named after the features that they compare
-
 # Novel class -> "predicted" or "object" -> label -> pixels; see `name_confusion`.
 Confusion = dict[str, dict[str, dict[str, int]]]
 
@@ -58,20 +56,21 @@ class Scores:
 
     final: Score  # of the system
     meta: Score  # of G without the ensemble
-    base_miou: float  # of the base learner, on the base classes that the same queries hold
+    base_miou: float | None  # of the base learner, on base classes in the queries; None: no such
     base_classes: dict[str, float]  # IoU of each of them
     loss: float  # mean cross-entropy of the final scores over the episodes
     prior: Score  # of the better channel of the training-free prior, at its best threshold
-    prior_channel: str  # that channel, one of `PRIOR_CHANNELS`
+    prior_channel: str  # that channel, one of `System.PRIORS`
     prior_threshold: float  # that threshold, 0..1
     episodes: int  # their number
     confusion: Confusion
 
     def line(self) -> str:
         """Return the scores in one line."""
+        base = "" if self.base_miou is None else f"base {self.base_miou:.2f}  "
         return (
             f"mIoU {self.final.miou:.2f}  FB-IoU {self.final.fb_iou:.2f}  "
-            f"meta {self.meta.miou:.2f}  base {self.base_miou:.2f}  prior {self.prior.miou:.2f}"
+            f"meta {self.meta.miou:.2f}  {base}prior {self.prior.miou:.2f}"
         )
 
     def columns(self) -> dict[str, float]:
@@ -79,7 +78,8 @@ class Scores:
         columns: dict[str, float] = {}
         for kind in ("final", "meta", "prior"):
             columns |= score_columns(kind, getattr(self, kind))
-        columns["base mIoU"] = self.base_miou
+        if self.base_miou is not None:
+            columns["base mIoU"] = self.base_miou
         return columns | {f"  base {name}": iou for name, iou in self.base_classes.items()}
 
 
@@ -91,14 +91,21 @@ def score_columns(kind: str, score: Score) -> dict[str, float]:
 
 
 class ScoreTotals:
-    """Pixel counts of the episodes of one seed, for the numbers of novel and of base classes."""
+    """Pixel counts of the episodes of one seed, for the numbers of novel and of base classes.
 
-    def __init__(self, classes: int, base_classes: int, device: torch.device):
+    `prior_channels` are `System.PRIORS`. Without a `base_learner`, none is scored.
+    """
+
+    def __init__(
+        self, classes: int, base_classes: int, device: torch.device,
+        prior_channels: tuple[str, ...], base_learner: bool,
+    ) -> None:  # fmt: skip
+        self.prior_channels, self.base_learner = prior_channels, base_learner
         self.final, self.meta = BinaryTotals(classes, device), BinaryTotals(classes, device)
         self.base = ClassTotals(base_classes, device)
         self.loss = LossTotals(device)
         self.confusion = ConfusionTotals(classes, base_classes, device)
-        self.priors = [ThresholdTotals(classes, device) for _ in PRIOR_CHANNELS]
+        self.priors = [ThresholdTotals(classes, device) for _ in prior_channels]
 
     def parts(self) -> list[Totals]:
         """Return everything that is counted."""
@@ -116,11 +123,11 @@ class ScoreTotals:
         return Scores(
             final=Score.of(self.final.class_iou(), self.final.fb_iou(), names),
             meta=Score.of(self.meta.class_iou(), self.meta.fb_iou(), names),
-            base_miou=100 * self.base.miou(),
+            base_miou=100 * self.base.miou() if self.base_learner else None,
             base_classes=percent_by_name(self.base, base_names),
             loss=self.loss.mean(),
             prior=Score.of(iou, both, names),
-            prior_channel=PRIOR_CHANNELS[best],
+            prior_channel=self.prior_channels[best],
             prior_threshold=threshold,
             episodes=episodes,
             confusion=name_confusion(self.confusion, names, base_names),

@@ -87,8 +87,9 @@ def heatmap(values: np.ndarray) -> np.ndarray:
 def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarray:
     """Draw one evaluated episode as RGB (uint8 [H,W,3]); of K supports, the first is shown.
 
-    From left to right: support, query, ground truth, prior, G's masks (the first and the refined
-    ones), final mask. Predictions are colored as in `COLORS`. Their IoU is at the query's size.
+    From left to right: support, query, ground truth, prior, the meta learner's masks (of AMFormer,
+    the first and the refined ones), final mask. Predictions are colored as in `COLORS`. Their IoU
+    is at the query's size.
     """
     row, plan = episode.row, episode.plan
     prediction, target = episode.prediction, episode.target
@@ -103,8 +104,9 @@ def draw_strip(episode: EvaluatedEpisode, episodes: EpisodeDataset) -> np.ndarra
         ("ground truth", _paint(query, truth == 1, truth)),
         ("prior", _draw_prior(prediction.prior[row : row + 1])),
     ]
-    stages = ["first mask", *(f"refined {i}" for i in range(1, len(prediction.logits))), "final"]
-    for title, scores in zip(stages, [*prediction.logits, prediction.final], strict=True):
+    stages = prediction.stages
+    titles = ["first mask", *(f"refined {i}" for i in range(1, len(stages))), "final"]
+    for title, scores in zip(titles, [*stages, prediction.final], strict=True):
         scores = scores[row : row + 1]
         iou = object_iou(argmax_channels(episode.resize(scores)), target)
         mask = argmax_channels(bilinear_ac(scores, (TILE, TILE))[0]).cpu() == 1
@@ -169,7 +171,7 @@ def _paint(picture: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
 
 
 def _draw_prior(prior: Tensor) -> Tensor:
-    """Color the mean of the prior's channels [1,2,h,w]: uint8 [3,TILE,TILE]."""
+    """Color the mean of the prior's channels [1,n,h,w]: uint8 [3,TILE,TILE]."""
     values = bilinear_ac(prior, (TILE, TILE))[0].mean(0).clamp(0, 1)
     return torch.from_numpy(heatmap(values.cpu().numpy())).permute(2, 0, 1)
 

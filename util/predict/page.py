@@ -328,14 +328,14 @@ def result_row(
     """Return the row of query `number`, from 1, of the file `name`, as HTML.
 
     Its pictures: the first support, with its object in color, query (uint8 [H,W,3] each), prior,
-    initial mask, refinements, final mask.
+    initial mask (of AMFormer), masks before the base learner is merged in, final mask.
     """
     query = reduce_size(query, pictures.SIDE)
     panels = {
         "support": support,
         "query": query,
         "prior": heatmap(stages.prior),
-        "initial mask": heatmap(stages.initial),
+        **({} if stages.initial is None else {"initial mask": heatmap(stages.initial)}),
         **{f"mask {i}": 255 * mask for i, mask in enumerate(stages.refinements, 1)},
         "final": overlay(query, stages.final),
     }

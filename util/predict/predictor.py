@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import AMFormer, Prediction
+from model import Prediction, System
+from model.amformer import MiningPrediction
 from model.backbones import pixel_statistics
 from model.constants import IGNORE, TEMPERATURE
 from model.query_support import QueryFeatures, SupportFeatures
@@ -61,17 +62,18 @@ class Stages:
     """The steps that led to the mask of one class, at the image's size (`example.reduced_rgb`).
 
     Attributes:
-        prior: mean of the two channels of the training-free prior, 0..1 (float32 [H,W]).
+        prior: mean of the channels of the training-free prior, 0..1 (float32 [H,W]).
         initial: the initial mask as a cosine, 0..1 (float32 [H,W]). The model uses the cosine of
             prototype and query divided by the temperature 0.1, and 0 where that is below
             `Method.mask_threshold`. Here it is multiplied by 0.1 and clipped to 0..1.
-        refinements: the generator's masks: the first, and one after each of its two refinements
-            (uint8 [H,W] of 0 and 1 each).
+            None: the system is not AMFormer and has none.
+        refinements: the masks before the base learner is merged in: of AMFormer the first, and one
+            after each of its two refinements; else one (uint8 [H,W] of 0 and 1 each).
         result: the system's answer, with the base learner, for this class alone.
     """
 
     prior: np.ndarray
-    initial: np.ndarray
+    initial: np.ndarray | None
     refinements: tuple[np.ndarray, ...]
     result: Result
 
@@ -88,7 +90,7 @@ class Predictor:
     is the presence below which a class is not there, see `util.evaluate.presence`.
     """
 
-    def __init__(self, model: AMFormer, cfg: Config, threshold: float | None = None) -> None:
+    def __init__(self, model: System, cfg: Config, threshold: float | None = None) -> None:
         self.model, self.cfg, self.threshold = model.eval(), cfg, threshold
         self.device = next(model.parameters()).device
         self.transform = eval_transform(cfg, *pixel_statistics(cfg.Method.backbone))
@@ -229,10 +231,13 @@ class Predictor:
         def binary(logits: Tensor) -> np.ndarray:
             return argmax_channels(resized(logits)).to(torch.uint8).cpu().numpy()
 
+        initial = None
+        if isinstance(prediction, MiningPrediction):
+            initial = fraction(TEMPERATURE * resized(prediction.initial_mask)[0])
         return Stages(
             prior=fraction(resized(prediction.prior).mean(0)),
-            initial=fraction(TEMPERATURE * resized(prediction.initial_mask)[0]),
-            refinements=tuple(map(binary, prediction.logits)),
+            initial=initial,
+            refinements=tuple(map(binary, prediction.stages)),
             result=self._combine([prediction], image.shape[:2]),
         )
 
@@ -271,7 +276,7 @@ class Predictor:
 
 def _read_checkpoint(
     path: Path, overrides: list[str] | None
-) -> tuple[AMFormer, Config, float | None]:
+) -> tuple[System, Config, float | None]:
     """Return model, config and presence threshold of a checkpoint of train.py."""
     state = read_checkpoint(path)
     require_our_names(state, path, " --config CONFIG")

@@ -43,11 +43,12 @@ class Row:
     data: str  # name of the fold lists of the test, such as pascal, coco, demo
     backbone: str  # such as resnet50
     shot: int  # number of supports
-    setting: str = ""  # keys and values that differ between rows of this data, backbone and shot
+    setting: str = ""  # keys and values that differ between rows that are otherwise alike
     folds: dict[int, Cell] = field(default_factory=dict)  # fold -> mIoU
     mean: Cell | None = None  # mIoU over all folds
     fb_iou: Cell | None = None  # FB-IoU over all folds
     difference: Difference | None = None  # of the mIoU to another row, in a sweep
+    method: str = "amformer"  # `Method.name`
     runs: int = 0  # number of results in this row; 0 for a published row
 
     @property
@@ -67,7 +68,7 @@ def gather(folder: Path) -> list[Row]:
     if not paths:
         remedy = "test.sh writes one into the folder of a run"
         raise UserError(f"{folder}: no result.json in it or below; {remedy}")
-    groups: dict[tuple[str, int, str], list[Result]] = {}
+    groups: dict[tuple[str, int, str, str], list[Result]] = {}
     for path in paths:
         result = read_result(path)
         with held_in(path):
@@ -75,8 +76,8 @@ def gather(folder: Path) -> list[Row]:
             as_markdown(_rows(*group, [(path, result)]))  # what it holds can be used
             groups.setdefault(group, []).append((path, result))
     ours: dict[tuple[str, int], list[Row]] = {}
-    for (data, shot, backbone), results in sorted(groups.items(), key=lambda group: group[0]):
-        ours.setdefault((data, shot), []).extend(_rows(data, shot, backbone, results))
+    for group, results in sorted(groups.items(), key=lambda group: group[0]):
+        ours.setdefault(group[:2], []).extend(_rows(*group, results))
     published, rows = published_rows(), []
     for key, own in ours.items():
         rows += own + [row for row in published if (row.data, row.shot) == key]
@@ -94,14 +95,15 @@ def published_rows() -> list[Row]:
     return rows
 
 
-def group_of(result: dict[str, Any]) -> tuple[str, int, str]:
-    """Return (data, shot, backbone) of a result."""
+def group_of(result: dict[str, Any]) -> tuple[str, int, str, str]:
+    """Return (data, shot, backbone, method) of a result."""
     data, method = result["config"]["Data"], result["config"]["Method"]
     trained_on = f"{data['trained_on']}2" if data.get("trained_on") else ""
-    return f"{trained_on}{Path(data['list_dir']).name}", data["shot"], method["backbone"]
+    name = f"{trained_on}{Path(data['list_dir']).name}"
+    return name, data["shot"], method["backbone"], method.get("name", "amformer")
 
 
-def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> list[Row]:
+def _rows(data: str, shot: int, backbone: str, method: str, results: Sequence[Result]) -> list[Row]:
     """Return one row per setting."""
     keys = [setting_keys(result) for _, result in results]
     names = {name for key in keys for name in key}
@@ -111,7 +113,10 @@ def _rows(data: str, shot: int, backbone: str, results: Sequence[Result]) -> lis
         setting = " ".join(f"{name}={key.get(name, '(absent)')}" for name in differing)
         settings.setdefault(setting, []).append(result)
     named = sorted(settings.items())
-    return [fill(Row(data, backbone, shot, setting), members) for setting, members in named]
+    return [
+        fill(Row(data, backbone, shot, setting, method=method), members)
+        for setting, members in named
+    ]
 
 
 def setting_keys(result: dict[str, Any]) -> dict[str, Any]:
@@ -170,8 +175,12 @@ def _over_folds(scores: dict[int, dict[Seeds, tuple[float, float]]], which: int)
 def _heads(rows: Sequence[Row], folds: Iterable[int]) -> tuple[list[str], list[int]]:
     """Return the titles of the columns, and the folds among them."""
     shown = sorted({fold for row in rows for fold in row.folds} | set(folds))
-    names = ["data", "shots", "backbone", "setting", "source"]
+    names = ["data", "shots", "backbone", "method", "setting", "source"]
     return [*names, *(f"fold {fold}" for fold in shown), "mean", "FB-IoU"], shown
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    return row.data, str(row.shot), row.backbone, row.method, row.setting, row.source
 
 
 def _texts(
@@ -185,8 +194,8 @@ def _texts(
         return f"{cell[0]:.1f}" + (f"{plus}{cell[1]:.1f}" if cell[1] is not None else "")
 
     cells = [*(row.folds.get(fold) for fold in folds), row.mean, row.fb_iou]
-    names = [*map(escape, (row.data, str(row.shot), row.backbone, row.setting, row.source))]
-    names[3] = names[3] or dash
+    names = [*map(escape, _names(row))]
+    names[4] = names[4] or dash
     return [*names, *map(text, cells)]
 
 
@@ -215,7 +224,7 @@ def as_latex(rows: Sequence[Row]) -> str:
     def line(cells: list[str]) -> str:
         return " & ".join(cells) + r" \\" + "\n"
 
-    lines = [r"\begin{tabular}{llllr" + "r" * (len(heads) - 5) + "}\n", r"\hline", "\n"]
+    lines = [r"\begin{tabular}{lllllr" + "r" * (len(heads) - 6) + "}\n", r"\hline", "\n"]
     lines += [line([for_latex(head) for head in heads]), r"\hline", "\n"]
     for row in rows:
         lines.append(line(_texts(row, folds, "--", r" $\pm$ ", for_latex)))
@@ -232,10 +241,10 @@ def as_csv(rows: Sequence[Row], folds: Iterable[int] = range(FOLDS)) -> str:
     writer = csv.writer(text, lineterminator="\n")
     differ = any(row.difference for row in rows)
     more = ["difference", "difference low", "difference high"] if differ else []
-    writer.writerow([*heads[:5], *(n for head in heads[5:] for n in (head, f"{head} std")), *more])
+    writer.writerow([*heads[:6], *(n for head in heads[6:] for n in (head, f"{head} std")), *more])
     for row in rows:
         cells = [*(row.folds.get(fold) for fold in folds), row.mean, row.fb_iou]
-        names = map(for_csv, (row.data, str(row.shot), row.backbone, row.setting, row.source))
+        names = map(for_csv, _names(row))
         numbers = [number for cell in cells for number in (cell or (None, None))]
         if differ:
             mean, interval = row.difference or (None, None)

@@ -28,10 +28,10 @@ def sweep_rows(runs: Sequence[Run], folds: Sequence[int], reference: str) -> lis
     for scored in KINDS:
         for name, of_folds in settings.items():
             tested = [run for setting in of_folds.values() for run in setting.runs]
-            data, shot, backbone = group_of(tested[0].result)
+            data, shot, backbone, method = group_of(tested[0].result)
             title = name if scored == "final" else f"{name}, meta"
             results = [(run.folder / "result.json", run.result) for run in tested]
-            row = fill(Row(data, backbone, shot, title), results, folds, scored)
+            row = fill(Row(data, backbone, shot, title, method=method), results, folds, scored)
             if name != reference and name in alike:
                 row.difference = difference(first, of_folds, folds, scored)
             rows.append(row)

@@ -1,7 +1,8 @@
 """Training: the base learner (stage one), adversarial training (stage two), and their runs.
 
-`base_learner` and `adversarial` take the steps, `optimizers` says what learns at which rate, `run`
-saves and resumes, `replay` repeats a step that was not finite, `curves` writes for TensorBoard.
+`base_learner`, `adversarial` (AMFormer) and `supervised` (other systems) take the steps,
+`optimizers` says what learns at which rate, `run` saves and resumes, `replay` repeats a step that
+was not finite, `curves` writes for TensorBoard.
 """
 
 import lazy_loader

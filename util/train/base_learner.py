@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from model.amformer import losses
 from model.backbones import check_size, load_pretrained, pixel_statistics
 from model.base_learner import BaseLearner
 from model.constants import IGNORE
 from model.folding import fold_batch_norms
+from model.losses import cross_entropy
 from model.resize import bilinear_ac
 from util.checkpoint import read_checkpoint
 from util.config import Config
@@ -164,7 +164,7 @@ def loss_of(
     logits = model.classify(model.context(x)) if cfg.Base.freeze_backbone else model(x)
     pixels = distributed.mean_over_ranks((target != IGNORE).sum(), ranks)
     scores = bilinear_ac(logits, tuple(target.shape[-2:]))
-    loss = losses.cross_entropy(scores, target, pixels.clamp(min=1))
+    loss = cross_entropy(scores, target, pixels.clamp(min=1))
     return loss, label_areas(scores.argmax(1), target, scores.shape[1])
 
 

@@ -7,9 +7,10 @@ weights learn only with `Method.train_kshot`, the part queries of D only with `M
 from typing import Any
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from model import AMFormer
+from model import AMFormer, System
+from model.system import kind_of
 from util.config import Config
 from util.data import Batches
 from util.runtime.errors import UserError
@@ -66,6 +67,29 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
 
     g = AdamW(settings("G"), betas=(0.9, 0.999), weight_decay=decay, fused=True)
     return g, Adam(settings("D"), betas=(0.9, 0.999), weight_decay=decay, fused=True)
+
+
+def build_optimizer(model: System, cfg: Config) -> Optimizer:
+    """Return the optimizer of `System.OPTIMIZER` over every trainable parameter of a system.
+
+    Kinds of parameters are those of `System.GROUPS`; "frozen" ones are frozen here. Raises
+    `UserError` if a parameter has no kind.
+    """
+    train, found = cfg.Train, dict[str, dict[str, Any]]()
+    rates = {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
+    for name, parameter in model.named_parameters():
+        kind = kind_of(type(model), name)
+        if kind is None:
+            raise UserError(f"{name} has no group: add it to {type(model).__name__}.GROUPS")
+        if kind == "frozen":
+            parameter.requires_grad_(False)
+            continue
+        start = {"params": [], "multiplier": rates[kind], "lr": train.lr * rates[kind]}
+        found.setdefault(kind, start)["params"].append(parameter)
+    groups = list(found.values())
+    if model.OPTIMIZER == "sgd":
+        return SGD(groups, momentum=train.momentum, weight_decay=train.weight_decay, fused=True)
+    return AdamW(groups, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True)
 
 
 def set_lr(optimizer: Optimizer, rate: float) -> None:

@@ -27,12 +27,13 @@ from util.reproduce.environment import list_crc
 from util.runtime import Ranks, RunStopped, UserError, distributed
 from util.runtime.log import log
 from util.runtime.rng import library_versions, random_state, set_random_state
-from util.train.adversarial import AdversarialTrainer, NonFiniteStep, Pixels
+from util.train.trainer import NonFiniteStep, Trainer
+from util.train.trainers import build_trainer
 
 
 @contextmanager
 def dump_nonfinite_step(
-    trainer: AdversarialTrainer, batch: EncodedBatch, iteration: int, in_epoch: int, cfg: Config,
+    trainer: Trainer, batch: EncodedBatch, iteration: int, in_epoch: int, cfg: Config,
     fold: FoldList,
 ) -> Iterator[None]:  # fmt: skip
     """Run the block of one step; write a file into `Train.save_path` if it is not finite.
@@ -97,21 +98,13 @@ def replay(cfg: Config, gpus: int) -> None:
     log.info(f"encoded queries: {'finite' if finite else 'not finite'}")
     set_random_state(state["random"])
     rank, world = state["ranks"]
-    trainer = _ReplayTrainer(model, cfg, state["total"], Ranks(rank, world, device))
-    trainer.pixels = tuple(count.to(device) for count in state["pixels"])
+    trainer = build_trainer(model, cfg, state["total"], Ranks(rank, world, device))
+    # The other ranks are not here; a step of D counts none.
+    trainer.known_pixels = tuple(count.to(device) for count in state["pixels"])
     _repeat(trainer, batch, state)
 
 
-class _ReplayTrainer(AdversarialTrainer):
-    """Repeats one rank's step without the other ranks, with the pixel counts from the file."""
-
-    pixels: Pixels
-
-    def count_labeled_pixels(self, batch: EncodedBatch) -> Pixels:
-        return self.pixels or super().count_labeled_pixels(batch)
-
-
-def _repeat(trainer: AdversarialTrainer, batch: EncodedBatch, state: dict[str, Any]) -> None:
+def _repeat(trainer: Trainer, batch: EncodedBatch, state: dict[str, Any]) -> None:
     """Take the step again, and print the first module and every loss."""
     found: list[str] = []
     names = {module: name for name, module in trainer.model.named_modules() if name}

@@ -26,12 +26,11 @@ from util.runtime.log import add_log_file, log
 from util.runtime.rng import library_versions, random_state, set_random_state
 from util.runtime.stop import STOPPED, resume_command
 from util.runtime.system import require_no_pipe
-from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.curves import Curves
+from util.train.trainer import Trainer
 
 LOG, SOURCE = "log.txt", "source.txt"
-Trainer = AdversarialTrainer | BaseLearnerTrainer
 
 
 class Run:
@@ -51,8 +50,9 @@ class Run:
     kinds: resume.Kinds  # what a checkpoint must hold
 
     def __init__(
-        self, trainer: Trainer, cfg: Config, ranks: Ranks, batches: Batches, path: Path
-    ) -> None:
+        self, trainer: Trainer | BaseLearnerTrainer, cfg: Config, ranks: Ranks,
+        batches: Batches, path: Path,
+    ) -> None:  # fmt: skip
         self.trainer, self.cfg, self.ranks, self.batches = trainer, cfg, ranks, batches
         self.options = getattr(cfg, self.section)
         self.path, self.done = path, 0

@@ -17,9 +17,9 @@ from util.evaluate.visualize import encode_strips
 from util.runtime import Ranks
 from util.runtime.files import atomic_write
 from util.runtime.log import log
-from util.train.adversarial import AdversarialTrainer
 from util.train.base_learner import BaseLearnerTrainer
 from util.train.run import Run
+from util.train.trainer import Trainer
 
 PREDICTIONS = "predictions.png"
 
@@ -27,7 +27,7 @@ PREDICTIONS = "predictions.png"
 class BaseLearnerRun(Run):
     """Stage one's run in the folder `base` beside `Method.pre_weight` base.pth."""
 
-    key, section, kinds = "Method.pre_weight", "Base", resume.BASE_LEARNER_STATE
+    key, section, kinds = "Method.pre_weight", "Base", resume.state_with(["optimizer"])
 
     def __init__(
         self, trainer: BaseLearnerTrainer, cfg: Config, ranks: Ranks, batches: Batches
@@ -98,23 +98,24 @@ class BaseLearnerRun(Run):
         self._failure = ""
 
 
-class AdversarialRun(Run):
+class SystemRun(Run):
     """Stage two's run in the folder `Train.save_path`.
 
     Its checkpoints hold `base_learner`, what `load_base_learner` told of stage one.
     """
 
-    key, section, kinds = "Train.save_path", "Train", resume.ADVERSARIAL_STATE
+    key, section = "Train.save_path", "Train"
 
     def __init__(
         self,
-        trainer: AdversarialTrainer,
+        trainer: Trainer,
         cfg: Config,
         ranks: Ranks,
         batches: Batches,
         base_learner: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(trainer, cfg, ranks, batches, Path(cfg.Train.save_path))
+        self.kinds = resume.state_with(trainer.optimizers)
         self.threshold: float | None = None  # of presence, at the last validation
         self.base_learner = base_learner
 
@@ -128,7 +129,9 @@ class AdversarialRun(Run):
         """Record a validation and the threshold of presence that it has found; see `record`."""
         self.threshold = threshold
         curves = {"miou_final": scores.final.miou, "miou_meta": scores.meta.miou}
-        curves |= {"miou_base": scores.base_miou, "loss": scores.loss}
+        curves["loss"] = scores.loss
+        if scores.base_miou is not None:
+            curves["miou_base"] = scores.base_miou
         curves |= {"fb_iou": scores.final.fb_iou, "fb_iou_meta": scores.meta.fb_iou}
         curves |= {"p_iou": scores.final.p_iou}
         curves |= {f"iou/{name}": iou for name, iou in scores.final.classes.items()}

@@ -7,21 +7,21 @@ PLAIN = "model/test_plain.py::test_every_array_equals_the_plain_formulation"
 MODEL = [
     Fault(
         "softmax of the mining attention over the other axis",
-        "model/amformer/attention.py",
+        "model/attention.py",
         'over_keys=self.softmax == "key"',
         'over_keys=self.softmax != "key"',
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",
     ),
     Fault(
         "temperature of the correlation dropped",
-        "model/amformer/attention.py",
+        "model/attention.py",
         "/ (q.shape[1] * TEMPERATURE)",
         "/ q.shape[1]",
         "model/test_folding.py -k correlation",
     ),
     Fault(
         "backward of the mining attention without its inner sum",
-        "model/amformer/attention.py",
+        "model/attention.py",
         "inner -= (value * dvalue)",
         "inner -= 0 * (value * dvalue)",
         "model/test_folding.py -k mining",
@@ -50,8 +50,8 @@ MODEL = [
     Fault(
         "maximum instead of mean of the shots' priors",
         "model/prior.py",
-        "for shot in episode]).mean(0)",
-        "for shot in episode]).amax(0)",
+        "f5.mean(1)",
+        "f5.amax(1)",
         "model/test_folding.py::test_prior_is_from_f5_then_f4_averaged_over_shots",
     ),
     Fault(
@@ -92,8 +92,8 @@ MODEL = [
     Fault(
         "K-shot weights from unsorted distances",
         "model/ensemble.py",
-        "distances.sort(dim=1).values",
-        "distances",
+        "self.kshot(ordered[",
+        "self.kshot(distances[",
         "model/test_parts.py::test_shot_weights_come_from_sorted_distances_and_apply_in_shot_order",
     ),
     Fault(
@@ -126,7 +126,7 @@ MODEL = [
     ),
     Fault(
         "pyramid ordered from fine to coarse",
-        "model/amformer/object_mining.py",
+        "model/mining.py",
         "scales.insert(0, x)",
         "scales.append(x)",
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",

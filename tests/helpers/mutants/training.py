@@ -17,7 +17,7 @@ GROUPS = (
 TRAINING = [
     Fault(
         "softmax of the distillation over the batch",
-        "model/amformer/losses.py",
+        "model/losses.py",
         "correlation.flatten(1).softmax(1)",
         "correlation.flatten(1).softmax(0)",
         "model/test_parts.py::test_distillation_is_the_kl_divergence_over_positions_of_each_scale",
@@ -45,7 +45,7 @@ TRAINING = [
     ),
     Fault(
         "ignore label counted in the cross entropy",
-        "model/amformer/losses.py",
+        "model/losses.py",
         'ignore_index=IGNORE, reduction="sum"',
         'ignore_index=-100, reduction="sum"',
         "model/test_parts.py::test_cross_entropy_counts_only_labeled_pixels",
@@ -81,9 +81,9 @@ TRAINING = [
     ),
     Fault(
         "learning rate of D not set",
-        "util/train/adversarial.py",
-        "set_lr(self.optimizer_d, rate)",
-        "pass",
+        "util/train/trainer.py",
+        "set_lr(optimizer, rate)",
+        "set_lr(self.main_optimizer, rate)",
         RATES,
     ),
     Fault(
@@ -109,7 +109,7 @@ TRAINING = [
     ),
     Fault(
         "losses returned with their graph",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "key: value.detach() for key",
         "key: value for key",
         SUM,
@@ -130,21 +130,21 @@ TRAINING = [
     ),
     Fault(
         "only the gradient of the last part of a batch",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "[a + b for a, b in zip(gradients, new, strict=True)]",
         "[b for a, b in zip(gradients, new, strict=True)]",
         f"{PARTS}[G]",
     ),
     Fault(
         "part of a batch weighted like the whole batch",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "return len(part) / len(batch)",
         "return 1.0",
         f"{PARTS}[D]",
     ),
     Fault(
         "ignored pixels counted in the loss",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "(mask != IGNORE).sum()",
         "(mask >= 0).sum()",
         "train/test_adversarial.py::test_segmentation_losses_are_means_over_the_labelled_pixels",
@@ -158,14 +158,14 @@ TRAINING = [
     ),
     Fault(
         "step taken although the loss is not finite",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "if distributed.all_reduce_sum((~good).float()):",
         "if False:",
         "train/test_adversarial.py::test_nonfinite_loss_leaves_every_parameter_unchanged",
     ),
     Fault(
         "step taken although a gradient is not finite",
-        "util/train/adversarial.py",
+        "util/train/trainer.py",
         "torch.nn.utils.get_total_norm(gradients).isfinite()",
         "torch.isfinite(loss)",
         "train/test_adversarial.py::test_nonfinite_gradient_leaves_every_parameter_unchanged",

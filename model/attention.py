@@ -1,4 +1,4 @@
-"""The two kinds of attention of G and their encoder layers (method 3).
+"""The two kinds of attention of HDMNet and AMFormer and their encoder layers (method 3).
 
 Tokens are [B,N,C], N = h * w. What equals a function of `model/amformer/plain.py` names it.
 """
@@ -84,12 +84,17 @@ class MaskedMiningAttention(Projections):
         super().__init__(channels, heads)
         self.softmax = softmax
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mine tokens x [B,N,C]; return tokens, and each one's correlation with the mask [B,N].
+    def forward(
+        self, x: Tensor, mask: Tensor, source: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mine for tokens x [B,N,C]; return tokens, and each one's correlation with the mask [B,N].
 
-        The mask is [B,N]: keys with 0 are dropped, other values weigh the correlation.
+        Keys are x itself or a `source` [B,M,C]. The mask is [B,N] or [B,M]: keys with 0 are
+        dropped, other values weigh the correlation.
         """
-        q, k, v = (at_least_float32(self.split(project(x))) for project in (self.q, self.k, self.v))
+        keys = x if source is None else source
+        pairs = (self.q, x), (self.k, keys), (self.v, keys)
+        q, k, v = (at_least_float32(self.split(project(tokens))) for project, tokens in pairs)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         with autocast_disabled(x):
             out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
@@ -239,8 +244,14 @@ class MaskedMiningLayer(PreNormLayer):
 
     attention: MaskedMiningAttention
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply to a map [B,C,h,w] and mask [B,1,h,w]; return a map and a correlation [B,h,w]."""
+    def forward(
+        self, x: Tensor, mask: Tensor, source: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply to a map [B,C,h,w] and mask [B,1,h,w]; return a map and a correlation [B,h,w].
+
+        Keys are the map's own, or those of a `source` [B,M,C] with a mask [B,M].
+        """
         grid, tokens = grid_size(x), to_tokens(x)
-        mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1))
+        keys = None if source is None else self.norm1(source)
+        mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1), keys)
         return to_map(self.add(tokens, mined, grid), grid), correlation.unflatten(1, grid)

@@ -1,0 +1,5 @@
+"""BAM: "Learning What Not to Segment", CVPR 2022."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

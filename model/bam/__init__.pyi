@@ -1,0 +1,3 @@
+from .system import BAM, BAMPrediction
+
+__all__ = ["BAM", "BAMPrediction"]

@@ -1,0 +1,3 @@
+from .system import HDMNet, HDMNetPrediction
+
+__all__ = ["HDMNet", "HDMNetPrediction"]

@@ -1,0 +1,3 @@
+from .system import PFENet, PFENetPrediction
+
+__all__ = ["PFENet", "PFENetPrediction"]
