@@ -76,7 +76,8 @@ def in_drawn_order(
     """Predict one episode after the other; return masks by (seed, index), and counts by seed."""
     evaluator, masks, found = system.evaluator(), {}, []
     for seed in SEEDS:
-        total = ScoreTotals(len(evaluator.classes), system.cfg.num_base_classes, CPU)
+        size = len(evaluator.classes), system.cfg.num_base_classes, CPU
+        total = ScoreTotals(*size, system.model.PRIORS, system.model.has_base_learner)
         tally = Tally({seed: total})
         for batch, images in drawn(system, seed, count):
             [plan] = batch.plans
