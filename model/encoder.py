@@ -1,6 +1,7 @@
 """The frozen encoder: the base learner as stage one trained it, or a backbone (method 1)."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Literal, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from model.backbones import TimmBackbone
 from model.base_learner import BaseLearner, Features, FrozenBackbone
+from model.errors import UserError
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32, grid_size
@@ -49,6 +51,11 @@ class Encoder(nn.Module):
         self.keep_dropout, self.masks_features = dropout, mask == "features"
         self.train_norms, self.changes, self.keep = train_norms, 0, keep
         self.support_f5 = support_f5
+        if self.masks_features and "weight" not in signature(base.backbone.forward).parameters:
+            what = (
+                "Method.backbone: its `forward` has no `weight`, by which this Method.name masks f3"
+            )
+            raise UserError(f"{what}; add it, or set resnet50, resnet101 or vgg16")
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
             base.backbone.stage_of_f3()  # a model without it is refused
         self._folded = WeightCache()

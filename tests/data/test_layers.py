@@ -207,8 +207,8 @@ def test_novel_and_base_classes_come_from_files_and_stay_in_the_config(
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("novel_0.txt", "class 2\nclass x\n", ["Data.novel", "'class x'"]),
-        ("novel_0.txt", IGNORED, ["Data.novel", "'ignored'"]),
+        ("novel_0.txt", "class 2\nclass x\n", ["novel_0.txt", "'class x'"]),
+        ("novel_0.txt", IGNORED, ["novel_0.txt", "'ignored'"]),
         ("novel_0.txt", "", ["novel_0.txt", "names no class"]),
         ("base.txt", "class 1\n", ["'class 1' is novel, too"]),
         ("classes.txt", "\n".join(map(str, range(300))), ["line 255 is '254'", "'ignored'"]),

@@ -107,7 +107,7 @@ def example() -> SimpleNamespace:
     return SimpleNamespace(
         plan=SimpleNamespace(query="q", supports=("s", "t"), class_id=1),
         prediction=SimpleNamespace(
-            size=(size, size), prior=left, logits=[right, left, right], final=left
+            size=(size, size), prior=left, stages=[right, left, right], final=left
         ),
         row=0,
         target=truth,

@@ -63,7 +63,7 @@ def test_predict_names_each_image_and_writes_lines_that_every_json_reader_takes(
     words = ["--support", f"{tmp_path}/0.png:{tmp_path}/mask.png", "--out", tmp_path / "out"]
     status, told = predict("--checkpoint", bad, *words, "--query", *query, "--format", "coco")
     assert status == 2 and told.count("error: ") == 1 and f"{query[0]}: {TOLD}" in told
-    assert "(2 of 2 queries failed)" in told
+    assert "; 2 of 2 queries failed" in told
     text = (tmp_path / "out/predictions.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert [TOLD in line["error"] for line in lines] == [True, True]

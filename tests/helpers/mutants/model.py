@@ -71,8 +71,8 @@ MODEL = [
     Fault(
         "support not multiplied by its mask",
         "model/encoder.py",
-        "image * (mask == 1)[:, None]",
-        "image * (mask > 0)[:, None]",
+        "(masks == 1)[:, None].to(image.dtype)",
+        "(masks > 0)[:, None].to(image.dtype)",
         "model/test_model.py::test_support_is_multiplied_by_its_mask_before_the_backbone",
     ),
     Fault(
