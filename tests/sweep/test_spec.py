@@ -151,7 +151,7 @@ def test_settings_with_other_data_sets_have_other_base_learners_and_runs(
     replace(base["weighted"], folder=folder).check()
 
 
-@pytest.mark.parametrize("name", ["oddities", "folds", "demo", "family"])
+@pytest.mark.parametrize("name", ["oddities", "folds", "listening", "demo", "family"])
 def test_words_of_a_run_give_its_config(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in runs_of(ROOT / f"config/sweeps/{name}.yaml", monkeypatch):
         for unit in (run, run.base):
