@@ -66,6 +66,7 @@ class FrozenBackbone(nn.Module):
         Resized are VGG's f2 and the maps of a backbone that is not dilated. With a `weight`
         [N,1,S,S], f4 is that of the weighted f3.
         """
+        # A backbone of one's own may take images alone.
         f2, f3, f4 = self.backbone(image, *([] if weight is None else [weight]))
         grid = grid_size(f3)
         f2, f4 = (f if grid_size(f) == grid else bilinear_ac(f, grid) for f in (f2, f4))

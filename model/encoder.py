@@ -52,10 +52,8 @@ class Encoder(nn.Module):
         self.train_norms, self.changes, self.keep = train_norms, 0, keep
         self.support_f5 = support_f5
         if self.masks_features and "weight" not in signature(base.backbone.forward).parameters:
-            what = (
-                "Method.backbone: its `forward` has no `weight`, by which this Method.name masks f3"
-            )
-            raise UserError(f"{what}; add it, or set resnet50, resnet101 or vgg16")
+            what = "its `forward` has no `weight`, by which this Method.name masks f3"
+            raise UserError(f"Method.backbone: {what}; add it, or set resnet50, resnet101 or vgg16")
         if self.masks_features and isinstance(base.backbone, TimmBackbone):
             base.backbone.stage_of_f3()  # a model without it is refused
         self._folded = WeightCache()

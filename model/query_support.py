@@ -94,8 +94,10 @@ class SupportFeatures:
         weighted = soft != 0
         if weigh_f4:
             f4, hard = f4 * soft[:, None], weighted
-        cut = [f5[:, here] for f5, here in zip(features.f5, hard, strict=True)]
-        f5 = context(features.f4, hard) if context else cut
+        if context:
+            f5 = context(features.f4, hard)
+        else:
+            f5 = [of_image[:, here] for of_image, here in zip(features.f5, hard, strict=True)]
         return [
             SupportFeatures(
                 f2=features.f2[i][:, weighted[i]],

@@ -16,6 +16,7 @@ from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.errors import UserError
 from model.folding import ComposedChain, LinearChain
+from model.mining import Pyramid
 from model.naming import Naming
 from model.prediction import Prediction
 from model.query_support import QueryFeatures, SupportFeatures
@@ -91,8 +92,11 @@ class System(nn.Module):
                     setattr(parent, name, ComposedChain(child))
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the encoder through a compiler such as `torch.compile`."""
+        """Run the encoder and every pyramid through a compiler such as `torch.compile`."""
         self.encoder.compile_with(compiler)
+        for module in self.modules():
+            if isinstance(module, Pyramid):
+                module.forward = compiler(module.forward)  # type: ignore[method-assign]
 
     def forward(
         self, query: Tensor, support: Tensor, support_mask: Tensor,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.blocks import reduce_to
 from model.constants import TEMPERATURE
 from model.prior import (
     gram_distances,
@@ -38,7 +39,7 @@ class ClueExtractor(nn.Module):
     def __init__(self, channels: tuple[int, int, int], *, threshold: float = 0.7) -> None:
         super().__init__()
         self.down_query, self.down_supp = (reduction(channels) for _ in range(2))
-        self.query_merge = nn.Sequential(nn.Conv2d(256 + 256 + 2, 64, 1, bias=False), nn.ReLU())
+        self.query_merge = reduce_to(64, 256 + 256 + 2)
         # Unused. Published checkpoints hold it, so ours must have it to be written back.
         self.register_buffer("supp_merge", torch.zeros(64, 512, 1, 1))
         self.threshold = threshold

@@ -40,10 +40,6 @@ class ObjectMining(nn.Module):
         self.refine_parse = module_list(parse_chain() for _ in range(REFINEMENTS))
         self.heads = module_list(head_chain() for _ in range(1 + REFINEMENTS))
 
-    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the pyramid through a compiler such as `torch.compile`."""
-        self.pyramid.forward = compiler(self.pyramid.forward)  # type: ignore[method-assign]
-
     def forward(self, clue: Clue, hard_mask: Callable[[Tensor], Tensor]) -> GeneratorOutputs:
         """Mine the object of B queries.
 

@@ -3,7 +3,6 @@
 `model/amformer/plain.py` states the same system as equations: read that first.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,11 +71,6 @@ class AMFormer(System):
                 if isinstance(module, Projections):
                     module.shrink_weights()
         self.train()
-
-    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the encoder and G's pyramid through a compiler such as `torch.compile`."""
-        super().compile_with(compiler)
-        self.object_mining.compile_with(compiler)
 
     def segment(
         self, query: QueryFeatures, supports: list[list[SupportFeatures]],

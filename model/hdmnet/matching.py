@@ -1,6 +1,5 @@
 """The matching transformer of HDMNet: query and supports in one pyramid, matched at each scale."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,10 +32,6 @@ class Matching(nn.Module):
         self.steps = module_list(MiningStep() for _ in range(SCALES))
         self.parse = module_list(parse_chain() for _ in range(SCALES))
         self.head = head_chain()
-
-    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the pyramid through a compiler such as `torch.compile`."""
-        self.pyramid.forward = compiler(self.pyramid.forward)  # type: ignore[method-assign]
 
     def forward(
         self, query: Tensor, supports: Tensor, mask: Tensor, prior: Tensor

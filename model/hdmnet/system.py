@@ -3,7 +3,6 @@
 "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation", CVPR 2023.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,11 +78,6 @@ class HDMNet(System):
         self.ensemble = Ensemble(shot, kshot_trans_dim)
         self.train()
 
-    def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the encoder and the pyramid through a compiler such as `torch.compile`."""
-        super().compile_with(compiler)
-        self.matching.compile_with(compiler)
-
     def segment(
         self, query: QueryFeatures, supports: list[list[SupportFeatures]],
         class_index: Tensor | None, *, learned: bool,
@@ -106,7 +100,7 @@ class HDMNet(System):
         support_tokens = merge(self.supp_merge, s, prototypes).unflatten(0, (batch, -1))
         outputs = self.matching(tokens, support_tokens, inside, prior)
         weights = self.ensemble.shot_weights(distances, unsort=False, learned=learned)
-        psi = self.ensemble.psi(distances, learned=learned)
+        psi = (weights * distances).sum(1)
         base = base_probability(base_logits, class_index).expand(batch, -1, -1, -1)
         final, foreground = self.ensemble(outputs.logits, base, psi)
         return HDMNetPrediction(

@@ -301,13 +301,19 @@ def test_clue_equals_the_direct_formulas() -> None:
     assert_same(clue.tokens, extractor.query_merge(tokens))
 
 
-def test_folding_removes_frozen_batch_norms_and_keeps_the_features() -> None:
+def base_learner() -> BaseLearner:
+    """Return one whose frozen batch norms do something."""
     base = BaseLearner(LITE0, 15).double().eval()
     for name, value in base.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 1.5)
         elif name.endswith(("running_mean", "bias")):
             value.normal_(0, 0.1)
+    return base
+
+
+def test_folding_removes_frozen_batch_norms_and_keeps_the_features() -> None:
+    base = base_learner()
     folded = fold_batch_norms(base)
     image = draw(1, 3, 65, 65)
     assert folded is not base
@@ -328,12 +334,7 @@ def test_folding_removes_frozen_batch_norms_and_keeps_the_features() -> None:
 def test_context_inside_equals_the_context_at_each_position_of_the_mask(
     frozen: bool, grid: tuple[int, int]
 ) -> None:
-    base = BaseLearner(LITE0, 15).double().eval()
-    for name, value in base.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-        elif name.endswith(("running_mean", "bias")):
-            value.normal_(0, 0.1)
+    base = base_learner()
     base = fold_batch_norms(base) if frozen else base
     f4 = draw(5, base.backbone.channels[-1], *grid)
     inside = torch.rand(5, *grid) < 0.3

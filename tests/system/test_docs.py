@@ -24,7 +24,8 @@ from nbclient import NotebookClient
 
 from model import build_model
 from util.config import load_config, to_dict
-from util.config.schema import KEYS, SECTIONS, key
+from util.config.kinds import key
+from util.config.schema import KEYS, SECTIONS
 from util.config.write_docs import PAGE, key_reference
 from util.data.demo.make import make_demo
 

@@ -51,7 +51,8 @@ def load_base_learner(base: FrozenBackbone, cfg: Config) -> dict[str, Any] | Non
     content, _ = read_checkpoint_once(path)
     weights = state_dict_in(content, "state_dict", path)
     load_state_dict_strictly(whole, base_from_published(weights, whole.state_dict()), path)
-    base.backbone.load_state_dict(whole.backbone.state_dict())
+    if whole is not base:
+        base.backbone.load_state_dict(whole.backbone.state_dict())
     trained = trained_config(content, path)
     if trained is None:
         return None

@@ -10,7 +10,7 @@ class NotFinite(UserError):
 
 def require_finite(prediction: Prediction, image: str = "") -> None:
     """Raise `NotFinite`, which begins with a name of the query, if its scores are not finite."""
-    if not (prediction.final.isfinite().all() and prediction.prior.isfinite().all()):
+    if not (prediction.final.isfinite().all() & prediction.prior.isfinite().all()):  # read once
         what = "the scores of these weights are not finite (NaN or infinity)"
         what = f"{image}: {what}" if image else what
         raise NotFinite(f"{what}; name other weights, or set Eval.precision=fp32")

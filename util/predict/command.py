@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -226,24 +227,26 @@ def claim_outputs(
     return outputs
 
 
-def source_of(line: object) -> str | None:
-    """Return the image or clip that a line of `predictions.jsonl` is about; None: it is no line."""
-    image = line.get("image") if isinstance(line, dict) else None
-    if not isinstance(image, str):
-        return None
-    frame = split_frame(image)
-    return frame[0] if frame else image
+def source_of(line: Mapping[str, Any]) -> Path:
+    """Return the image or clip that a line of `predictions.jsonl` is about.
+
+    Raises `TypeError` or `LookupError` if it is no such line.
+    """
+    frame = split_frame(line["image"])
+    return Path(frame[0] if frame else line["image"])
 
 
 def _require_same_images(out: Path, paths: Iterable[Path]) -> None:
     """Refuse to replace the results of an earlier run that are about other images."""
     by_stem = {path.stem: path for path in paths}
-    replaced: dict[str, Path] = {}
+    replaced: dict[Path, Path] = {}
     lines = out / LINES
     for text in lines.read_bytes().splitlines() if lines.is_file() else []:
-        with suppress(ValueError, RecursionError):  # reading the lines again will tell
-            if (old := source_of(json.loads(text))) and (new := by_stem.get(Path(old).stem)):
-                if os.path.realpath(old) != os.path.realpath(new):
-                    replaced[old] = new
+        # Of a line that is none, reading all of them again will tell.
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            old = source_of(json.loads(text))
+            new = by_stem.get(old.stem, old)
+            if os.path.realpath(old) != os.path.realpath(new):
+                replaced[old] = new
     mistakes = [f"the result of {new} would replace that of {old}" for old, new in replaced.items()]
     refuse(f"--out {out}", mistakes, "name another folder, rename images, or add --overwrite")

@@ -140,7 +140,7 @@ def _lines_of_others(path: Path, stems: set[str]) -> Iterator[Line]:
     for text in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-            is_other = Path(source_of(line) or line["image"]).stem not in stems
+            is_other = source_of(line).stem not in stems
             if "error" not in line:
                 doubt_order(line), line["overlay"]  # what the review shows of it
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -36,7 +36,7 @@ def setting_differences(then: Tree, now: Tree) -> list[str]:
 def numeric_keys(config: Tree) -> dict[str, Any]:
     """Return `Section.key` -> value of each key of a config that can change a number.
 
-    Left out are neutral keys and paths to inputs; `util.config.schema.key` explains both. Of the
+    Left out are neutral keys and paths to inputs; `util.config.kinds.key` explains both. Of the
     data sets of a mix, kind, name and order stay. Raises `UserError` as `mixed_sets`.
     """
     values = flatten(config)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from util.config import Config, load_config, with_class_names
+from util.config.kinds import NonEmpty, Seeds
 from util.config.load import lines_of
-from util.config.schema import NonEmpty, Seeds
 from util.config.validate import assign, check_together, nearest, shorten
 from util.config.yaml_file import read_yaml
 from util.runtime.errors import UserError

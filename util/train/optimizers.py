@@ -55,8 +55,7 @@ def build_optimizers(model: AMFormer, cfg: Config) -> tuple[Optimizer, Optimizer
             raise UserError(f"{name} is trainable but in no optimizer; {remedy}")
         groups.setdefault(group, []).append(parameter)
 
-    train, decay = cfg.Train, cfg.Train.weight_decay
-    rates = {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
+    train, decay, rates = cfg.Train, cfg.Train.weight_decay, _multipliers(cfg)
 
     def settings(network: str) -> list[dict[str, Any]]:
         return [
@@ -75,8 +74,7 @@ def build_optimizer(model: System, cfg: Config) -> Optimizer:
     Kinds of parameters are those of `System.GROUPS`; "frozen" ones are frozen here. Raises
     `UserError` if a parameter has no kind.
     """
-    train, found = cfg.Train, dict[str, dict[str, Any]]()
-    rates = {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
+    train, rates, found = cfg.Train, _multipliers(cfg), dict[str, dict[str, Any]]()
     for name, parameter in model.named_parameters():
         kind = kind_of(type(model), name)
         if kind is None:
@@ -90,6 +88,12 @@ def build_optimizer(model: System, cfg: Config) -> Optimizer:
     if model.OPTIMIZER == "sgd":
         return SGD(groups, momentum=train.momentum, weight_decay=train.weight_decay, fused=True)
     return AdamW(groups, betas=(0.9, 0.999), weight_decay=train.weight_decay, fused=True)
+
+
+def _multipliers(cfg: Config) -> dict[str, float]:
+    """Return the kinds of parameters that learn, and how many times `Train.lr` each does."""
+    train = cfg.Train
+    return {"transformer": 1.0, "other": train.lr_multiplier, "merge": train.merge_lr_multiplier}
 
 
 def set_lr(optimizer: Optimizer, rate: float) -> None:
