@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.constants import TEMPERATURE
+from model.device import is_accelerator, scores_per_block
+from model.folding import WeightCache, must_compose
 from model.resize import at_least_float32, autocast_disabled, grid_size, to_map, to_tokens
 
 M = TypeVar("M", bound=nn.Module)
 LN_EPS = 1e-6
-SCORES_PER_BLOCK = 2**22  # of the mining attention, computed at a time, over batch and heads
 
 
 def module_list(modules: Iterable[M]) -> Sequence[M]:
@@ -35,18 +36,33 @@ class Projections(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.joined = WeightCache()
         self.q, self.k, self.v, self.o = (
             nn.Linear(channels, channels, bias=False) for _ in range(4)
         )
+
+    def train(self, mode: bool = True) -> "Projections":
+        """Set the mode and forget the joined weights."""
+        self.joined.clear()
+        return super().train(mode)
 
     def shrink_weights(self) -> None:
         """Draw the weights from a truncated normal of deviation 0.02."""
         for layer in (self.q, self.k, self.v, self.o):
             trunc_normal_(layer.weight, std=0.02)
 
-    def split(self, x: Tensor) -> Tensor:
-        """Split tokens [B,N,C] into heads [B,heads,N,d]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def project(self, x: Tensor, *layers: nn.Linear) -> Tensor:
+        """Project tokens [B,N,C] by n layers, in one product: [n,B,heads,N,d]."""
+        weights = [layer.weight for layer in layers]
+        if not weights[1:]:
+            weight = weights[0]
+        elif must_compose(self):
+            weight = torch.cat(weights)
+        else:
+            weight = self.joined(weights, lambda: torch.cat(weights))
+        return (
+            F.linear(x, weight).unflatten(2, (len(layers), self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
 
 
 class ReducedAttention(Projections):
@@ -67,10 +83,38 @@ class ReducedAttention(Projections):
         source = x
         if self.reduction > 1:
             source = self.norm(to_tokens(self.reduce(to_map(x, grid))))
-        q, k, v = self.split(self.q(x)), self.split(self.k(source)), self.split(self.v(source))
+        if source is x:
+            q, k, v = self.project(x, self.q, self.k, self.v).unbind()
+        else:
+            q, (k, v) = self.project(x, self.q)[0], self.project(source, self.k, self.v).unbind()
         scale = 1 / (q.shape[-1] ** 0.5 + 1e-9)
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return self.o(out.transpose(1, 2).flatten(2))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return vectors [...,d] divided by their norms, but at least by 1e-12.
+
+    Equals `F.normalize`; here its gradient, (g - y (y g)) / |x| with y the result, takes a third of
+    the operations.
+    """
+    return _Unit.apply(x)
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = x.norm(dim=-1, keepdim=True).clamp_(min=1e-12)
+        y = x / length
+        ctx.save_for_backward(y, length)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        y, length = ctx.saved_tensors
+        along = (grad * y).sum(-1, keepdim=True)
+        return torch.addcmul(grad, y, along, value=-1) / length
 
 
 class MaskedMiningAttention(Projections):
@@ -85,21 +129,30 @@ class MaskedMiningAttention(Projections):
         self.softmax = softmax
 
     def forward(
-        self, x: Tensor, mask: Tensor, source: Tensor | None = None
+        self, x: Tensor, mask: Tensor, source: Tensor | None = None, *, correlate: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Mine for tokens x [B,N,C]; return tokens, and each one's correlation with the mask [B,N].
 
         Keys are x itself or a `source` [B,M,C]. The mask is [B,N] or [B,M]: keys with 0 are
-        dropped, other values weigh the correlation.
+        dropped, other values weigh the correlation, which is [B,0] without `correlate`.
         """
-        keys = x if source is None else source
-        pairs = (self.q, x), (self.k, keys), (self.v, keys)
-        q, k, v = (at_least_float32(self.split(project(tokens))) for project, tokens in pairs)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q, k, v = self._unit_heads(x, source)
         with autocast_disabled(x):
             out = mining_attention(q, k, v, mask != 0, over_keys=self.softmax == "key")
-            correlation = soft_correlation(q, k, at_least_float32(mask))
+            weights = at_least_float32(mask)
+            correlation = soft_correlation(q, k, weights) if correlate else weights[:, :0]
         return self.o(out.transpose(1, 2).flatten(2)), correlation
+
+    def _unit_heads(self, x: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q and k, divided by their norms, and v: [B,heads,N or M,d]."""
+        if source is None:  # contiguous: products would copy each factor, and again backward
+            qkv = at_least_float32(self.project(x, self.q, self.k, self.v)).contiguous()
+            both, v = qkv.split((2, 1))
+            q, k = unit(both).unbind()
+            return q, k, v.squeeze(0)
+        k, v = at_least_float32(self.project(source, self.k, self.v)).contiguous().unbind()
+        q = at_least_float32(self.project(x, self.q)[0]).contiguous()
+        return unit(q), unit(k), v
 
 
 def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys: bool) -> Tensor:
@@ -107,47 +160,51 @@ def mining_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, *, over_keys
 
     Equals the attention of `plain.mining_attention`. A dropped key contributes nothing, and with
     the softmax over queries its column affects no other column. So only kept keys are computed,
-    and no matrix of N x N is kept (`_BlockwiseMining`). Double backward is not supported.
+    but on an accelerator, where their number is not known; and no matrix of N x N is kept
+    (`_BlockwiseMining`). Double backward is not supported.
 
     q and k (unit vectors), v and the result are [B,heads,N,d]. `keep` is bool [B,N]. With
     `over_keys` the softmax runs over the kept keys instead.
     """
     kept = keep[:, None, :, None]
-    most = int(keep.sum(1).max())
+    most = keep.shape[1] if is_accelerator(keep) else max(1, int(keep.sum(1).max()))
     if most < keep.shape[1]:  # kept keys first; rows that keep fewer are padded with dropped ones
         order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         index = order[:, None, :, None]
         k, v = (x.gather(2, index.expand(-1, x.shape[1], -1, x.shape[3])) for x in (k, v))
         kept = kept.gather(2, index)
-    return _BlockwiseMining.apply(q / TEMPERATURE, k, v, kept.to(v.dtype), over_keys)
+    kept = kept.to(v.dtype).expand(-1, v.shape[1], -1, -1)
+    # Heads count as batch.
+    out = _BlockwiseMining.apply(*(x.flatten(0, 1) for x in (q, k, v, kept)), over_keys)
+    return out.unflatten(0, q.shape[:2])
 
 
 class _BlockwiseMining(torch.autograd.Function):
-    """out_i = sum_j P_ij v_j over kept keys j, P = exp(q k^T) / its sums, in blocks of keys.
+    """out_i = sum_j P_ij v_j over kept keys j, P = exp(q k^T / 0.1) / its sums, in blocks of keys.
 
-    q is already divided by the temperature, so scores are at most 10 and exp needs no running
-    maximum. Softmax over queries: P_ij divides by the sum of column j, which lies within one block.
-    Softmax over keys: P_ij divides by the sum of row i, which is added up over the blocks.
+    Scores are at most 10, so exp needs no running maximum. Softmax over queries: P_ij divides by
+    the sum of column j, which lies within one block. Softmax over keys: P_ij divides by the sum of
+    row i, which is added up over the blocks.
 
-    Backward computes P again, block by block. With g the gradient of out, over queries:
+    Backward computes exp again, block by block. With g the gradient of out, over queries:
     dv_j = sum_i P_ij g_i, dscore_ij = P_ij (g_i v_j - v_j dv_j), as sum_i P_ij g_i v_j = v_j dv_j.
-    Over keys: dscore_ij = P_ij (g_i v_j - g_i out_i).
+    Over keys: dscore_ij = P_ij (g_i v_j - g_i out_i). The sums divide vectors, never a matrix.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, over_keys: bool) -> Tensor:
-        out, sums = torch.zeros_like(q), q.new_zeros(())
+        out: Any = None
+        sums = q  # of the rows; read with `over_keys` only
         for block in _key_blocks(q, k):
-            weights = (q @ k[:, :, block].transpose(-2, -1)).exp_()  # [B,heads,N,block]
-            value = v[:, :, block] * kept[:, :, block]
+            weights, factor = _product(q, k[:, block].mT).exp_(), kept[:, block]  # [B*heads,N,n]
             if over_keys:
-                sums = sums + weights @ kept[:, :, block]
+                sums = _add_product(None if out is None else sums, weights, factor)
             else:
-                value = value / weights.sum(-2)[..., None]
-            out += weights @ value
+                factor = factor / weights.sum(1)[..., None]
+            out = _add_product(out, weights, v[:, block] * factor)
         if over_keys:
-            sums = torch.as_tensor(sums).clamp(min=1e-12)
-            out = out / sums
+            sums.clamp_(min=1e-12)
+            out /= sums
         ctx.over_keys = over_keys
         ctx.save_for_backward(q, k, v, kept, out, sums)
         return out
@@ -156,29 +213,36 @@ class _BlockwiseMining(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, kept, out, sums = ctx.saved_tensors
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad, dq, dk, dv = grad.contiguous(), None, [], []
+        of_rows = (grad * out).sum(-1, keepdim=True) if ctx.over_keys else None  # g_i out_i
+        scaled_grad, scaled_q = (grad / sums, q / sums) if ctx.over_keys else (grad, q)
         for block in _key_blocks(q, k):
-            key, value = k[:, :, block], v[:, :, block]
-            weights = (q @ key.transpose(-2, -1)).exp_()
-            weights /= sums if ctx.over_keys else weights.sum(-2, keepdim=True)
-            dvalue = (weights.transpose(-2, -1) @ grad) * kept[:, :, block]
-            inner = grad @ (value * kept[:, :, block]).transpose(-2, -1)
-            if ctx.over_keys:
-                weights *= kept[:, :, block].transpose(-2, -1)
-                inner -= (grad * out).sum(-1, keepdim=True)  # g_i out_i
-            else:
-                inner -= (value * dvalue).sum(-1)[..., None, :]  # v_j dv_j
-            weights *= inner
-            dq += weights @ key
-            dk[:, :, block] = weights.transpose(-2, -1) @ q
-            dv[:, :, block] = dvalue
-        return dq, dk, dv, None, None
+            key, value, factor = k[:, block], v[:, block], kept[:, block]
+            weights = _product(q, key.mT).exp_()
+            if not ctx.over_keys:
+                factor = factor / weights.sum(1)[..., None]
+            dv.append((weights.mT @ scaled_grad) * factor)
+            taken = (value * dv[-1]).sum(-1)[:, None] if of_rows is None else of_rows  # v_j dv_j
+            weights *= torch.baddbmm(taken, grad, value.mT, beta=-1)
+            dq = _add_product(dq, weights, key * (factor / TEMPERATURE))
+            dk.append(_product(weights.mT, scaled_q) * factor)
+        dq = dq / sums if ctx.over_keys else dq
+        return dq, torch.cat(dk, dim=1), torch.cat(dv, dim=1), None, None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b / 0.1 of two batches of matrices."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=1 / TEMPERATURE)
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    return a @ b if total is None else total.baddbmm_(a, b)
 
 
 def _key_blocks(q: Tensor, k: Tensor) -> list[slice]:
-    """Slice the keys so that a block has at most `SCORES_PER_BLOCK` scores, or one key."""
-    size = max(1, SCORES_PER_BLOCK // max(1, q.shape[:-1].numel()))
-    return [slice(i, i + size) for i in range(0, k.shape[2], size)]
+    """Slice the keys so that a block has at most `scores_per_block`, or one key."""
+    size = max(1, scores_per_block(q) // max(1, q.shape[:-1].numel()))
+    return [slice(i, i + size) for i in range(0, k.shape[1], size)]
 
 
 def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
@@ -187,9 +251,9 @@ def soft_correlation(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
     Equals the correlation of `plain.mining_attention`. It is linear in the keys, so the keys are
     summed first and no matrix of N x N is computed. q and k are [B,heads,N,d], the mask m [B,N].
     """
-    summed = torch.einsum("bhnd,bn->bhd", k, mask)
-    correlation = torch.einsum("bhnd,bhd->bn", q, summed) / (q.shape[1] * TEMPERATURE)
-    return correlation / (mask.sum(1, keepdim=True) + 1e-9)
+    scale = (mask.sum(1, keepdim=True) + 1e-9) * (q.shape[1] * TEMPERATURE)
+    summed = (mask / scale)[:, None, None] @ k  # [B,heads,1,d]
+    return (q * summed).sum((1, 3))
 
 
 class MixFFN(nn.Module):
@@ -245,13 +309,16 @@ class MaskedMiningLayer(PreNormLayer):
     attention: MaskedMiningAttention
 
     def forward(
-        self, x: Tensor, mask: Tensor, source: Tensor | None = None
+        self, x: Tensor, mask: Tensor, source: Tensor | None = None, *, correlate: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Apply to a map [B,C,h,w] and mask [B,1,h,w]; return a map and a correlation [B,h,w].
 
-        Keys are the map's own, or those of a `source` [B,M,C] with a mask [B,M].
+        Keys are the map's own, or those of a `source` [B,M,C] with a mask [B,M]. Without
+        `correlate`, the correlation is [B,0].
         """
         grid, tokens = grid_size(x), to_tokens(x)
         keys = None if source is None else self.norm1(source)
-        mined, correlation = self.attention(self.norm1(tokens), mask.flatten(1), keys)
-        return to_map(self.add(tokens, mined, grid), grid), correlation.unflatten(1, grid)
+        found = self.attention(self.norm1(tokens), mask.flatten(1), keys, correlate=correlate)
+        mined, correlation = found
+        correlation = correlation.unflatten(1, grid) if correlate else correlation
+        return to_map(self.add(tokens, mined, grid), grid), correlation

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.backbones import TimmBackbone
 from model.base_learner import BaseLearner, Features, FrozenBackbone
+from model.device import is_accelerator
 from model.errors import UserError
 from model.folding import WeightCache, fold_batch_norms
 from model.query_support import QueryFeatures, SupportFeatures
@@ -93,26 +94,59 @@ class Encoder(nn.Module):
         """Encode query images [N,3,S,S]."""
         return QueryFeatures.from_features(self(image), grid_size(image), self.low_fea)
 
+    def episodes(
+        self, query: Tensor, support: Tensor, mask: Tensor, *, keep: tuple[str, ...] = ()
+    ) -> tuple[QueryFeatures, list[list[SupportFeatures]]]:
+        """Encode queries [B,3,S,S] with their supports, as `query` and `supports` do.
+
+        On an accelerator, supports keep the whole grid, and all images run as one batch, if what
+        they need of the backbone is the same.
+        """
+        alike = self.support_f5 and not (self.masks_features or self.train_norms)
+        if not (is_accelerator(query) and alike):
+            # Queries first, as published: batch norms may be in train mode.
+            cut = not is_accelerator(query)
+            return self.query(query), self.supports(support, mask, keep=keep, cut=cut)
+        inside, masks = self._inside(mask, query.dtype)
+        features = self(torch.cat((query, support.flatten(0, 1) * inside)))
+        parts = zip(*(f.split((len(query), len(masks))) for f in features.maps()), strict=True)
+        of_queries, of_supports = (Features(*maps) for maps in parts)
+        kept = SupportFeatures.from_features(
+            of_supports, masks, self.low_fea, keep=(*self.keep, *keep), cut=False
+        )
+        queries = QueryFeatures.from_features(of_queries, grid_size(query), self.low_fea)
+        return queries, _by_query(kept, mask.shape[1])
+
     @torch.no_grad()
     def supports(
-        self, image: Tensor, mask: Tensor, *, keep: tuple[str, ...] = ()
+        self, image: Tensor, mask: Tensor, *, keep: tuple[str, ...] = (), cut: bool = True
     ) -> list[list[SupportFeatures]]:
         """Encode supports [B,K,3,S,S] with their masks [B,K,S,S] in {0,1,255}: B lists of K.
 
         Only pixels where the mask is 1 enter the backbone, or its last stage. `keep` names what
-        supports keep whole, beside that of the encoder.
+        supports keep whole, beside that of the encoder. `cut` is that of
+        `SupportFeatures.from_features`.
         """
         self.changes += self.train_norms and self.training
-        shot, masks, images = mask.shape[1], mask.flatten(0, 1), image.flatten(0, 1)
-        inside = (masks == 1)[:, None].to(image.dtype)
+        images, (inside, masks) = image.flatten(0, 1), self._inside(mask, image.dtype)
         folded = self._folded(self.base, self._fold)
         masked = (images, inside) if self.masks_features else (images * inside, None)
-        supports = SupportFeatures.from_features(
-            folded.maps(*masked), masks, self.low_fea,
+        if self.support_f5 and not cut:
+            maps, context = folded.features(masked[0]), None
+        else:
+            maps, context = folded.maps(*masked), folded.context_inside
+        kept = SupportFeatures.from_features(
+            maps, masks, self.low_fea,
             weigh_f4=self.masks_features, keep=(*self.keep, *keep),
-            context=folded.context_inside if self.support_f5 else None,
+            context=context if self.support_f5 else None, cut=cut,
         )  # fmt: skip
-        return [supports[i : i + shot] for i in range(0, len(supports), shot)]
+        return _by_query(kept, mask.shape[1])
+
+    @staticmethod
+    def _inside(mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return where masks [B,K,S,S] are 1, as 0 and 1 [B*K,1,S,S], and the masks [B*K,S,S]."""
+        masks = mask.flatten(0, 1)
+        return (masks == 1)[:, None].to(dtype), masks
 
     @torch.no_grad()
     def shown_classes(self, supports: list[list[SupportFeatures]]) -> Tensor:
@@ -127,7 +161,13 @@ class Encoder(nn.Module):
         for shots in supports:
             f5 = at_least_float32(torch.cat([support.f5 for support in shots], dim=1))
             logits = nn.functional.linear(torch.relu(f5).T, weight, classifier.bias)
-            probability = torch.softmax(at_least_float32(logits), dim=1).mean(0)
+            probability = torch.softmax(at_least_float32(logits), dim=1)
+            inside = [shot.inside for shot in shots if shot.inside is not None]
+            if inside:
+                weights = torch.cat(inside).to(probability.dtype)
+                probability = weights @ probability / weights.sum()
+            else:
+                probability = probability.mean(0)
             background, classes = probability[:1], probability[1:]
             # Without any position, these are NaN, and no class is shown.
             shown = classes >= torch.minimum(background, classes.max())
@@ -144,3 +184,7 @@ class Encoder(nn.Module):
     def base_logits(self, features: Features) -> Tensor:
         """Return the base learner's logits [N,classes+1,h,w], channel 0 the background."""
         return self.base_learner.classify(features.f5)
+
+
+def _by_query(supports: list[SupportFeatures], shot: int) -> list[list[SupportFeatures]]:
+    return [supports[i : i + shot] for i in range(0, len(supports), shot)]

@@ -5,8 +5,9 @@ it equals. Nothing here has weights.
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +35,9 @@ class WeightCache:
         self._key: tuple | None = None
         self._value: Any = None
 
-    def __call__(self, module: nn.Module, compute: Callable[[], Any]) -> Any:
-        """Return the kept value, or compute it if the module's weights have changed."""
-        weights = (*module.parameters(), *module.buffers())
+    def __call__(self, of: nn.Module | Sequence[Tensor], compute: Callable[[], Any]) -> Any:
+        """Return the kept value, or compute it if the weights, or those of a module, changed."""
+        weights = (*of.parameters(), *of.buffers()) if isinstance(of, nn.Module) else of
         key = tuple((w.data_ptr(), w._version, w.dtype) for w in weights)
         if key != self._key:
             self._value, self._key = compute(), key
@@ -45,6 +46,14 @@ class WeightCache:
     def __deepcopy__(self, memo: dict) -> "WeightCache":
         """Return an empty cache: a copied module computes its own value."""
         return WeightCache()
+
+
+def must_compose(module: nn.Module) -> bool:
+    """Whether what is composed of a module's weights cannot be kept: they train, or are compiled.
+
+    A compiled graph composes them itself: it cannot ask whether they have changed.
+    """
+    return module.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,18 +73,21 @@ def conv3x3_of_enlarged(cells: Tensor, weight: Tensor, size: tuple[int, int]) ->
         rows = F.pad(one_axis, (0, 0, 1, 1))  # of `bilinear_ac` along one axis
         return torch.stack([rows[d : d + length] for d in range(3)])
 
+    high = taps(size[0], a)
+    across = high if (size[1], b) == (size[0], a) else taps(size[1], b)
     per_tap = weight.permute(2, 3, 0, 1).reshape(9 * out, channels) @ cells.flatten(2)
     per_tap = per_tap.view(batch, 3, 3, out, a, b)
-    wide = torch.einsum("ejq,bdeopq->bodpj", taps(size[1], b), per_tap)
-    high = taps(size[0], a).permute(1, 0, 2).reshape(size[0], 3 * a)
+    wide = torch.einsum("ejq,bdeopq->bodpj", across, per_tap)
+    high = high.permute(1, 0, 2).reshape(size[0], 3 * a)
     return high @ wide.reshape(batch, out, 3 * a, size[1])
 
 
-def affine_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return a batch norm in eval mode as scale and shift, each [C]."""
-    assert norm.running_var is not None and norm.running_mean is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - scale * norm.running_mean
+def affine_of(norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
+    """Return n batch norms in eval mode, of as many channels, as scale and shift, each [n,C]."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, var = (torch.stack([getattr(n, name) for n in norms]) for name in names)
+    scale = weight * torch.rsqrt(var + norms[0].eps)
+    return scale, bias - scale * mean
 
 
 @torch.no_grad()
@@ -127,7 +139,7 @@ def _pad_depthwise_beforehand(module: nn.Module) -> None:
 def _fold_into(conv: nn.Conv2d, norm: Any) -> None:
     """Make conv compute norm(conv); the weights are composed in float64."""
     dtype = conv.weight.dtype
-    scale, shift = affine_of(copy.deepcopy(norm).double())
+    [scale], [shift] = affine_of([copy.deepcopy(norm).double()])
     start = 0 if conv.bias is None else conv.bias.double()
     folded = (scale[:, None, None, None] * conv.weight.double()).to(dtype)
     conv.weight = nn.Parameter(folded, requires_grad=False)
@@ -161,6 +173,7 @@ class LinearChain(nn.Sequential):
         middle = nn.Conv2d(hidden, hidden, 3, padding=1), nn.BatchNorm2d(hidden)
         last = [nn.Conv2d(hidden, out, 1)] + [nn.BatchNorm2d(out)] * last_norm
         super().__init__(*first, *middle, *last)
+        self.last_norm = last_norm
         self.composed = WeightCache()
 
     def train(self, mode: bool = True) -> "LinearChain":
@@ -172,28 +185,59 @@ class LinearChain(nn.Sequential):
         """Apply the chain to [B,channels,h,w]; return [B,out,h,w]."""
         if self[1].training:
             return super().forward(x)
-        changing = self.training or torch.is_grad_enabled()
-        return _composed(x, *(self.compose() if changing else self.composed(self, self.compose)))
+        if must_compose(self):
+            return _composed(x, *self.compose())
+        (weight, inner, bias), borders = self.composed(self, lambda: (self.compose(), {}))
+        key = x.shape[-2:], x.dtype
+        if key not in borders:
+            borders[key] = _border(x, inner, bias)
+        return F.conv2d(x, weight, padding=1) + borders[key]
 
     def compose(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the weight [O,C,3,3], that of the constant-one channel [O,1,3,3], the bias [O]."""
-        layers: list[Any] = list(self)
-        first, norm1, middle, norm2, last, *rest = layers
-        scale1, shift1 = affine_of(norm1)
-        scale2, shift2 = affine_of(norm2)
-        inward = scale1[:, None] * first.weight.flatten(1)  # [hidden, C]
-        inner = scale1 * first.bias + shift1
-        outward = last.weight.flatten(1)  # [O, hidden]
-        bias = outward @ (scale2 * middle.bias + shift2) + last.bias
-        if rest:
-            scale3, shift3 = affine_of(rest[0])
-            outward, bias = scale3[:, None] * outward, scale3 * bias + shift3
-        out, hidden = outward.shape
-        taps = (outward * scale2) @ middle.weight.flatten(1)  # [O, hidden * 9]
-        taps = taps.view(out, hidden, 9).transpose(1, 2)  # [O, 9, hidden]
-        full = taps @ torch.cat((inward, inner[:, None]), dim=1)  # [O, 9, C + 1]
-        full = full.transpose(1, 2).reshape(out, -1, 3, 3)
-        return full[:, :-1].contiguous(), full[:, -1:].contiguous(), bias
+        [chain] = compose([self])
+        return chain
+
+
+def compose(chains: Sequence[LinearChain]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return `LinearChain.compose` of each of n chains of one shape, computed together."""
+
+    def stacked(layer: int, name: str) -> Tensor:
+        return torch.stack([chain[layer].get_parameter(name) for chain in chains])
+
+    def affine(layer: int) -> tuple[Tensor, Tensor]:
+        return affine_of([cast(nn.BatchNorm2d, chain[layer]) for chain in chains])
+
+    scale1, shift1 = affine(1)
+    scale2, shift2 = affine(3)
+    inward = scale1[..., None] * stacked(0, "weight").flatten(2)  # [n,hidden,C]
+    inner = torch.addcmul(shift1, scale1, stacked(0, "bias"))
+    outward = stacked(4, "weight").flatten(2)  # [n,O,hidden]
+    middle = torch.addcmul(shift2, scale2, stacked(2, "bias"))
+    bias = torch.baddbmm(stacked(4, "bias")[..., None], outward, middle[..., None])[..., 0]
+    if chains[0].last_norm:
+        scale3, shift3 = affine(5)
+        outward, bias = scale3[..., None] * outward, torch.addcmul(shift3, scale3, bias)
+    count, out, hidden = outward.shape
+    # One by one: joined, the largest weights would be copied, and kept for the backward pass.
+    weights = [chain[2].get_parameter("weight").flatten(1) for chain in chains]
+    pairs = zip((outward * scale2[:, None]).unbind(), weights, strict=True)
+    taps = torch.stack([own @ weight for own, weight in pairs])  # [n,O,hidden*9]
+    taps = taps.view(count, out, hidden, 9).transpose(2, 3).reshape(count, out * 9, hidden)
+    weight = (taps @ inward).view(count, out, 9, -1).transpose(2, 3)
+    weight = weight.reshape(count, out, -1, 3, 3)
+    one = (taps @ inner[..., None]).view(count, out, 1, 3, 3)
+    biases = [each + 0 for each in bias.unbind()]  # no views: inductor refuses them on a CPU
+    return list(zip(weight.unbind(), one.unbind(), biases, strict=True))
+
+
+def composed_together(chains: Iterable[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
+    """Return chains of one shape as functions; those that train are composed together."""
+    chains = list(chains)
+    trained = [c for c in chains if isinstance(c, LinearChain) and not c[1].training]
+    if len(trained) < len(chains) or not must_compose(trained[0]):
+        return list(chains)  # each keeps its composed weights, or has none
+    return [partial(_composed, weight=w, inner=i, bias=b) for w, i, b in compose(trained)]
 
 
 class ComposedChain(nn.Module):
@@ -221,5 +265,9 @@ class ComposedChain(nn.Module):
 
 def _composed(x: Tensor, weight: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
     """Apply what `LinearChain.compose` returned."""
-    ones = x.new_ones(1, 1, *x.shape[-2:])
-    return F.conv2d(x, weight, bias, padding=1) + F.conv2d(ones, inner, padding=1)
+    return F.conv2d(x, weight, padding=1) + _border(x, inner, bias)
+
+
+def _border(x: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
+    """Return what the constant-one channel and the bias add to each position: [1,O,h,w]."""
+    return F.conv2d(x.new_ones(1, 1, *x.shape[-2:]), inner, bias, padding=1)

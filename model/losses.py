@@ -32,4 +32,4 @@ def divergence(correlation: Tensor, wanted: Tensor) -> Tensor:
     """
     s = correlation.flatten(1).softmax(1)
     t = bilinear(wanted[:, None], correlation.shape[-2:]).flatten(1).softmax(1)
-    return (t * torch.log(t + 1e-12) - t * torch.log(s + 1e-12)).sum(1)
+    return (t * (torch.log(t + 1e-12) - torch.log(s + 1e-12))).sum(1)

@@ -3,7 +3,7 @@
 A pyramid, mining of one scale, decoding from coarse to fine.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -66,6 +66,18 @@ class Pyramid(nn.ModuleList):
         return scales
 
 
+def at_scales(mask: Tensor) -> list[Tensor]:
+    """Return a mask [B,1,h,w] at the scales of `Pyramid`, coarse to fine: 3 x [B,1,h_i,w_i].
+
+    To be called outside of what is compiled: inductor (torch 2.11) loses the mask's gradient there.
+    """
+    grids = [grid_size(mask)]
+    for _, stride, _, _ in STAGES[1:]:
+        height, width = grids[0]
+        grids.insert(0, (-(-height // stride), -(-width // stride)))
+    return [bilinear_ac(mask, grid) for grid in grids[:-1]] + [mask]
+
+
 class Mined(NamedTuple):
     """What one scale gives."""
 
@@ -84,21 +96,23 @@ class MiningStep(nn.Module):
         self.fuse = ConvModule(CHANNELS + 2, CHANNELS, 3, padding=1, norm_cfg={"type": "BN"})
 
     def forward(
-        self, x: Tensor, mask: Tensor, prior: Tensor, source: Tensor | None = None
-    ) -> Mined:
+        self, x: Tensor, mask: Tensor, prior: Tensor, source: Tensor | None = None,
+        *, correlate: bool = True,
+    ) -> Mined:  # fmt: skip
         """Mine one scale [B,64,h_i,w_i] of the query itself, or of a `source` of tokens [B,M,64].
 
-        The mask [B,1,...] and the prior [B,2,...] have any size; that of a source is [B,M].
+        The mask is [B,1,h_i,w_i], that of a source [B,M]; the prior [B,2,...] has any size. Without
+        `correlate`, the correlation is [B,0].
         """
         grid = grid_size(x)
         prior = prior if grid_size(prior) == grid else bilinear_ac(prior, grid)
-        if source is None and grid_size(mask) != grid:
-            mask = bilinear_ac(mask, grid)
-        mined, correlation = self.layer(x, mask, source)
+        mined, correlation = self.layer(x, mask, source, correlate=correlate)
         return Mined(self.fuse(torch.cat((mined, prior), dim=1)), correlation, mined)
 
 
-def decode(maps: Iterable[Tensor], parse: Sequence[LinearChain]) -> tuple[Tensor, list[Tensor]]:
+def decode(
+    maps: Iterable[Tensor], parse: Sequence[Callable[[Tensor], Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
     """Join maps from coarse to fine, each [B,64,h_i,w_i]: what they make at the finest grid.
 
     o = parse(e), then o = up(o) + parse(e + up(o)). The outputs of `parse` are returned, too.

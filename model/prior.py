@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.base_learner import Features
+from model.device import is_accelerator, scores_per_block
 from model.query_support import SupportFeatures
-from model.resize import at_least_float32, autocast_disabled
-
-SIMILARITIES_PER_BLOCK = 2**22  # of a query's positions, computed at a time
+from model.resize import at_least_float32, autocast_disabled, grid_size
 
 
 def reduction(channels: tuple[int, ...]) -> nn.Sequential:
@@ -54,16 +53,22 @@ def prototypes(supports: list[list[SupportFeatures]], down: nn.Sequential) -> Te
     supports of the batch are padded with m = 0. `down` is that of `reduce_channels`.
     """
     shots = [shot for episode in supports for shot in episode]
-    longest = max(1, *(len(shot.weight) for shot in shots))
-
-    def padded(rows: list[Tensor]) -> Tensor:
-        return torch.stack([F.pad(row, (0, longest - row.shape[-1])) for row in rows])
-
-    f2, f3 = padded([s.f2 for s in shots]), padded([s.f3 for s in shots])  # [B*K,C,n]
-    weight = padded([s.weight for s in shots])  # [B*K,n]
+    columns = [s.f2 for s in shots], [s.f3 for s in shots], [s.weight for s in shots]
+    f2, f3, weight = (padded(rows) for rows in columns)  # [B*K,C,n], [B*K,n]
     reduced = reduce_channels(down, f2[..., None], f3[..., None])[..., 0]
     means = masked_mean(reduced, weight)
     return means.view(len(supports), -1, means.shape[1])
+
+
+def padded(rows: list[Tensor], extra: int = 0, most: int | None = None) -> Tensor:
+    """Stack tensors [...,m], zeros behind each: as many as the longest one has, and `extra` more.
+
+    But there is at least one, and there are at most `most`.
+    """
+    length = max(1, *(row.shape[-1] for row in rows)) + extra
+    length = length if most is None else min(length, most)
+    short = [length - row.shape[-1] for row in rows]
+    return torch.stack([F.pad(r, (0, n)) if n else r for r, n in zip(rows, short, strict=True)])
 
 
 def masked_mean(s: Tensor, weight: Tensor) -> Tensor:
@@ -95,13 +100,19 @@ def similarities(
     query: Tensor, shots: list[list[Tensor]], supports: list[list[SupportFeatures]]
 ) -> Tensor:
     """Return `max_similarity` of a query map [B or 1,C,h,w] with each shot's [C,m]: [B,K,h,w]."""
-    rows = []
-    for q, own, episode in zip(
-        query.expand(len(supports), -1, -1, -1), shots, supports, strict=True
-    ):
-        pairs = zip(own, episode, strict=True)
-        rows.append([max_similarity(q, s, mask_is_full=shot.mask_is_full) for s, shot in pairs])
-    return torch.stack([torch.stack(row) for row in rows])
+    batch, count, grid = len(supports), len(shots[0]), grid_size(query)
+    query = query.expand(batch, -1, -1, -1)
+    if is_accelerator(query):  # all at once, each with a position outside its mask, if it has one
+        every = padded([s for own in shots for s in own], extra=1, most=query[0, 0].numel())
+        query = query[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        return max_similarity(query, every, masks_are_full=True).view(batch, count, *grid)
+    return torch.stack(
+        [
+            torch.cat([max_similarity(q[None], s[None], masks_are_full=shot.mask_is_full)
+                       for s, shot in zip(own, episode, strict=True)])
+            for q, own, episode in zip(query, shots, supports, strict=True)
+        ]
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -115,20 +126,28 @@ def normalized_prior(query: Features, supports: list[list[SupportFeatures]]) -> 
     return (r - low) / (high - low + 1e-7)
 
 
-def max_similarity(query: Tensor, support: Tensor, *, mask_is_full: bool) -> Tensor:
-    """Return max over support positions j of <s_j m_j, q_i> / (|s_j m_j| |q_i| + 1e-7): [h,w].
+def max_similarity(query: Tensor, support: Tensor, *, masks_are_full: bool) -> Tensor:
+    """Return max over support positions j of <s_j m_j, q_i> / (|s_j m_j| |q_i| + 1e-7): [N,h,w].
 
-    One map of `plain.prior`, of q [C,h,w] and s at the positions inside the mask [C,m]. Those
-    outside are zero vectors of similarity 0. They are not computed: unless the mask is full, the
-    maximum starts at 0. It is taken over blocks of support positions, so no matrix of N x N exists.
+    One map of `plain.prior`, of N pairs: q [N,C,h,w] and s at the positions inside its mask
+    [N,C,m]. Those outside are zero vectors of similarity 0. They are not computed: unless the masks
+    are full, the maximum starts at 0. It is taken over blocks of support positions, so no matrix of
+    hw x hw exists.
     """
-    q = query.flatten(1)  # [C,N]
-    q_norm = at_least_float32(q).norm(dim=0)[:, None]
-    best = q_norm.new_full((q.shape[1],), -torch.inf if mask_is_full else 0.0)
-    for s in support.split(max(1, SIMILARITIES_PER_BLOCK // q.shape[1]), dim=1):
-        block = at_least_float32(q.t() @ s).div_(q_norm * at_least_float32(s).norm(dim=0) + 1e-7)
-        best = torch.maximum(best, block.amax(1)) if s.shape[1] else best
-    return best.view_as(query[0])
+    q = query.flatten(2).mT  # [N,hw,C]
+    q_norm = at_least_float32(q).norm(dim=2, keepdim=True)
+    s_norm = at_least_float32(support).norm(dim=1, keepdim=True)
+    best = None if masks_are_full else q_norm.new_zeros(q.shape[:2])
+    size, small = (
+        max(1, scores_per_block(q) // q.shape[:2].numel()),
+        q_norm.new_full((1, 1, 1), 1e-7),
+    )
+    for s, norm in zip(support.split(size, dim=2), s_norm.split(size, dim=2), strict=True):
+        if s.shape[2]:
+            block = at_least_float32(q @ s).div_(torch.baddbmm(small, q_norm, norm))
+            best = block.amax(2) if best is None else torch.maximum(best, block.amax(2))
+    assert best is not None  # full masks have positions
+    return best.view(len(query), *grid_size(query))
 
 
 def gram_distances(query: Tensor, supports: list[list[SupportFeatures]]) -> Tensor:
@@ -137,5 +156,6 @@ def gram_distances(query: Tensor, supports: list[list[SupportFeatures]]) -> Tens
     Equals `plain.gram_distances`; here the Gram matrices are computed once per image. `query` holds
     those of the queries [B or 1,C,C].
     """
-    shots = torch.stack([torch.stack([shot.gram for shot in episode]) for episode in supports])
+    shots = torch.stack([shot.gram for episode in supports for shot in episode])
+    shots = shots.unflatten(0, (len(supports), -1))
     return (query[:, None] - shots).flatten(2).norm(dim=2) / query.shape[1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.base_learner import BaseLearner
+from model.device import is_accelerator
 from model.encoder import Encoder
 from model.errors import UserError
 from model.folding import ComposedChain, LinearChain
@@ -64,6 +65,9 @@ class System(nn.Module):
     LOSSES: ClassVar[Mapping[str, str]]  # loss that is trained on -> key of `Train` that weighs it
     PUBLISHED: ClassVar[Naming]
     PRIORS: ClassVar[tuple[str, ...]] = ("f5", "f4")  # what each map of its prior compares
+    TRANSFORMER: ClassVar[
+        type[nn.Module] | tuple[()]
+    ] = ()  # that runs on the clue, if there is one
     SHOWN: ClassVar[tuple[str, ...]] = ()  # maps of supports that `forward` keeps for its results
 
     def __init__(self, encoder: Encoder, shot: int, *, fix_bn: bool) -> None:
@@ -92,11 +96,16 @@ class System(nn.Module):
                     setattr(parent, name, ComposedChain(child))
 
     def compile_with(self, compiler: Callable[[Callable], Callable]) -> None:
-        """Run the encoder and every pyramid through a compiler such as `torch.compile`."""
+        """Run the encoder and a transformer through a compiler such as `torch.compile`.
+
+        On a CPU, the positions that a mask keeps decide shapes, so of a transformer only the
+        pyramid is compiled; on an accelerator all of it is (`model/device.py`).
+        """
         self.encoder.compile_with(compiler)
+        kind = self.TRANSFORMER if is_accelerator(next(self.parameters())) else Pyramid
         for module in self.modules():
-            if isinstance(module, Pyramid):
-                module.forward = compiler(module.forward)  # type: ignore[method-assign]
+            if isinstance(module, kind):
+                module.forward = compiler(module.forward)
 
     def forward(
         self, query: Tensor, support: Tensor, support_mask: Tensor,
@@ -108,9 +117,8 @@ class System(nn.Module):
         [B] is the episode's class among the base classes, from 0. Raises `UserError` if the model
         was built for another K.
         """
-        queries = self.encoder.query(query)  # first, as published: batch norms may be in train mode
-        supports = self.encoder.supports(support, support_mask, keep=self.SHOWN)
-        return self.match(queries, supports, class_index=class_index)
+        encoded = self.encoder.episodes(query, support, support_mask, keep=self.SHOWN)
+        return self.match(*encoded, class_index=class_index)
 
     def match(
         self, query: QueryFeatures, supports: list[list[SupportFeatures]],

@@ -55,8 +55,7 @@ class EncodedBatch:
 
 def encode(encoder: Encoder, batch: EpisodeBatch) -> EncodedBatch:
     """Encode a batch of images: B + B*K passes through the encoder."""
-    query = encoder.query(batch.query)  # first, as published: batch norms may be in train mode
-    supports = encoder.supports(batch.support, batch.support_mask)
+    query, supports = encoder.episodes(batch.query, batch.support, batch.support_mask)
     masks = batch.query_mask, batch.query_base_mask
     return EncodedBatch(query, supports, *masks, batch.class_index, batch.plans)
 

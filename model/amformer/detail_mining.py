@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import module_list
+from model.attention import module_list, unit
 from model.constants import TEMPERATURE
 from model.resize import to_tokens
 
@@ -47,8 +47,8 @@ class PartAttention(nn.Module):
         is 0 are zero vectors and stay in it.
         """
         tokens = tokens * mask[..., None]
-        q = F.normalize(self.q(self.parts).view(PARTS, HEADS, -1), dim=-1)
-        k = F.normalize(self.k(tokens).unflatten(2, (HEADS, -1)), dim=-1)
+        q = unit(self.q(self.parts).view(PARTS, HEADS, -1))
+        k = unit(self.k(tokens).unflatten(2, (HEADS, -1)))
         v = self.v(tokens).unflatten(2, (HEADS, -1))
         logits = torch.einsum("phd,bnhd->bhpn", q / TEMPERATURE, k)
         maps = torch.sigmoid(logits.mean(1)) * mask[:, None]
@@ -84,14 +84,14 @@ class DetailMining(nn.Module):
         Both scores of an image and level are of the part whose fake and real forms differ most. The
         masks are [B,1,h,w] in [0,1]: G's fg', and the true one, resized to the grid.
         """
-        outputs = []
+        outputs, masks = [], torch.cat((fake, real)).flatten(1)  # both as one batch of 2B
         levels = zip(features, self.attention, self.discriminators, strict=True)
         for feature, attend, judge in levels:
             tokens = to_tokens(feature)
-            fake_parts, fake_maps = attend(tokens, fake.flatten(1))
-            real_parts, real_maps = attend(tokens, real.flatten(1))
-            worst = F.cosine_similarity(fake_parts, real_parts, dim=2, eps=1e-6).argmin(1)
-            rows = torch.arange(len(worst), device=worst.device)
-            fake_score, real_score = judge(fake_parts[rows, worst]), judge(real_parts[rows, worst])
-            outputs.append(DiscriminatorOutputs(fake_maps, real_maps, fake_score, real_score))
+            parts, maps = attend(torch.cat((tokens, tokens)), masks)
+            of_fake, of_real = parts.chunk(2)
+            worst = F.cosine_similarity(of_fake, of_real, dim=2, eps=1e-6).argmin(1)
+            index = worst.repeat(2)[:, None, None].expand(-1, -1, CHANNELS)
+            scores = judge(parts.gather(1, index)[:, 0])
+            outputs.append(DiscriminatorOutputs(*maps.chunk(2), *scores.chunk(2)))
         return outputs

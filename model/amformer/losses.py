@@ -62,35 +62,34 @@ def distillation(correlations: list[Tensor], target: Tensor, *, skip_empty: bool
 
 def generator(outputs: list[DiscriminatorOutputs]) -> Tensor:
     """Return the adversarial loss of G, BCE(D(fake), 1), mean over levels."""
-    return torch.stack([_bce(d.fake_score, 1.0) for d in outputs]).mean()
+    return _bce([d.fake_score for d in outputs], 1.0)
 
 
 def discriminator(outputs: list[DiscriminatorOutputs]) -> Tensor:
     """Return the loss of D, (BCE(D(fake), 0) + BCE(D(real), 0.9)) / 2, mean over levels."""
-    losses = [(_bce(d.fake_score, 0.0) + _bce(d.real_score, REAL_LABEL)) / 2 for d in outputs]
-    return torch.stack(losses).mean()
+    fake, real = ([getattr(d, name) for d in outputs] for name in ("fake_score", "real_score"))
+    return (_bce(fake, 0.0) + _bce(real, REAL_LABEL)) / 2
 
 
-def diversity(outputs: list[DiscriminatorOutputs], chosen: Tensor) -> Tensor:
-    """Return the diversity loss: how similar part maps are, mean over fake, real and levels.
-
-    `chosen` holds the indices of the part maps that are compared, [levels, 2 (fake, real), 9].
-    """
-    losses = []
-    for level, (fake, real) in zip(outputs, chosen, strict=True):
-        losses += [_similarity(level.fake_maps[:, fake]), _similarity(level.real_maps[:, real])]
-    return torch.stack(losses).mean()
-
-
-def _bce(score: Tensor, label: float) -> Tensor:
+def _bce(scores: list[Tensor], label: float) -> Tensor:
+    score = torch.stack(scores)
     return F.binary_cross_entropy_with_logits(score, torch.full_like(score, label))
 
 
-def _similarity(maps: Tensor) -> Tensor:
-    """Mean pairwise cosine of maps [B,n,N]: |mean over pairs i < j|, mean over the batch."""
-    dot = maps @ maps.transpose(1, 2)
-    norm = dot.diagonal(dim1=1, dim2=2)
-    cosine = dot / torch.sqrt(norm[:, :, None] * norm[:, None] + 1e-8)
-    count = maps.shape[1]
-    first, second = torch.triu_indices(count, count, offset=1, device=maps.device)
-    return cosine[:, first, second].mean(1).abs().mean()
+def diversity(outputs: list[DiscriminatorOutputs], chosen: Tensor) -> Tensor:
+    """Return the diversity loss: how similar part maps are.
+
+    Of each level, of fake and of real maps: the mean cosine of all pairs i < j, its magnitude, mean
+    over the batch. `chosen` holds the indices of the part maps that are compared, [levels,
+    2 (fake, real), 9].
+    """
+    maps = torch.stack([x for level in outputs for x in (level.fake_maps, level.real_maps)])
+    dot = maps @ maps.mT  # [levels * 2,B,14,14]
+    norm = dot.diagonal(dim1=2, dim2=3)
+    cosine = dot / torch.sqrt(norm[..., None] * norm[..., None, :] + 1e-8)
+    count = chosen.shape[-1]
+    first, second = torch.triu_indices(count, count, offset=1, device=chosen.device)
+    chosen = chosen.flatten(0, 1)
+    pairs = chosen[:, first] * dot.shape[-1] + chosen[:, second]  # of the flattened matrix
+    index = pairs[:, None].expand(-1, dot.shape[1], -1)
+    return cosine.flatten(2).gather(2, index).mean(2).abs().mean()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.amformer.clue import Clue
 from model.attention import module_list
+from model.folding import composed_together
 from model.mining import SCALES, MiningStep, Pyramid, decode, head_chain, parse_chain
 from model.resize import at_least_float32
 
@@ -40,23 +41,27 @@ class ObjectMining(nn.Module):
         self.refine_parse = module_list(parse_chain() for _ in range(REFINEMENTS))
         self.heads = module_list(head_chain() for _ in range(1 + REFINEMENTS))
 
-    def forward(self, clue: Clue, hard_mask: Callable[[Tensor], Tensor]) -> GeneratorOutputs:
-        """Mine the object of B queries.
+    def forward(
+        self, clue: Clue, masks: list[Tensor], hard_mask: Callable[[Tensor], Tensor]
+    ) -> GeneratorOutputs:
+        """Mine the object of B queries, by the initial mask at each scale (`at_scales`).
 
         `hard_mask` turns logits [B,2,h,w] into the next refinement's mask [B,1,h,w] of 0 and 1.
         """
         scales = self.pyramid(clue.tokens)
-        steps = zip(self.mining, scales, strict=True)
-        found = [mining(x, clue.initial_mask, clue.prior) for mining, x in steps]
+        steps = zip(self.mining, scales, masks, strict=True)
+        found = [mining(x, mask, clue.prior) for mining, x, mask in steps]
         correlations = [mined.correlation for mined in found]
-        feature, _ = decode([mined.fused for mined in found], self.parse)
+        parsers = composed_together([*self.parse, *self.refine_parse])
+        heads = composed_together(self.heads)
+        feature, _ = decode([mined.fused for mined in found], parsers[:SCALES])
 
-        features, logits, masks = [feature], [at_least_float32(self.heads[0](feature))], []
-        refinements = zip(self.refine_mining, self.refine_parse, self.heads[1:], strict=True)
+        features, logits, hard = [feature], [at_least_float32(heads[0](feature))], []
+        refinements = zip(self.refine_mining, parsers[SCALES:], heads[1:], strict=True)
         for mining, parse, head in refinements:
-            masks.append(hard_mask(logits[-1]))
-            x = mining(features[-1], masks[-1], clue.prior).fused
+            hard.append(hard_mask(logits[-1]))
+            x = mining(features[-1], hard[-1], clue.prior, correlate=False).fused
             features.append(torch.relu(parse(x)))
             logits.append(at_least_float32(head(features[-1])))
         features = [at_least_float32(f) for f in features]
-        return GeneratorOutputs(scales, correlations, features, logits, masks)
+        return GeneratorOutputs(scales, correlations, features, logits, hard)

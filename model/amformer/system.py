@@ -16,6 +16,7 @@ from model.attention import Projections
 from model.base_learner import BaseLearner
 from model.encoder import Encoder
 from model.ensemble import Ensemble, base_probability
+from model.mining import at_scales
 from model.prediction import EnsemblePrediction
 from model.query_support import QueryFeatures, SupportFeatures
 from model.resize import at_least_float32
@@ -39,7 +40,7 @@ class AMFormer(System):
     util/train/adversarial.py.
     """
 
-    PUBLISHED = PUBLISHED
+    PUBLISHED, TRANSFORMER = PUBLISHED, ObjectMining
 
     def __init__(
         self,
@@ -85,7 +86,8 @@ class AMFormer(System):
         if self.base_map == "none":
             base = torch.zeros_like(base)
         psi = self.ensemble.psi(clue.distances, learned=learned)
-        outputs = self.object_mining(clue, lambda z: self.ensemble.hard_mask(z, base, psi))
+        masks = at_scales(clue.initial_mask)
+        outputs = self.object_mining(clue, masks, lambda z: self.ensemble.hard_mask(z, base, psi))
         final, foreground = self.ensemble(outputs.logits[-1], base, psi)
         return MiningPrediction(
             size=query.size, prior=clue.prior, psi=psi, initial_mask=clue.initial_mask,

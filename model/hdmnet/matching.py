@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from model.attention import module_list
+from model.folding import composed_together
 from model.mining import SCALES, MiningStep, Pyramid, decode, head_chain, parse_chain
 from model.resize import at_least_float32, grid_size, nearest, to_tokens
 
@@ -48,7 +49,7 @@ class Matching(nn.Module):
             keep = nearest(mask, grid_size(x)).flatten(1)  # [B,K*N], as the tokens: shot 0 first
             tokens = to_tokens(source.flatten(0, 1)).unflatten(0, (-1, shot)).flatten(1, 2)
             found.append(step(x, keep, prior, tokens))
-        feature, parsed = decode([one.fused for one in found], self.parse)
+        feature, parsed = decode([one.fused for one in found], composed_together(self.parse))
         return MatchingOutputs(
             query_scales=queries,
             support_scales=sources,

@@ -59,7 +59,7 @@ class HDMNet(System):
         **{"matching.": "transformer", "ensemble.": "merge", "": "other"},
     }
     LOSSES = {"main": "", "meta": "", "distillation": "aux_weight1"}
-    PUBLISHED = PUBLISHED
+    PUBLISHED, TRANSFORMER = PUBLISHED, Matching
 
     def __init__(
         self, backbone: str, classes: int, shot: int,

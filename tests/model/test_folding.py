@@ -230,7 +230,9 @@ def test_max_similarity_equals_maximum_over_all_positions_of_the_masked_support(
 ) -> None:
     query, support = draw(7, 4, 5).abs(), sign * draw(7, 4, 5).abs()
     inside = inside_of(kind)
-    got = max_similarity(query, support[:, inside], mask_is_full=bool(inside.all()))
+    [got] = max_similarity(
+        query[None], support[None][:, :, inside], masks_are_full=bool(inside.all())
+    )
     assert_same(got, direct_similarity(query, support, inside))
     if sign < 0 and kind != "full":
         assert not got.any()  # the background counts as 0

@@ -235,10 +235,10 @@ def test_dropout_acts_at_the_published_places() -> None:
             assert shapes(name) == [(2, tokens, 64)], name
     for level in range(3):
         name = f"detail_mining.attention.{level}.dropout"
-        once = [(2, 4, 14, cells), (2, 14, 64), (2, 14, 192), (2, 14, 64)]
-        assert shapes(name) == once * 2  # for the fake and the real mask
-        attention, _, hidden, _ = seen[name][:4]
-        torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, 14))  # over ALL tokens
+        # The fake and the real mask of both episodes are one batch.
+        assert shapes(name) == [(4, 4, 14, cells), (4, 14, 64), (4, 14, 192), (4, 14, 64)]
+        attention, _, hidden, _ = seen[name]
+        torch.testing.assert_close(attention.sum(-1), torch.ones(4, 4, 14))  # over ALL tokens
         assert (hidden >= 0).all()  # after the ReLU
 
 

@@ -61,6 +61,10 @@ def test_run_keeps_its_last_previous_and_best_checkpoints(tmp_path: Path) -> Non
     wanted |= {"stale", "random", "config", "versions", "ranks", "images", "launch", "run"}
     wanted |= {"areas", "base_learner"}
     assert state.keys() == wanted
+    best = read_checkpoint(tmp_path / resume.BEST)  # to be tested: nothing that only resuming needs
+    assert best.keys() == wanted - {"optimizer_g", "optimizer_d", "scalers", "random"}
+    with pytest.raises(UserError, match=r"holds weights only.*last\.pth is good: Train\.resume="):
+        start_run(tmp_path, resume=str(tmp_path / resume.BEST))
     assert set(state["random"][0]) == {"torch", "cuda", "numpy", "python"}
 
 

@@ -3,6 +3,7 @@
     python -m util.bench --plain                  # 1- and 5-shot, 473 and 633 px, all kinds of work
     python -m util.bench --size 473 --shot 1 --work warm G D --plain --repeat 5
     python -m util.bench --count                  # operations only, nothing is timed
+    python -m util.bench --launches --size 473    # what a GPU waits for, counted without one
     python -m util.bench Speed.tf32=true Train.precision=bf16 --gpus 1 --size 473
 
 `cold` evaluates an episode from its images, `warm` from the stored features of the encoder. `G` and
@@ -42,6 +43,10 @@ def bench() -> None:
     parser.add_argument("--plain", action="store_true", help="also the plain formulation")
     parser.add_argument("--count", action="store_true", help="operations only")
     parser.add_argument(
+        "--launches", action="store_true",
+        help="kernels that a GPU is told to run, and values read back from it; no GPU is needed",
+    )  # fmt: skip
+    parser.add_argument(
         "--repeat", type=int, default=3, metavar="N",
         help="runs of each work; the median time counts (default: 3)",
     )  # fmt: skip
@@ -52,6 +57,8 @@ def bench() -> None:
     args = parser.parse_intermixed_args()
     if args.repeat < 1:
         raise UserError(f"--repeat {args.repeat}: give 1 or more")
+    if args.launches and (args.count or args.plain or args.gpus):
+        raise UserError("--launches counts alone: leave out --count, --plain and --gpus")
 
     from util.bench import measure  # torch, which takes seconds to import: not for --help
 

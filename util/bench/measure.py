@@ -13,8 +13,9 @@ from torch.utils.benchmark import Timer, timer
 
 from model import AMFormer, System, build_model
 from model.amformer.plain import predict as plain_predict
+from model.backbones import TRIAL_SIZE
 from util import ROOT, speed
-from util.bench.counting import count
+from util.bench.counting import count, launches
 from util.bench.plain_training import PlainAdversarialTrainer
 from util.bench.plain_training import encode as plain_encode
 from util.config import Config, load_config
@@ -31,6 +32,7 @@ from util.train.supervised import SupervisedTrainer
 
 OBJECT_SHARE = 0.2  # of an image; 0.13 to 0.22 on average in PASCAL's validation lists
 BATCH_SIZE = 2  # episodes in a training step
+LAUNCH_BATCHES = (1, 8)  # episodes at a time, for counting launches
 
 
 def episodes(size: tuple[int, int], shot: int, batch: int, device: torch.device) -> EpisodeBatch:
@@ -52,9 +54,12 @@ def episodes(size: tuple[int, int], shot: int, batch: int, device: torch.device)
 
 
 def prepare(
-    work: str, cfg: Config, device: torch.device, plain: bool = False
+    work: str, cfg: Config, device: torch.device, plain: bool = False, batch: int | None = None
 ) -> Callable[[], object]:
-    """Return the work as a function without arguments; `plain`: on the plain formulation."""
+    """Return the work as a function without arguments; `plain`: on the plain formulation.
+
+    `batch` is the number of episodes, by default one in evaluation and `BATCH_SIZE` in training.
+    """
     torch.manual_seed(0)
     model = build_model(cfg).to(device)
     if isinstance(model, AMFormer):
@@ -63,16 +68,17 @@ def prepare(
         what = "--plain" if plain else "--work D"
         raise UserError(f"{what}: is of Method.name amformer only, not {cfg.Method.name}")
     speed.set_up(model, cfg, device)
+    model.encoder(torch.zeros(1, 3, TRIAL_SIZE, TRIAL_SIZE, device=device))  # folds batch norms
     if work in ("G", "D"):
         model.train()
-        return _training(work, model, cfg, device, plain)
-    return _evaluation(work, model.eval(), cfg, device, plain)
+        return _training(work, model, cfg, device, plain, batch or BATCH_SIZE)
+    return _evaluation(work, model.eval(), cfg, device, plain, batch or 1)
 
 
 def _training(
-    work: str, model: System, cfg: Config, device: torch.device, plain: bool
+    work: str, model: System, cfg: Config, device: torch.device, plain: bool, count: int
 ) -> Callable[[], object]:
-    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, BATCH_SIZE, device)
+    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, count, device)
     ranks = Ranks(0, 1, device)
     if not isinstance(model, AMFormer):
         return _supervised(SupervisedTrainer(model, cfg, 100, ranks), batch)
@@ -99,9 +105,9 @@ def _supervised(trainer: SupervisedTrainer, batch: EpisodeBatch) -> Callable[[],
 
 
 def _evaluation(
-    work: str, model: System, cfg: Config, device: torch.device, plain: bool
+    work: str, model: System, cfg: Config, device: torch.device, plain: bool, count: int
 ) -> Callable[[], object]:
-    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, 1, device)
+    batch = episodes(cfg.sizes["Data.size"], cfg.Data.shot, count, device)
     images = batch.query, batch.support, batch.support_mask
 
     @torch.no_grad()
@@ -114,12 +120,12 @@ def _evaluation(
     if work == "cold" or plain:  # the plain formulation stores no features, so warm equals cold
         return cold
     with speed.autocast(cfg.Eval.precision, device):
-        encoded = encode(model.encoder, batch)
+        stored = model.encoder.query(images[0]), model.encoder.supports(*images[1:])
 
     @torch.no_grad()
     def warm() -> object:
         with speed.autocast(cfg.Eval.precision, device):
-            return model.match(encoded.query, encoded.supports)
+            return model.match(*stored)
 
     return warm
 
@@ -129,15 +135,26 @@ def operations(work: str, cfg: Config, plain: bool = False) -> int:
 
     The options of precision and speed are ignored: they change no count, and the CPU lacks some.
     """
-    cfg = replace(
-        cfg,
-        Speed=SpeedSection(),
-        Train=replace(cfg.Train, precision="fp32"),
-        Eval=replace(cfg.Eval, precision="fp32"),
-    )
-    run = prepare(work, cfg, torch.device("cpu"), plain)
+    run = prepare(work, _without_options(cfg), torch.device("cpu"), plain)
     count(run)
     return count(run)
+
+
+def _without_options(cfg: Config) -> Config:
+    train, evaluation = replace(cfg.Train, precision="fp32"), replace(cfg.Eval, precision="fp32")
+    return replace(cfg, Speed=SpeedSection(), Train=train, Eval=evaluation)
+
+
+def launch_cells(work: str, cfg: Config) -> list[str]:
+    """Return, for each of `LAUNCH_BATCHES`, the launches of the work, and how many values it reads.
+
+    Without an accelerator; the options of precision and speed are ignored.
+    """
+    cells = []
+    for batch in LAUNCH_BATCHES:
+        counted = launches(prepare(work, _without_options(cfg), torch.device("cpu"), batch=batch))
+        cells += [f"{counted.kernels:,}", str(counted.reads)]
+    return cells
 
 
 def seconds(runs: list[Callable[[], object]], repeat: int) -> list[float]:
@@ -219,9 +236,7 @@ def table(args: argparse.Namespace) -> None:
     Raises `UserError` if the machine has no such GPU, or a row ran out of memory.
     """
     distributed.check_gpus(args.gpus)
-    names = ["GFLOP", *([] if args.count else ["s", "MB"])]
-    heads = [h for n in names for h in ([n, "plain", "ratio"] if args.plain else [n])]
-    heads += [] if args.count else ["floor s", "of the floor's rate"]
+    heads = _heads(args)
     log.info("| work | shot | px | %s |", " | ".join(heads))
     log.info("|%s", " --- |" * (3 + len(heads)))
     for size in args.size:
@@ -231,6 +246,14 @@ def table(args: argparse.Namespace) -> None:
                 log.info("| %s | %s | %s | %s |", work, shot, size, cells)
 
 
+def _heads(args: argparse.Namespace) -> list[str]:
+    if args.launches:
+        return [f"{what}, batch {n}" for n in LAUNCH_BATCHES for what in ("launches", "reads")]
+    names = ["GFLOP", *([] if args.count else ["s", "MB"])]
+    heads = [h for n in names for h in ([n, "plain", "ratio"] if args.plain else [n])]
+    return heads + ([] if args.count else ["floor s", "of the floor's rate"])
+
+
 def _sides(args: argparse.Namespace) -> list[bool]:
     """Return the values of `plain` to measure."""
     return [False, True] if args.plain else [False]
@@ -238,6 +261,8 @@ def _sides(args: argparse.Namespace) -> list[bool]:
 
 def _numbers(args: argparse.Namespace, work: str, shot: int, size: int) -> list[str]:
     """Return the cells of a row."""
+    if args.launches:
+        return launch_cells(work, config(args, size, shot))
     counts = [operations(work, config(args, size, shot), plain) for plain in _sides(args)]
     cells = _cells([n / 1e9 for n in counts], ".1f")
     if args.count:

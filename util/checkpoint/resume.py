@@ -37,7 +37,10 @@ class Candidate:
 
 
 def find_candidates(folder: Path, kinds: Kinds) -> tuple[list[Candidate], list[str]]:
-    """Return the checkpoints in a folder to resume from, and one line for each unusable one."""
+    """Return the checkpoints in a folder to resume from, and one line for each unusable one.
+
+    `best.pth` has what resuming needs only if an earlier version wrote it.
+    """
     good, bad = [], []
     for path in (folder / name for name in CHECKPOINTS if (folder / name).exists()):
         try:
@@ -45,7 +48,7 @@ def find_candidates(folder: Path, kinds: Kinds) -> tuple[list[Candidate], list[s
             at = state["run"], state["iteration"], state.get("validated", True)
             good.append(Candidate(path, *at, state.get("launch")))
         except UserError as error:
-            bad.append(str(error))
+            bad += [str(error)] * (path.name != BEST)
     return good, bad
 
 
@@ -68,6 +71,14 @@ def training_state(path: Path, kinds: Kinds) -> dict[str, Any]:
     if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
         raise UserError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
     return state
+
+
+def number_of(path: Path) -> int | None:
+    """Return the number of the run that wrote a checkpoint; None if it is missing or unusable."""
+    try:
+        return read_checkpoint(path).get("run") if path.exists() else None
+    except UserError:
+        return None
 
 
 def check_resume_file(path: Path, kinds: Kinds) -> None:

@@ -140,6 +140,8 @@ class Run:
         if resumed:  # also from a numbered checkpoint, which is no candidate
             self._number = resume.training_state(Path(path), self.kinds)["run"]
         own = {one.path.name for one in good if one.run == self._number}
+        if resume.number_of(self.path / resume.BEST) == self._number:
+            own.add(resume.BEST)
         found = {n for n in resume.CHECKPOINTS if (self.path / n).exists()}
         self._foreign_files = found - own
         if not resumed:
@@ -293,9 +295,24 @@ class Run:
             random = distributed.gather(random_state())
             self._saved, self._saved_at = now, time.monotonic()
             if self.ranks.is_main:
-                self._write_or_warn(serialize_checkpoint(**self._state(areas), random=random))
+                state = self._state(areas)
+                content = serialize_checkpoint(**state, random=random)
+                if self._is_best:
+                    self._unwritten_best, self._is_best = self._of_best(state) or content, False
+                self._write_or_warn(content)
         if self._curves:
             self._curves.flush()
+
+    def _of_best(self, state: dict[str, Any]) -> bytes:
+        """Return a `best.pth` to be tested, without optimizers, which take most of the bytes.
+
+        Empty while `last.pth` is of another run: if this one is killed before it writes its own,
+        then only a complete `best.pth` tells that the other one was replaced.
+        """
+        if resume.LAST in self._foreign_files:
+            return b""
+        kept = state.keys() - self.trainer.state_dict().keys()
+        return serialize_checkpoint(**{key: state[key] for key in state if key in kept})
 
     def _write_or_warn(self, content: bytes) -> None:
         try:
@@ -319,8 +336,6 @@ class Run:
 
     def _write(self, content: bytes) -> None:
         """Write a checkpoint, or raise OSError."""
-        if self._is_best:
-            self._unwritten_best, self._is_best = content, False
         if not self.path.is_dir():
             log.warning(f"{self.path} is gone; it is created again, its earlier files are lost")
             save_config(self.cfg, self.path / "config.yaml")

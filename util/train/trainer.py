@@ -145,9 +145,10 @@ class Trainer:
             terms = {key: value.detach() for key, value in terms.items()}
             sums = {key: sums[key] + terms[key] for key in sums} if sums else terms
         areas = sums.pop("areas")
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         good = torch.isfinite(sums[name])
         if self.cfg.precision != "fp16":  # with fp16 the scaler looks for such gradients
-            good = good & torch.nn.utils.get_total_norm(gradients).isfinite()
+            good = good & flat.norm().isfinite()
         if distributed.all_reduce_sum((~good).float()):
             reason = "the step of another rank is not finite"
             if not good:
@@ -156,9 +157,11 @@ class Trainer:
             raise NonFiniteStep(f"iteration {iteration}: {reason}", not good, sums, pixels)
         for each in self.optimizers.values():
             each.zero_grad()
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient.contiguous()  # fused optimizers accept equal strides only
-        distributed.reduce_gradients(parameters)
+        if self.ranks.world > 1:
+            distributed.all_reduce_sum(flat).div_(self.ranks.world)
+        shares = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, share in zip(parameters, shares, strict=True):
+            parameter.grad = share.view_as(parameter)
         scaler.step(optimizer)
         scaler.update()
         self.areas.totals += areas

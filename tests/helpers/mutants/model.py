@@ -15,15 +15,15 @@ MODEL = [
     Fault(
         "temperature of the correlation dropped",
         "model/attention.py",
-        "/ (q.shape[1] * TEMPERATURE)",
-        "/ q.shape[1]",
+        "(q.shape[1] * TEMPERATURE)",
+        "q.shape[1]",
         "model/test_folding.py -k correlation",
     ),
     Fault(
         "backward of the mining attention without its inner sum",
         "model/attention.py",
-        "inner -= (value * dvalue)",
-        "inner -= 0 * (value * dvalue)",
+        "taken = (value * dv[-1])",
+        "taken = 0 * (value * dv[-1])",
         "model/test_folding.py -k mining",
     ),
     Fault(
@@ -57,8 +57,8 @@ MODEL = [
     Fault(
         "background's similarity of 0 left out of the prior",
         "model/prior.py",
-        "-torch.inf if mask_is_full else 0.0",
-        "-torch.inf",
+        "None if masks_are_full else q_norm.new_zeros(q.shape[:2])",
+        "None if masks_are_full else q_norm.new_full(q.shape[:2], -torch.inf)",
         "model/test_folding.py -k similarity",
     ),
     Fault(
@@ -71,8 +71,8 @@ MODEL = [
     Fault(
         "support not multiplied by its mask",
         "model/encoder.py",
-        "(masks == 1)[:, None].to(image.dtype)",
-        "(masks > 0)[:, None].to(image.dtype)",
+        "(masks == 1)[:, None].to(dtype)",
+        "(masks > 0)[:, None].to(dtype)",
         "model/test_model.py::test_support_is_multiplied_by_its_mask_before_the_backbone",
     ),
     Fault(
@@ -134,8 +134,8 @@ MODEL = [
     Fault(
         "second refinement starts from the first features",
         "model/amformer/object_mining.py",
-        "mining(features[-1], masks[-1], clue.prior)",
-        "mining(features[0], masks[-1], clue.prior)",
+        "mining(features[-1], hard[-1], clue.prior",
+        "mining(features[0], hard[-1], clue.prior",
         f"{PLAIN}[timm/tf_efficientnet_lite0-1-query]",
     ),
     Fault(
