@@ -152,7 +152,11 @@ def test_imported_config_is_ours_of_the_same_setting(
 ) -> None:
     theirs = write(tmp_path / "amnet.yaml", THEIRS[name])
     assert run(theirs, "--import", tmp_path / "ours.yaml") == 0
-    assert not capsys.readouterr().err
+    told = capsys.readouterr()
+    assert not told.err and "Method.name: amformer, as the file does not say" in told.out
+    assert run(theirs, "--import", tmp_path / "bam.yaml", "Method.name=bam") == 0
+    assert "Method.name" not in capsys.readouterr().out
+    assert load_config(tmp_path / "bam.yaml").Method.name == "bam"
     imported, own = (
         flatten(to_dict(load_config(path)))
         for path in (tmp_path / "ours.yaml", ROOT / f"config/{name}.yaml")

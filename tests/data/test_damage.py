@@ -1,6 +1,7 @@
 """Damage inside PNG and JPEG files, which libraries decode without a word."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -115,3 +116,19 @@ def test_jpeg_with_more_scans_than_any_program_writes_is_refused_before_decoding
             refused(
                 ["the painting: cannot"], require_picture, path.read_bytes(), "the painting", 10**6
             )
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_progressive_jpeg_that_ends_after_any_but_its_last_scan_is_found(mode: str) -> None:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (40, 56, 3), np.uint8)).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    assert damage_of(content) == ""
+    scans = [found.start() for found in re.finditer(b"\xff\xda", content)]
+    assert len(scans) > 5
+    for start in scans[1:]:  # what repairs an interrupted copy puts the end marker behind
+        ended = content[:start] + b"\xff\xd9"
+        Image.open(io.BytesIO(ended)).load()  # a decoder takes it as it is
+        assert "scans are missing" in damage_of(ended)

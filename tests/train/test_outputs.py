@@ -137,6 +137,23 @@ def test_lines_without_a_reader_are_in_the_log_file_and_counted_when_he_is_back(
     assert [f"line {number}" in text for number in range(4)] == [True] * 4
 
 
+@pytest.mark.parametrize("character", ["x", "\U0001f600"])
+def test_line_that_is_longer_than_a_pipe_blocks_nothing(
+    character: str, console: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    monkeypatch.setattr(log_file, "PATIENCE", 0.1)
+    line = 100_000 * character
+    with os.fdopen(write, "w", encoding="ascii", errors="backslashreplace") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        log_file.add_log_file(tmp_path / "log.txt")
+        log_file.log.info(line)  # returns, although nobody reads
+        monkeypatch.undo()
+        assert 4096 <= len(os.read(read, 1 << 20)) <= 1 << 16
+    os.close(read)
+    assert line in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", [LOG, SOURCE, "config.yaml"])
 def test_pipe_in_the_folder_of_a_run_is_refused_in_one_line(
     name: str, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture

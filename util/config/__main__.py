@@ -88,6 +88,9 @@ def _import(args: argparse.Namespace, parser: Parser) -> None:
     except OSError as error:
         raise unwritable(args.target, error, "name another file") from None
     log.info(f"written: {args.target}, {len(found.keys)} keys")
+    if "Data.shot" in found.keys and not any(w.startswith("Method.name=") for w in args.overrides):
+        what = "amformer, as the file does not say of which system it is"
+        log.info(f"Method.name: {what}; for another, add Method.name=bam, hdmnet or pfenet")
 
 
 _CORRECT = "correct the file"

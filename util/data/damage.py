@@ -16,7 +16,8 @@ WHOLE_COPY = "replace it with a whole copy, or leave it out"
 _PNG_BEGIN, _JPEG_BEGIN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CUT_OFF = f"it is cut off; {WHOLE_COPY}"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_START_OF_SCAN, _END, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+_START_OF_SCAN, _END, _RESTART_INTERVAL, _PROGRESSIVE = 0xDA, 0xD9, 0xDD, 0xC2
+_BITS = 14  # that a coefficient lacks before its first scan: more than any has
 _RESTARTS = range(0xD0, 0xD8)
 _WITHOUT_SEGMENT = (1, 0xD8, *_RESTARTS)
 _FILLER = bytes(range(7, 250, 3))  # stands for blocks of a JPEG that are not gray
@@ -26,7 +27,8 @@ def damage_of(content: bytes) -> str:
     """Return what is wrong with a picture's bytes, and the remedy ('': nothing, or of other kind).
 
     A PNG has a CRC-32 of each of its parts. A JPEG has none: its segments must lead to its end,
-    its restart markers must count from 0 to 7, and it has at most `MAX_SCANS` scans.
+    its restart markers must count from 0 to 7, it has at most `MAX_SCANS` scans, and those of a
+    progressive one must bring every bit of every coefficient.
     """
     if content.startswith(_PNG_BEGIN):
         return _png_damage(content)
@@ -61,10 +63,12 @@ def _jpeg_damage(content: bytes) -> tuple[str, int]:
     """Return what is wrong with a JPEG, and the place of the marker that ends it."""
     places, kinds = _markers(content)
     at, scans, interval, in_scan, restarts = 0, 0, 0, False, 0
+    detail: dict[tuple[int, int], int] = {}  # of a progressive JPEG
     while at < len(places):
         kind, position = kinds[at], places[at] + 2
         if kind == _END:
-            return "", places[at]
+            missing = any(detail.values())
+            return f"scans are missing; {WHOLE_COPY}" if missing else "", places[at]
         if kind in _RESTARTS and in_scan:
             if not interval or kind != _RESTARTS[restarts % 8]:
                 return f"its restart markers are not in order; {WHOLE_COPY}", places[at]
@@ -80,8 +84,27 @@ def _jpeg_damage(content: bytes) -> tuple[str, int]:
         if kind == _RESTART_INTERVAL:
             interval = int.from_bytes(content[position + 2 : position + 4], "big")
         length = int.from_bytes(content[position : position + 2], "big")
+        segment = content[position + 2 : position + length]
+        if kind == _PROGRESSIVE:
+            each = segment[6::3]  # the numbers of its components
+            detail = {(number, k): _BITS for number in each for k in range(64)}
+        elif in_scan and detail:
+            _add_scan(segment, detail)
         at = bisect_left(places, position + length)
     return _CUT_OFF, len(content)
+
+
+def _add_scan(segment: bytes, detail: dict[tuple[int, int], int]) -> None:
+    """Note which coefficients of which components a scan brings, and how many bits they still lack.
+
+    `detail` holds the bits that are missing: (component, coefficient 0 to 63) -> 0 if complete.
+    """
+    count = segment[0] if segment else 0
+    if len(segment) < 4 + 2 * count:
+        return  # a decoder refuses it
+    first, last, bits = segment[2 * count + 1], segment[2 * count + 2], segment[2 * count + 3]
+    for number in segment[1 : 2 * count + 1 : 2]:
+        detail |= {(number, k): bits & 15 for k in range(first, min(last, 63) + 1)}
 
 
 def _markers(content: bytes) -> tuple[list[int], list[int]]:

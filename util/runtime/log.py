@@ -38,6 +38,9 @@ PATIENCE = 5.0
 """Seconds that a run with a log file waits for a reader of its output that has stopped."""
 
 
+_PIECE = 400  # characters: a pipe that takes text takes 4096 bytes; one may be 10, as an escape
+
+
 def printable(text: str) -> str:
     """Return a text whose control characters, but for tabs and line ends, are written as escapes.
 
@@ -76,13 +79,22 @@ class _Console(logging.Handler):
             return
         try:
             with tqdm.external_write_mode(stream, nolock=True):
-                print(text, file=stream, flush=True)
+                self._print(text + "\n", stream)
         except BrokenPipeError:  # `main` ends the command
             raise
         except OSError as error:
             if not _has_log_file():
                 raise
             _give_up(stream, error)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        """Write a line; with a log file, only as far as somebody reads it."""
+        size = _PIECE if _has_log_file() else len(text)
+        for start in range(0, len(text), size):
+            if start and not takes_text(stream):
+                self._left_out += 1
+                return
+            print(text[start : start + size], end="", file=stream, flush=True)
 
     def _has_no_reader(self, stream: TextIO) -> bool:
         """Return whether to leave a line out, as the log file has it; count and tell these."""
