@@ -53,6 +53,7 @@ def bench() -> None:
     parser.add_argument("--gpus", type=int, default=0, choices=(0, 1), help="0 (default): the CPU")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--graphs", action="store_true", help=argparse.SUPPRESS)
     parser.add_overrides()
     args = parser.parse_intermixed_args()
     if args.repeat < 1:

@@ -5,7 +5,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -205,8 +205,22 @@ def row(args: argparse.Namespace) -> None:
         measured: dict[str, object] = {"memory": peak_memory(run, device, before)}
     else:
         runs = [prepare(work, cfg, device, plain) for plain in _sides(args)]
+        runs = list(map(_recorded, runs)) if args.graphs else runs
         measured = {"seconds": seconds(runs, args.repeat), "rate": peak_rate(device)}
     print(json.dumps(measured))  # for `_measure`, not for a reader
+
+
+def _recorded(run: Callable[[], object]) -> Callable[[], object]:
+    """Return the work as a CUDA graph that is replayed."""
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _measure(args: argparse.Namespace, *flags: str) -> dict:
@@ -222,7 +236,7 @@ def _measure(args: argparse.Namespace, *flags: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the tables -----------------------------------------------------------------------------------
 
 
 def config(args: argparse.Namespace, size: int, shot: int) -> Config:
@@ -280,3 +294,20 @@ def _cells(values: list[float], form: str) -> list[str]:
     """Return values as text, and their ratio if there are two."""
     ratio = [f"{values[0] / values[1]:.3f}"] if len(values) > 1 else []
     return [*(f"{value:{form}}" for value in values), *ratio]
+
+
+def option_cells(
+    args: argparse.Namespace, work: str, size: int, mode: str, words: Sequence[str]
+) -> list[str]:
+    """Return the cells of a row of `util.bench.accelerator`; `words` change the config."""
+    args = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *words]})
+    cfg = config(args, size, 1)
+    flags = ["--work", work, "--shot", "1", "--size", str(size), *["--graphs"] * (mode == "graphs")]
+    timed = _measure(args, *flags)
+    [taken], batch = timed["seconds"], 1 if work in ("cold", "warm") else BATCH_SIZE
+    share = operations(work, cfg) / taken / timed["rate"]
+    plainly = prepare(work, _without_options(cfg), torch.device("cpu"), batch=batch)
+    kernels = launches(plainly).kernels
+    unit = "episodes" if work in ("cold", "warm") else "iterations"
+    rest = "1 graph" if mode == "graphs" else "-" if mode == "compile" else f"{kernels:,}"
+    return [work, str(size), mode, f"{1 / taken:.2f} {unit}", f"{taken:.4f}", rest, f"{share:.2f}"]
