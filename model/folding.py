@@ -224,8 +224,8 @@ def compose(chains: Sequence[LinearChain]) -> list[tuple[Tensor, Tensor, Tensor]
     pairs = zip((outward * scale2[:, None]).unbind(), weights, strict=True)
     taps = torch.stack([own @ weight for own, weight in pairs])  # [n,O,hidden*9]
     taps = taps.view(count, out, hidden, 9).transpose(2, 3).reshape(count, out * 9, hidden)
-    weight = (taps @ inward).view(count, out, 9, -1).transpose(2, 3)
-    weight = weight.reshape(count, out, -1, 3, 3)
+    weight = (taps @ inward).view(count, out, 9, -1).transpose(2, 3).contiguous()
+    weight = weight.view(count, out, -1, 3, 3)
     one = (taps @ inner[..., None]).view(count, out, 1, 3, 3)
     biases = [each + 0 for each in bias.unbind()]  # no views: inductor refuses them on a CPU
     return list(zip(weight.unbind(), one.unbind(), biases, strict=True))

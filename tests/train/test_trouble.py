@@ -156,14 +156,17 @@ def test_nonfinite_loss_stops_stage_one_which_resumes_without_a_loss(
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Make the gradients of iteration 4 not finite; returns a list of its losses."""
     seen: list[dict[str, Tensor]] = []
-    step, norm = AdversarialTrainer.step, torch.nn.utils.get_total_norm
+    step, grad = AdversarialTrainer.step, torch.autograd.grad
+
+    def spoiled(*given: object) -> tuple[Tensor, ...]:
+        first, *rest = grad(*given)
+        return first * torch.nan, *rest
 
     def watched(
         trainer: AdversarialTrainer, batch: object, iteration: int, in_epoch: int
     ) -> object:
         bad = iteration == 4 and not seen
-        get_norm = (lambda _: torch.tensor(torch.nan)) if bad else norm
-        monkeypatch.setattr(torch.nn.utils, "get_total_norm", get_norm)
+        monkeypatch.setattr(torch.autograd, "grad", spoiled if bad else grad)
         try:
             return step(trainer, batch, iteration, in_epoch)
         except RunStopped as error:
