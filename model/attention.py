@@ -236,7 +236,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return a @ b if total is None else total.baddbmm_(a, b)
+    return a @ b if total is None else torch.baddbmm(total, a, b)
 
 
 def _key_blocks(q: Tensor, k: Tensor) -> list[slice]:
