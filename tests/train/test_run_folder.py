@@ -209,7 +209,7 @@ def kill_at(step: int, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("better", [False, True])
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(6))
 def test_run_killed_while_it_replaces_another_leaves_one_of_them_complete(
     step: int, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +236,36 @@ def test_run_killed_while_it_replaces_another_leaves_one_of_them_complete(
     assert {path.name for path in tmp_path.glob("*.pth")} == set(names)
     for name in names:
         assert torch.equal(read_checkpoint(tmp_path / name)["model"]["weight"], weight), name
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_run_killed_at_its_first_checkpoint_has_all_of_it_or_none(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = start_run(tmp_path)
+    with monkeypatch.context() as patch, suppress(Killed):
+        kill_at(step, patch)
+        validate(run, 5, 50.0)
+    run.close()
+    again, _ = start_run(tmp_path, resume="auto")
+    assert (again.done, again.best) == ((0, -1.0) if step == 0 else (5, 50.0))
+    again.close()
+
+
+def test_best_checkpoint_alone_is_neither_resumed_from_nor_lost_in_silence(tmp_path: Path) -> None:
+    run, _ = start_run(tmp_path)
+    validate(run, 5, 50.0)
+    run.close()
+    (tmp_path / resume.LAST).unlink()
+    content = (tmp_path / resume.BEST).read_bytes()
+    with pytest.raises(UserError, match=r"best\.pth: is for testing .*delete it to start anew"):
+        start_run(tmp_path, resume="auto")
+    assert (tmp_path / resume.BEST).read_bytes() == content
+    new, notes = start_run(tmp_path)
+    assert notes == [f"{tmp_path} holds an earlier run, which this one replaces"]
+    save(new, 1)
+    new.close()
+    assert not (tmp_path / resume.BEST).exists()
 
 
 def test_bad_file_never_becomes_the_previous_checkpoint(tmp_path: Path) -> None:

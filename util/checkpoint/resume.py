@@ -14,22 +14,23 @@ CHECKPOINTS = LAST, PREVIOUS, BEST = "last.pth", "last.previous.pth", "best.pth"
 Kinds = Mapping[str, type | tuple[type, ...]]
 """Key of a checkpoint -> the types that its value may have."""
 
-_OF_BOTH: dict[str, type | tuple[type, ...]] = {
-    **{"model": dict, "iteration": int, "random": list},
+_OF_BEST: dict[str, type | tuple[type, ...]] = {
+    **{"model": dict, "iteration": int},
     **{"best": (int, float), "stale": int, "run": int},
 }
 
 
 def state_with(optimizers: Iterable[str]) -> Kinds:
     """Return what a stage needs to resume whose optimizers have these names."""
-    return _OF_BOTH | dict.fromkeys(optimizers, dict)
+    return {**_OF_BEST, "random": list, **dict.fromkeys(optimizers, dict)}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint in a run's folder that training can resume from."""
+    """A checkpoint in a run's folder."""
 
     path: Path
+    complete: bool  # whether training can resume from it; a `best.pth` is for testing
     run: int  # number of the run that wrote it, from 1; several runs may use one folder in turn
     iteration: int  # iterations that were done
     validated: bool  # whether the validation of this iteration is done
@@ -37,28 +38,29 @@ class Candidate:
 
 
 def find_candidates(folder: Path, kinds: Kinds) -> tuple[list[Candidate], list[str]]:
-    """Return the checkpoints in a folder to resume from, and one line for each unusable one.
-
-    `best.pth` has what resuming needs only if an earlier version wrote it.
-    """
+    """Return the checkpoints of runs in a folder, and one line for each unusable one."""
     good, bad = [], []
     for path in (folder / name for name in CHECKPOINTS if (folder / name).exists()):
         try:
-            state = training_state(path, kinds)
+            state = _numbered(path)
+            complete = _holds(state, kinds)
+            if not (complete or (path.name == BEST and _holds(state, _OF_BEST))):
+                raise _incomplete(path)
             at = state["run"], state["iteration"], state.get("validated", True)
-            good.append(Candidate(path, *at, state.get("launch")))
+            good.append(Candidate(path, complete, *at, state.get("launch")))
         except UserError as error:
-            bad += [str(error)] * (path.name != BEST)
+            bad.append(str(error))
     return good, bad
 
 
 def latest(candidates: Iterable[Candidate]) -> Path | None:
-    """Return the most advanced checkpoint of the latest run; None if there are no candidates.
+    """Return the most advanced checkpoint of the latest run to resume from; None if there is none.
 
     A run that replaces another one leaves files of both for a moment, and may be killed in it.
     """
     # `max` returns the first of equals: `last` before `previous` before `best`.
-    newest = max(candidates, key=lambda c: (c.run, c.iteration, c.validated), default=None)
+    complete = (one for one in candidates if one.complete)
+    newest = max(complete, key=lambda c: (c.run, c.iteration, c.validated), default=None)
     return newest.path if newest else None
 
 
@@ -67,18 +69,22 @@ def training_state(path: Path, kinds: Kinds) -> dict[str, Any]:
 
     Raises `UserError` if the file is missing, torn, not ours, or holds weights only.
     """
-    state = {"run": 0} | read_checkpoint(path)  # older files have no run number
-    if not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise UserError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
+    state = _numbered(path)
+    if not _holds(state, kinds):
+        raise _incomplete(path)
     return state
 
 
-def number_of(path: Path) -> int | None:
-    """Return the number of the run that wrote a checkpoint; None if it is missing or unusable."""
-    try:
-        return read_checkpoint(path).get("run") if path.exists() else None
-    except UserError:
-        return None
+def _numbered(path: Path) -> dict[str, Any]:
+    return {"run": 0} | read_checkpoint(path)  # older files have no run number
+
+
+def _holds(state: dict[str, Any], kinds: Kinds) -> bool:
+    return all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+
+
+def _incomplete(path: Path) -> UserError:
+    return UserError(f"{path}: holds weights only, or is no checkpoint of ours; name last.pth")
 
 
 def check_resume_file(path: Path, kinds: Kinds) -> None:

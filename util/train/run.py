@@ -121,8 +121,9 @@ class Run:
             if asked:
                 resume.check_resume_file(Path(asked), self.kinds)
             return asked, self._identify_run(asked, good)
-        if auto and bad and not good:
-            raise UserError(f"{bad[0]} (none of {self.path} is good; delete it to start anew)")
+        useless = [*bad, *(f"{one.path}: is for testing" for one in good if not one.complete)]
+        if auto and useless and not any(one.complete for one in good):
+            raise UserError(f"{useless[0]} (none of {self.path} is good; delete it to start anew)")
         launch = resume.launch_id()
         latest = resume.latest(one for one in good if auto or one.launch == launch)
         notes = [f"passed over: {line}" for line in bad]
@@ -140,8 +141,6 @@ class Run:
         if resumed:  # also from a numbered checkpoint, which is no candidate
             self._number = resume.training_state(Path(path), self.kinds)["run"]
         own = {one.path.name for one in good if one.run == self._number}
-        if resume.number_of(self.path / resume.BEST) == self._number:
-            own.add(resume.BEST)
         found = {n for n in resume.CHECKPOINTS if (self.path / n).exists()}
         self._foreign_files = found - own
         if not resumed:
@@ -298,25 +297,20 @@ class Run:
                 state = self._state(areas)
                 content = serialize_checkpoint(**state, random=random)
                 if self._is_best:
-                    self._unwritten_best, self._is_best = self._of_best(state) or content, False
-                self._write_or_warn(content)
+                    self._unwritten_best = self._of_best(state)
+                self._write_or_warn(content, self._is_best)
+            self._is_best = False
         if self._curves:
             self._curves.flush()
 
     def _of_best(self, state: dict[str, Any]) -> bytes:
-        """Return a `best.pth` to be tested, without optimizers, which take most of the bytes.
-
-        Empty while `last.pth` is of another run: if this one is killed before it writes its own,
-        then only a complete `best.pth` tells that the other one was replaced.
-        """
-        if resume.LAST in self._foreign_files:
-            return b""
+        """Return a `best.pth`, to be tested: without optimizers, which take most of the bytes."""
         kept = state.keys() - self.trainer.state_dict().keys()
         return serialize_checkpoint(**{key: state[key] for key in state if key in kept})
 
-    def _write_or_warn(self, content: bytes) -> None:
+    def _write_or_warn(self, content: bytes, is_best: bool) -> None:
         try:
-            self._write(content)
+            self._write(content, is_best)
             self._failure = ""
         except OSError as error:
             self._failure = f"{error.strerror}, at iteration {self.done}"
@@ -334,22 +328,29 @@ class Run:
             "launch": resume.launch_id(),
         }
 
-    def _write(self, content: bytes) -> None:
-        """Write a checkpoint, or raise OSError."""
+    def _write(self, content: bytes, is_best: bool) -> None:
+        """Write a checkpoint, which may be the best so far, or raise OSError."""
         if not self.path.is_dir():
             log.warning(f"{self.path} is gone; it is created again, its earlier files are lost")
             save_config(self.cfg, self.path / "config.yaml")
             add_log_file(self.path / LOG)
             if self._curves:
                 self._curves.reopen()
-        if self._unwritten_best:  # first: a `last` is never without the `best` that it speaks of
-            atomic_write(self.path / resume.BEST, self._unwritten_best)
-            self._unwritten_best = b""
+        # First: a `last` is never without the `best` that it speaks of. Without a `last` of this
+        # run, `best` is complete for that time: killed in between, the run resumes from it.
+        last = self.path / resume.LAST
+        alone = is_best and (resume.LAST in self._foreign_files or not last.exists())
+        if self._unwritten_best:
+            best = content if alone else self._unwritten_best
+            atomic_write(self.path / resume.BEST, best)
             self._foreign_files.discard(resume.BEST)
         if self._snapshot and not self.owes_validation:
             atomic_write(self.path / self._snapshot, content)
         keep = None if resume.LAST in self._foreign_files else self.path / resume.PREVIOUS
-        atomic_write(self.path / resume.LAST, content, keep=keep)
+        atomic_write(last, content, keep=keep)
+        if alone:
+            atomic_write(self.path / resume.BEST, self._unwritten_best)
+        self._unwritten_best = b""
         for name in self._foreign_files - {resume.LAST}:
             (self.path / name).unlink(missing_ok=True)
         self._foreign_files.clear()
