@@ -194,11 +194,11 @@ class _BlockwiseMining(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, kept: Tensor, over_keys: bool) -> Tensor:
         out: Any = None
-        sums = q  # of the rows; read with `over_keys` only
+        sums: Any = None  # of the rows, with `over_keys`
         for block in _key_blocks(q, k):
             weights, factor = _product(q, k[:, block].mT).exp_(), kept[:, block]  # [B*heads,N,n]
             if over_keys:
-                sums = _add_product(None if out is None else sums, weights, factor)
+                sums = _add_product(sums, weights, factor)
             else:
                 factor = factor / weights.sum(1)[..., None]
             out = _add_product(out, weights, v[:, block] * factor)

@@ -173,7 +173,6 @@ class LinearChain(nn.Sequential):
         middle = nn.Conv2d(hidden, hidden, 3, padding=1), nn.BatchNorm2d(hidden)
         last = [nn.Conv2d(hidden, out, 1)] + [nn.BatchNorm2d(out)] * last_norm
         super().__init__(*first, *middle, *last)
-        self.last_norm = last_norm
         self.composed = WeightCache()
 
     def train(self, mode: bool = True) -> "LinearChain":
@@ -215,7 +214,7 @@ def compose(chains: Sequence[LinearChain]) -> list[tuple[Tensor, Tensor, Tensor]
     outward = stacked(4, "weight").flatten(2)  # [n,O,hidden]
     middle = torch.addcmul(shift2, scale2, stacked(2, "bias"))
     bias = torch.baddbmm(stacked(4, "bias")[..., None], outward, middle[..., None])[..., 0]
-    if chains[0].last_norm:
+    if len(chains[0]) > 5:  # with a last norm
         scale3, shift3 = affine(5)
         outward, bias = scale3[..., None] * outward, torch.addcmul(shift3, scale3, bias)
     count, out, hidden = outward.shape

@@ -138,10 +138,8 @@ def max_similarity(query: Tensor, support: Tensor, *, masks_are_full: bool) -> T
     q_norm = at_least_float32(q).norm(dim=2, keepdim=True)
     s_norm = at_least_float32(support).norm(dim=1, keepdim=True)
     best = None if masks_are_full else q_norm.new_zeros(q.shape[:2])
-    size, small = (
-        max(1, scores_per_block(q) // q.shape[:2].numel()),
-        q_norm.new_full((1, 1, 1), 1e-7),
-    )
+    size = max(1, scores_per_block(q) // q.shape[:2].numel())
+    small = q_norm.new_full((1, 1, 1), 1e-7)
     for s, norm in zip(support.split(size, dim=2), s_norm.split(size, dim=2), strict=True):
         if s.shape[2]:
             block = at_least_float32(q @ s).div_(torch.baddbmm(small, q_norm, norm))

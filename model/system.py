@@ -65,9 +65,7 @@ class System(nn.Module):
     LOSSES: ClassVar[Mapping[str, str]]  # loss that is trained on -> key of `Train` that weighs it
     PUBLISHED: ClassVar[Naming]
     PRIORS: ClassVar[tuple[str, ...]] = ("f5", "f4")  # what each map of its prior compares
-    TRANSFORMER: ClassVar[
-        type[nn.Module] | tuple[()]
-    ] = ()  # that runs on the clue, if there is one
+    TRANSFORMER: ClassVar[type[nn.Module] | tuple[()]] = ()  # that segments by the clue, if any
     SHOWN: ClassVar[tuple[str, ...]] = ()  # maps of supports that `forward` keeps for its results
 
     def __init__(self, encoder: Encoder, shot: int, *, fix_bn: bool) -> None:

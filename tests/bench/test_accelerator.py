@@ -63,5 +63,5 @@ def test_whole_command_writes_a_row_for_each_option(
     [section] = [s for s in page.read_text().split("\n## ") if s.startswith("On ")]
     rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
     assert [row.split(" | ")[0] for row in rows] == ["| warm", "| G"]
-    assert "python -m util.bench.accelerator --size 129" in section
+    assert f"python -m util.bench.accelerator {' '.join(words)}\n" in section
     assert accelerator.MODES.keys() == {"fp32", "tf32", "bf16", "compile", "graphs"}

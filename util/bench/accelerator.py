@@ -13,6 +13,8 @@ import argparse
 import datetime
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 
 from util import ROOT
@@ -37,9 +39,18 @@ def bench() -> None:
     """Run the command."""
     parser = Parser(__doc__)
     parser.add_argument("--config", default=CONFIG, metavar="FILE", help="a YAML file of config/")
-    parser.add_argument("--size", type=int, nargs="+", default=[473, 633], metavar="PX")
-    parser.add_argument("--work", nargs="+", default=list(WORKS), choices=WORKS)
-    parser.add_argument("--mode", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[473, 633], metavar="PX",
+        help="sides of the images (default: 473 633)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--work", nargs="+", default=list(WORKS), choices=WORKS,
+        help="kinds of work (default: all four)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", nargs="+", default=list(MODES), choices=list(MODES),
+        help="options to measure, each alone (default: all)",
+    )  # fmt: skip
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="runs of each work (5)")
     parser.add_argument("--gpus", type=int, default=1, choices=(0, 1), help="0: the CPU (1)")
     parser.add_argument("--write", action="store_true", help="put the section into the page")
@@ -64,23 +75,17 @@ def bench() -> None:
         log.info(line)
     for size in args.size:
         for work in args.work:
+            counted = measure.counts(work, measure.config(args, size, shot=1))
             for mode in modes:
                 if mode == "graphs" and work in ("G", "D"):
                     continue  # a training step reads its loss, which no graph can
-                cells = measure.option_cells(args, work, size, mode, MODES[mode])
+                cells = measure.option_cells(args, work, size, mode, MODES[mode], counted)
                 lines.append(f"| {' | '.join(cells)} |")
                 log.info(lines[-1])
     if args.write:
-        write_section(args.page, device, lines, _command(args))
+        command = shlex.join(["python", "-m", "util.bench.accelerator", *sys.argv[1:]])
+        write_section(args.page, device, lines, command)
         log.info(f"written: {args.page}, the section of {device}")
-
-
-def _command(args: argparse.Namespace) -> str:
-    words = ["python -m util.bench.accelerator", *args.overrides]
-    words += [
-        f"--{name} {' '.join(map(str, getattr(args, name)))}" for name in ("size", "work", "mode")
-    ]
-    return " ".join([*words, f"--repeat {args.repeat}", f"--gpus {args.gpus}"])
 
 
 def write_section(page: Path, device: str, lines: list[str], command: str) -> None:

@@ -15,7 +15,7 @@ from model import AMFormer, System, build_model
 from model.amformer.plain import predict as plain_predict
 from model.backbones import TRIAL_SIZE
 from util import ROOT, speed
-from util.bench.counting import count, launches
+from util.bench.counting import Launches, count, launches
 from util.bench.plain_training import PlainAdversarialTrainer
 from util.bench.plain_training import encode as plain_encode
 from util.config import Config, load_config
@@ -145,16 +145,9 @@ def _without_options(cfg: Config) -> Config:
     return replace(cfg, Speed=SpeedSection(), Train=train, Eval=evaluation)
 
 
-def launch_cells(work: str, cfg: Config) -> list[str]:
-    """Return, for each of `LAUNCH_BATCHES`, the launches of the work, and how many values it reads.
-
-    Without an accelerator; the options of precision and speed are ignored.
-    """
-    cells = []
-    for batch in LAUNCH_BATCHES:
-        counted = launches(prepare(work, _without_options(cfg), torch.device("cpu"), batch=batch))
-        cells += [f"{counted.kernels:,}", str(counted.reads)]
-    return cells
+def count_launches(work: str, cfg: Config, batch: int | None = None) -> Launches:
+    """Count the launches of the work, without an accelerator, as `operations`; see `prepare`."""
+    return launches(prepare(work, _without_options(cfg), torch.device("cpu"), batch=batch))
 
 
 def seconds(runs: list[Callable[[], object]], repeat: int) -> list[float]:
@@ -276,7 +269,9 @@ def _sides(args: argparse.Namespace) -> list[bool]:
 def _numbers(args: argparse.Namespace, work: str, shot: int, size: int) -> list[str]:
     """Return the cells of a row."""
     if args.launches:
-        return launch_cells(work, config(args, size, shot))
+        cfg = config(args, size, shot)
+        each = [count_launches(work, cfg, batch) for batch in LAUNCH_BATCHES]
+        return [cell for n in each for cell in (f"{n.kernels:,}", str(n.reads))]
     counts = [operations(work, config(args, size, shot), plain) for plain in _sides(args)]
     cells = _cells([n / 1e9 for n in counts], ".1f")
     if args.count:
@@ -296,18 +291,24 @@ def _cells(values: list[float], form: str) -> list[str]:
     return [*(f"{value:{form}}" for value in values), *ratio]
 
 
+def counts(work: str, cfg: Config) -> tuple[int, int]:
+    """Return the operations and the launches of the work; no option changes them."""
+    return operations(work, cfg), count_launches(work, cfg).kernels
+
+
 def option_cells(
-    args: argparse.Namespace, work: str, size: int, mode: str, words: Sequence[str]
-) -> list[str]:
-    """Return the cells of a row of `util.bench.accelerator`; `words` change the config."""
+    args: argparse.Namespace, work: str, size: int, mode: str, words: Sequence[str],
+    counted: tuple[int, int],
+) -> list[str]:  # fmt: skip
+    """Return the cells of a row of `util.bench.accelerator`.
+
+    `words` change the config, and `counted` is what `counts` returned.
+    """
     args = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *words]})
-    cfg = config(args, size, 1)
     flags = ["--work", work, "--shot", "1", "--size", str(size), *["--graphs"] * (mode == "graphs")]
     timed = _measure(args, *flags)
-    [taken], batch = timed["seconds"], 1 if work in ("cold", "warm") else BATCH_SIZE
-    share = operations(work, cfg) / taken / timed["rate"]
-    plainly = prepare(work, _without_options(cfg), torch.device("cpu"), batch=batch)
-    kernels = launches(plainly).kernels
+    [taken], (flop, kernels) = timed["seconds"], counted
     unit = "episodes" if work in ("cold", "warm") else "iterations"
-    rest = "1 graph" if mode == "graphs" else "-" if mode == "compile" else f"{kernels:,}"
-    return [work, str(size), mode, f"{1 / taken:.2f} {unit}", f"{taken:.4f}", rest, f"{share:.2f}"]
+    told = "1 graph" if mode == "graphs" else "-" if mode == "compile" else f"{kernels:,}"
+    share = f"{flop / taken / timed['rate']:.2f}"
+    return [work, str(size), mode, f"{1 / taken:.2f} {unit}", f"{taken:.4f}", told, share]
